@@ -1,0 +1,228 @@
+"""One schema for the results of every system: ``results.json``.
+
+A claim's ``holds`` is computed from its value and its target when the claim is made, and checked again when a
+file is read: a results file that says otherwise does not load.
+"""
+
+import json
+import math
+import operator
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tenfold.errors import UserError
+
+_COMPARISONS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt, "==": operator.eq}
+_TARGET = re.compile(r"(>=|<=|>|<|==)\s*(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)")
+
+Number = Annotated[float | None, Field(description="a number; null where it could not be measured")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Claim(_Strict):
+    """One statement of the paper, measured in this run.
+
+    Attributes:
+        id: short name, unique within the run.
+        statement: what is claimed, in words.
+        unit: unit of ``value``, such as ``"accuracy points"``.
+        value: what was measured; ``None`` where it could not be.
+        baseline: what it is measured against.
+        target: comparison that decides, such as ``">= 0.5"``.
+        holds: whether ``value`` meets ``target``; computed, never typed.
+        interval: 95 % confidence interval of ``value``, where there are several seeds.
+        note: why it does not hold, or what limits it.
+    """
+
+    id: str
+    statement: str
+    unit: str
+    value: Number
+    baseline: str
+    target: str
+    holds: bool
+    interval: tuple[float, float] | None = None
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _holds_is_computed(self) -> "Claim":
+        if self.holds != meets(self.value, self.target):
+            raise ValueError(f"claim {self.id!r}: holds={self.holds} but value {self.value} against {self.target!r}")
+        return self
+
+
+def meets(value: float | None, target: str) -> bool:
+    """Whether ``value`` meets a ``target`` such as ``">= 0.5"``; a missing or non-finite value never does."""
+    parsed = _TARGET.fullmatch(target.strip())
+    if parsed is None:
+        raise ValueError(f"target {target!r} is not a comparison with a number, such as '>= 0.5'")
+    if value is None or not math.isfinite(value):
+        return False
+    return bool(_COMPARISONS[parsed[1]](value, float(parsed[2])))
+
+
+def claim(
+    id: str,
+    statement: str,
+    *,
+    value: float | None,
+    target: str,
+    unit: str,
+    baseline: str,
+    interval: tuple[float, float] | None = None,
+    note: str = "",
+) -> Claim:
+    """Make a claim; ``holds`` follows from ``value`` and ``target``."""
+    if value is not None and not math.isfinite(value):
+        value = None
+    if interval is not None and not all(math.isfinite(bound) for bound in interval):
+        interval = None
+    return Claim(
+        id=id,
+        statement=statement,
+        unit=unit,
+        value=value,
+        baseline=baseline,
+        target=target,
+        holds=meets(value, target),
+        interval=interval,
+        note=note,
+    )
+
+
+class Cost(_Strict):
+    """What the delivered model and the run cost.
+
+    Attributes:
+        params: parameters of the delivered model.
+        flops: multiply-adds or FLOPs of one input; ``metrics`` or ``notes`` name the convention.
+        seconds: wall-clock time of the run, over all its resumptions.
+        peak_memory_mb: peak memory of the process (CPU) or of the device (GPU), in MiB.
+    """
+
+    params: int
+    flops: float
+    seconds: float
+    peak_memory_mb: float
+
+
+class Series(_Strict):
+    """One line, group of bars or cloud of points of a plot.
+
+    Attributes:
+        name: what the legend says.
+        x: abscissae, or names of the bars.
+        y: ordinates; ``None`` leaves a gap.
+        error: half-widths of the error bars, if any.
+    """
+
+    name: str
+    x: list[float] | list[str]
+    y: list[float | None]
+    error: list[float] | None = None
+
+    @model_validator(mode="after")
+    def _same_length(self) -> "Series":
+        lengths = {len(self.x), len(self.y)} | ({len(self.error)} if self.error is not None else set())
+        if len(lengths) != 1:
+            raise ValueError(f"series {self.name!r}: x, y and error have different lengths")
+        return self
+
+
+class Plot(_Strict):
+    """A plot of the report page.
+
+    Attributes:
+        id: short name, unique within the run.
+        title: what it shows.
+        kind: ``line``, ``bar`` (grouped) or ``scatter``.
+        x_label: abscissa, with its unit.
+        y_label: ordinate, with its unit.
+        series: what is drawn.
+        log_x: whether the abscissa is logarithmic.
+        caption: one or two sentences that say how to read it.
+    """
+
+    id: str
+    title: str
+    kind: Literal["line", "bar", "scatter"]
+    x_label: str
+    y_label: str
+    series: list[Series]
+    log_x: bool = False
+    caption: str = ""
+
+
+class Table(_Strict):
+    """A table of the report page; ``rows`` hold one cell per column."""
+
+    id: str
+    title: str
+    columns: list[str]
+    rows: list[list[str | float | int | None]]
+    caption: str = ""
+
+    @model_validator(mode="after")
+    def _rectangular(self) -> "Table":
+        if any(len(row) != len(self.columns) for row in self.rows):
+            raise ValueError(f"table {self.id!r}: a row has not {len(self.columns)} cells")
+        return self
+
+
+class Results(_Strict):
+    """What a run found: ``results.json``, the same for every system.
+
+    Attributes:
+        system: command-line id, such as ``"boosted-exits"``.
+        preset: ``tiny``, ``small`` or ``paper``.
+        seed: first seed of the run.
+        version: version of tenfold.
+        claims: the paper's claims, measured here.
+        metrics: for each arm (ours, baselines, ablations) its numbers by name.
+        cost: cost of the delivered model and of the run.
+        environment: versions, device, threads, data.
+        plots: what the report draws.
+        tables: what the report tabulates.
+        notes: what a reader must know to judge the numbers.
+    """
+
+    system: str
+    preset: str
+    seed: int
+    version: str
+    claims: list[Claim]
+    metrics: dict[str, dict[str, float | None | list[float | None]]]
+    cost: Cost
+    environment: dict[str, str | int | float | None]
+    plots: list[Plot] = []
+    tables: list[Table] = []
+    notes: list[str] = []
+
+    def to_json(self) -> str:
+        """The text of ``results.json``: keys in the schema's order, ends with a newline."""
+        return json.dumps(self.model_dump(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def load_results(path: str | Path) -> Results:
+    """Read and validate a ``results.json``.
+
+    Raises:
+        UserError: the file is missing, is not JSON, or does not follow the schema.
+    """
+    path = Path(path)
+    try:
+        return Results.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}; name the folder of a finished run") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise UserError(f"{path} is not a results file: {where}: {first['msg']}") from error

@@ -1,0 +1,1 @@
+"""One room per system; a system never imports another."""

@@ -1,0 +1,1 @@
+"""Boosted early exits."""
