@@ -197,7 +197,7 @@ class Results(_Strict):
     seed: int
     version: str
     claims: list[Claim]
-    metrics: dict[str, dict[str, float | None | list[float | None]]]
+    metrics: dict[str, dict[str, float | list[float | None] | None]]
     cost: Cost
     environment: dict[str, str | int | float | None]
     plots: list[Plot] = []

@@ -54,7 +54,7 @@ class EarlyExitModel(nn.Module):
         return len(self.heads)
 
     def run_stage(self, n: int, state: State) -> tuple[State, Tensor]:
-        """Run stage n (counted from 0) and its head: ``(state, logits f_n)``. What serving calls, one stage at a time."""
+        """Run stage n (counted from 0) and its head: ``(state, logits f_n)``; serving calls one stage at a time."""
         state = self.stages[n](state)
         tapped = state if isinstance(state, Tensor) else state[self.tap]
         if not (self.rescale and self.training):
