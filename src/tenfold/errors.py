@@ -11,6 +11,13 @@ class UserError(Exception):
     """
 
 
+class RunStopped(Exception):
+    """A run that cannot go on, though its input was right: one line; what was saved can be resumed.
+
+    The command line prints it and ends with exit code 1.
+    """
+
+
 class TenfoldWarning(UserWarning):
     """Something that works but is probably not what the user wanted."""
 

@@ -1,0 +1,60 @@
+"""The systems that exist, each with its room; what the command line offers follows from this list."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+
+from tenfold.errors import UserError
+
+
+@dataclass(frozen=True)
+class System:
+    """One system.
+
+    Attributes:
+        id: name on the command line.
+        alias: the method's own name, also accepted.
+        summary: one line.
+        paper: where the method was published.
+        package: import name of its room. Its ``recipe`` offers ``Config``, ``PRESETS`` and ``run``; its
+            ``commands`` offers ``evaluate``, ``export``, ``import_official``, ``predict`` and ``VERBS``.
+    """
+
+    id: str
+    alias: str
+    summary: str
+    paper: str
+    package: str
+
+    @property
+    def recipe(self) -> ModuleType:
+        """The experiment; importing it loads torch."""
+        return import_module(f"{self.package}.recipe")
+
+    @property
+    def commands(self) -> ModuleType:
+        """What the command line can do with a finished run of it."""
+        return import_module(f"{self.package}.commands")
+
+
+SYSTEMS = (
+    System(
+        id="boosted-exits",
+        alias="boostnet",
+        summary="early-exit networks trained as gradient-boosted additive models",
+        paper="Boosted Dynamic Neural Networks, AAAI 2023",
+        package="tenfold.systems.boosted_exits",
+    ),
+)
+
+
+def find_system(name: str) -> System:
+    """The system with this id or alias.
+
+    Raises:
+        UserError: there is none.
+    """
+    for system in SYSTEMS:
+        if name in (system.id, system.alias):
+            return system
+    raise UserError(f"there is no system {name!r}; there are: {', '.join(system.id for system in SYSTEMS)}")

@@ -1,0 +1,108 @@
+"""Several processes as one: ranks, rows gathered from all of them, batch normalisation over the global batch.
+
+Processes are started by Lightning (``--trainer.devices``), torchrun or SLURM; nothing here starts any. Outside a
+process group every function is the plain single-process case.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import MethodType
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def rank() -> int:
+    """Rank of the calling process, 0 where there is only one; known before the process group exists, too."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank()
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        if name in os.environ:
+            return int(os.environ[name])
+    return 0
+
+
+def world_size() -> int:
+    """Number of processes in the process group, 1 outside one."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def all_finite(value: Tensor) -> bool:
+    """Whether ``value`` is finite on every rank; all ranks get the same answer, so that all stop together."""
+    finite = torch.isfinite(value).all().float()
+    if world_size() > 1:
+        dist.all_reduce(finite, op=dist.ReduceOp.MIN)
+    return bool(finite.item())
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """Mean of equal-shaped tensors over all ranks, without gradient."""
+    value = value.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(value)
+        value /= world_size()
+    return value
+
+
+def gather_rows(rows: Tensor, indices: Tensor, total: int) -> Tensor:
+    """Put the rows that each rank computed back into one tensor, the same on every rank.
+
+    Args:
+        rows: ``(own rows, ...)`` what this rank computed.
+        indices: ``(own rows,)`` int64 position of each of them, disjoint between ranks.
+        total: number of rows of all ranks together.
+
+    Returns:
+        ``(total, ...)`` on the device of ``rows``.
+    """
+    merged = rows.new_zeros((total, *rows.shape[1:]))
+    merged[indices] = rows
+    if world_size() > 1:
+        as_sum = merged.to(torch.uint8) if merged.dtype == torch.bool else merged
+        dist.all_reduce(as_sum)  # every row has one owner and is zero elsewhere
+        merged = as_sum.to(merged.dtype)
+    return merged
+
+
+def _global_batch_forward(norm: _BatchNorm, x: Tensor) -> Tensor:
+    if not norm.training:
+        return F.batch_norm(
+            x, norm.running_mean, norm.running_var, norm.weight, norm.bias, not norm.track_running_stats, eps=norm.eps
+        )
+    from torch.distributed.nn.functional import all_reduce
+
+    axes = [0, *range(2, x.dim())]
+    shape = [1, -1] + [1] * (x.dim() - 2)
+    count = x.numel() // x.shape[1] * world_size()
+    mean = all_reduce(x.sum(axes)) / count
+    centred = x - mean.view(shape)
+    variance = all_reduce(centred.square().sum(axes)) / count
+    if norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None:
+        with torch.no_grad():
+            norm.num_batches_tracked.add_(1)
+            momentum = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+            norm.running_mean.lerp_(mean.detach(), momentum)
+            norm.running_var.lerp_(variance.detach() * (count / max(count - 1, 1)), momentum)
+    normalised = centred * torch.rsqrt(variance + norm.eps).view(shape)
+    return normalised * norm.weight.view(shape) + norm.bias.view(shape) if norm.affine else normalised
+
+
+@contextmanager
+def global_batch_norm(module: nn.Module) -> Iterator[None]:
+    """While active, the batch normalisations of ``module`` see the batch of all ranks, as one process would.
+
+    For processes on CPU, where torch's ``SyncBatchNorm`` does not run. Ranks must hold equal shares of the batch.
+    Only the layers' ``forward`` is replaced: parameters, buffers and names stay.
+    """
+    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)] if world_size() > 1 else []
+    for layer in layers:
+        layer.forward = MethodType(_global_batch_forward, layer)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
