@@ -48,6 +48,16 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     return value
 
 
+def total_over_ranks(count: int) -> int:
+    """Sum of an integer over all ranks."""
+    if world_size() == 1:
+        return count
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    total = torch.tensor(count, device=device)
+    dist.all_reduce(total)
+    return int(total)
+
+
 def gather_rows(rows: Tensor, indices: Tensor, total: int) -> Tensor:
     """Put the rows that each rank computed back into one tensor, the same on every rank.
 

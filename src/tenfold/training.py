@@ -11,7 +11,8 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -144,7 +145,9 @@ def fit(
         num_sanity_val_steps=0,
         limit_val_batches=0,
     )
-    trainer.fit(task, train_dataloaders=batches, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    trainer.fit(
+        task, train_dataloaders=_Opaque(batches), ckpt_path=str(last) if last.exists() else None, weights_only=True
+    )
     if select is not None and task.best_epoch:
         model.load_state_dict(torch.load(folder / "best.pt", map_location="cpu", weights_only=True))
     model.eval()
@@ -255,7 +258,7 @@ class _Task(LightningModule):
             self._random_state = None
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        with global_batch_norm(self.model) if self.device.type == "cpu" else _nothing():
+        with global_batch_norm(self.model) if self.device.type == "cpu" else nullcontext():
             loss, logged = self.objective(self.model, batch)
         if not all_finite(loss.detach()):
             raise RunStopped(
@@ -315,9 +318,22 @@ class _Task(LightningModule):
         self._sums, self._batches = saved["sums"], saved["batches"]
         self._earlier_seconds = saved["seconds"]
         self._random_state = saved["random_state"]
-        # Lightning restores a loader's position only in the middle of an epoch, not at its end.
+        # Here and not by Lightning, which restores a loader's position in the middle of an epoch but not at its end.
         if "loader" in saved and hasattr(self._loader, "load_state_dict"):
             self._loader.load_state_dict(saved["loader"])
+
+
+class _Opaque:
+    """One loader to Lightning, which would take a list of batches for a list of loaders."""
+
+    def __init__(self, batches: Iterable) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator:
+        return iter(self.batches)
 
 
 class _ResumePoint(Checkpoint):
@@ -340,11 +356,6 @@ class _ResumePoint(Checkpoint):
         trainer.save_checkpoint(temporary)  # on every rank: a sharded strategy gathers here
         if trainer.is_global_zero:
             temporary.replace(self.path)
-
-
-class _nothing:
-    def __enter__(self) -> None: ...
-    def __exit__(self, *exception: object) -> None: ...
 
 
 def _strategy(options: TrainerOptions) -> str:

@@ -19,6 +19,7 @@ validation, thresholds and serving all go through :func:`add_exit`, so that they
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -94,20 +95,21 @@ def ensemble_logits(
 
 class _RescaleGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, weight: float) -> Tensor:  # type: ignore[override]
-        ctx.weight = weight  # type: ignore[attr-defined]
-        return x.view_as(x)  # returned as it is, x would be marked as changed in place
+    def forward(ctx: Any, x: Tensor, weight: float) -> Tensor:
+        ctx.weight = weight
+        return x.view_as(x)  # x itself would be taken for changed in place
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return gradient * ctx.weight, None  # type: ignore[attr-defined]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.weight, None
 
 
 def rescale_gradient(x: Tensor, weight: float) -> Tensor:
     """The identity, whose gradient is multiplied by ``weight`` (IMTA, ICCV 2019, there called gradient equilibrium).
 
     Args:
-        x: any tensor; returned unchanged, bit for bit.
+        x: any tensor; its value is returned unchanged, bit for bit. An operation in place on the result is an error
+            of autograd: clone it first.
         weight: factor of the gradient.
     """
     if not (torch.is_grad_enabled() and x.requires_grad):
@@ -195,11 +197,11 @@ class BoostedExitLoss(nn.Module):
             self.averages = self.momentum * old + (1 - self.momentum) * current
         return self.averages.mean() / self.averages
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:  # type: ignore[override]
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         saved = state_dict.get(prefix + "averages")
         if saved is not None:
             self.averages = torch.empty_like(saved, device=self.averages.device)
-        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[arg-type]
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def confidence(ensemble: Tensor) -> Tensor:

@@ -1,0 +1,49 @@
+"""Field formats that systems share, and batches that resume."""
+
+from tenfold.data.augment import Augmentation, random_crop, random_flip
+from tenfold.data.batches import FileBatches, TensorBatches, evaluation_batches, normalise
+from tenfold.data.cifar import load_cifar
+from tenfold.data.folder import (
+    ImageFiles,
+    find_image_files,
+    find_imagenet,
+    imagenet_transforms,
+    load_image_array,
+    read_image,
+)
+from tenfold.data.idx import FASHION_CLASSES, has_idx, load_idx, read_idx
+from tenfold.data.images import (
+    LabelledImages,
+    channel_statistics,
+    digits,
+    find_data,
+    images_from_arrays,
+    split_indices,
+)
+
+__all__ = [
+    "FASHION_CLASSES",
+    "Augmentation",
+    "FileBatches",
+    "ImageFiles",
+    "LabelledImages",
+    "TensorBatches",
+    "channel_statistics",
+    "digits",
+    "evaluation_batches",
+    "find_data",
+    "find_image_files",
+    "find_imagenet",
+    "has_idx",
+    "imagenet_transforms",
+    "images_from_arrays",
+    "load_cifar",
+    "load_idx",
+    "load_image_array",
+    "normalise",
+    "random_crop",
+    "random_flip",
+    "read_idx",
+    "read_image",
+    "split_indices",
+]

@@ -1,0 +1,161 @@
+"""Image files in folders: a folder per class, ImageNet's layouts; decoded when they are asked for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from tenfold.errors import UserError
+
+_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+
+
+@dataclass(frozen=True)
+class ImageFiles(Dataset):
+    """Image files with classes; item ``i`` is ``(RGB PIL image, class index)``.
+
+    Attributes:
+        paths: the files.
+        labels: class index of each.
+        classes: names of the classes, by index.
+    """
+
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return read_image(self.paths[index]), self.labels[index]
+
+    def subset(self, indices: Sequence[int]) -> "ImageFiles":
+        """Some of the files, with the same classes."""
+        return ImageFiles(tuple(self.paths[i] for i in indices), tuple(self.labels[i] for i in indices), self.classes)
+
+
+def read_image(path: str | Path) -> Any:
+    """Decode an image file to an RGB PIL image; CMYK, palette and grey ones are converted.
+
+    Raises:
+        UserError: the file is missing, damaged or no image.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"cannot read the image {path}: {error}") from error
+
+
+def find_image_files(folder: str | Path) -> ImageFiles:
+    """All images of a tree with one folder per class; classes are numbered by their sorted names.
+
+    Raises:
+        UserError: no such folder, fewer than two classes, or a class without images.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"the image folder {folder} does not exist")
+    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if len(classes) < 2:
+        raise UserError(f"{folder} holds {len(classes)} class folders; a classifier needs at least two, one per class")
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in _ENDINGS)
+        if not found:
+            raise UserError(f"the class folder {folder / name} holds no images")
+        paths += found
+        labels += [label] * len(found)
+    return ImageFiles(tuple(paths), tuple(labels), tuple(classes))
+
+
+def find_imagenet(root: str | Path, split: str) -> ImageFiles:
+    """A split of ImageNet-1k.
+
+    Args:
+        root: folder with ``train/<wnid>/`` and ``val/<wnid>/``, or a flat ``val/ILSVRC2012_val_00000001.JPEG`` ... with
+            the development kit in ``ILSVRC2012_devkit_t12`` or ``devkit``.
+        split: ``"train"`` or ``"val"``.
+
+    Raises:
+        UserError: the folders are missing or incomplete.
+    """
+    root = Path(root)
+    folder = root / split
+    if split == "val" and folder.is_dir() and not any(entry.is_dir() for entry in folder.iterdir()):
+        return _flat_validation(root)
+    if not folder.is_dir():
+        raise UserError(
+            f"{root} holds no folder {split!r}: ImageNet is expected as train/<wnid>/*.JPEG and val/<wnid>/*.JPEG"
+        )
+    return find_image_files(folder)
+
+
+def _flat_validation(root: Path) -> ImageFiles:
+    """The validation images as distributed: ILSVRC ids from the kit, mapped to ranks of the sorted wnids."""
+    from scipy.io import loadmat
+
+    kit = next((root / name for name in ("ILSVRC2012_devkit_t12", "devkit") if (root / name / "data").is_dir()), None)
+    if kit is None:
+        raise UserError(
+            f"{root / 'val'} is flat; its labels need the development kit beside it, in ILSVRC2012_devkit_t12"
+        )
+    try:
+        synsets = loadmat(kit / "data" / "meta.mat", squeeze_me=True, struct_as_record=True)["synsets"]
+        truth = (kit / "data" / "ILSVRC2012_validation_ground_truth.txt").read_text(encoding="utf-8").split()
+        leaves = [
+            (int(identifier), str(wnid))
+            for identifier, wnid, children in zip(
+                synsets["ILSVRC2012_ID"], synsets["WNID"], synsets["num_children"], strict=True
+            )
+            if int(children) == 0
+        ]
+        identifiers = [int(line) for line in truth]
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise UserError(f"the development kit {kit} cannot be read: {error}") from error
+    classes = tuple(sorted(wnid for _, wnid in leaves))
+    rank = {wnid: index for index, wnid in enumerate(classes)}
+    label_of = {identifier: rank[wnid] for identifier, wnid in leaves}
+    paths = tuple(sorted((root / "val").glob("ILSVRC2012_val_*.JPEG")))
+    if len(paths) != len(identifiers) or not set(identifiers) <= set(label_of):
+        raise UserError(f"{root / 'val'} holds {len(paths)} images, the kit labels for {len(identifiers)}")
+    return ImageFiles(paths, tuple(label_of[identifier] for identifier in identifiers), classes)
+
+
+def imagenet_transforms(size: int, *, training: bool) -> Any:
+    """Torchvision transforms of ImageNet: random crop and flip for training; resize and centre crop otherwise.
+
+    Args:
+        size: side of the crop; images are resized to ``size * 256 / 224`` before a centre crop.
+        training: which of the two.
+
+    Returns:
+        A transform from a PIL image to a uint8 tensor ``(3, size, size)``.
+    """
+    from torchvision.transforms import v2
+
+    steps = (
+        [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
+        if training
+        else [v2.Resize(round(size * 256 / 224), antialias=True), v2.CenterCrop(size)]
+    )
+    return v2.Compose([v2.PILToTensor(), *steps])
+
+
+def load_image_array(path: str | Path) -> np.ndarray:
+    """A ``.npy`` file of images; never unpickled.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds objects.
+    """
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"cannot read the array {path}: {error}") from error

@@ -1,0 +1,169 @@
+"""Networks by name, for the recipe and for the manifests of saved models."""
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tenfold.errors import UserError, require
+from tenfold.export import read_checkpoint
+from tenfold.systems.boosted_exits.attach import AttachedExits, attach_exits, trainable_parameter_groups
+from tenfold.systems.boosted_exits.cutting import cut
+from tenfold.systems.boosted_exits.model import EarlyExitModel, small_cnn
+from tenfold.systems.boosted_exits.msdnet import PUBLISHED_MSDNETS, MSDNet
+from tenfold.systems.boosted_exits.ranet import PUBLISHED_RANETS, RANet
+
+ExitNetwork = EarlyExitModel | AttachedExits
+
+STAGED: dict[str, tuple[Callable[..., EarlyExitModel], dict[str, Any]]] = {
+    "small-cnn": (small_cnn, {}),
+    "msdnet": (MSDNet, {}),
+    "ranet": (RANet, {}),
+    **{name: (MSDNet, settings) for name, settings in PUBLISHED_MSDNETS.items()},
+    **{name: (RANet, settings) for name, settings in PUBLISHED_RANETS.items()},
+}
+"""Networks with exits of their own, by name, with the settings that the name stands for."""
+
+
+def build_network(
+    name: str,
+    *,
+    num_classes: int,
+    image_shape: Sequence[int],
+    arguments: dict[str, Any] | None = None,
+    taps: Sequence[str] = (),
+    factory: str | None = None,
+    weights: str | None = None,
+    reweight: float | Sequence[float] = 0.5,
+    rescale: bool = True,
+) -> ExitNetwork:
+    """A network with exits, by name.
+
+    Args:
+        name: one of :data:`STAGED`, ``torchvision/NAME``, ``timm/NAME`` or ``factory``.
+        num_classes: number of classes.
+        image_shape: ``(channels, height, width)`` of the inputs.
+        arguments: further arguments of the network.
+        taps: modules that get an exit, for networks that have none of their own.
+        factory: ``package.module:function`` of a network of the user's.
+        weights: checkpoint of the trunk, for networks that get exits attached.
+        reweight: see :func:`~tenfold.systems.boosted_exits.method.expand_reweight`.
+        rescale: whether training rescales gradients.
+
+    Raises:
+        UserError: unknown name, arguments that the network does not take, or a tap that does not exist.
+    """
+    arguments = dict(arguments or {})
+    exits: dict[str, Any] = {"reweight": reweight, "rescale": rescale}
+    if name in STAGED:
+        if taps or weights:
+            raise UserError(f"model {name!r} has exits of its own: leave model.taps and model.weights out")
+        make, settings = STAGED[name]
+        settings = {**settings, "num_classes": num_classes, "image_channels": image_shape[0], **arguments}
+        try:
+            network = make(**settings, **exits)
+            network.eval()
+            with torch.no_grad():  # a network too deep for its images fails here, not in the middle of a run
+                network(torch.zeros(1, *image_shape))
+            return network.train()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"model {name!r} cannot be built on images {tuple(image_shape)}: {error}") from error
+    trunk = _trunk(name, num_classes, arguments, factory)
+    if weights is not None:
+        _load_trunk(trunk, weights)
+    if not taps:
+        raise UserError(f"model {name!r} has no exits of its own: name modules that get one with model.taps")
+    return attach_exits(trunk, list(taps), num_classes, example=torch.zeros(2, *image_shape), **exits)
+
+
+def _trunk(name: str, num_classes: int, arguments: dict[str, Any], factory: str | None) -> nn.Module:
+    library, _, architecture = name.partition("/")
+    if library == "torchvision" and architecture:
+        models = require("torchvision.models", "all")
+        try:
+            return models.get_model(architecture, num_classes=num_classes, **arguments)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"torchvision cannot build {architecture!r}: {error}") from error
+    if library == "timm" and architecture:
+        timm = require("timm", "timm")
+        try:
+            return timm.create_model(architecture, num_classes=num_classes, **arguments)
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise UserError(f"timm cannot build {architecture!r}: {error}") from error
+    if name == "factory":
+        return _from_factory(factory, num_classes, arguments)
+    raise UserError(
+        f"there is no model {name!r}; there are: {', '.join(STAGED)}, torchvision/NAME, timm/NAME, factory"
+    )
+
+
+def _from_factory(factory: str | None, num_classes: int, arguments: dict[str, Any]) -> nn.Module:
+    module_name, _, function = (factory or "").partition(":")
+    if not (module_name and function):
+        raise UserError(f"model.factory must be package.module:function; got {factory!r}")
+    try:
+        make = getattr(import_module(module_name), function)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"model.factory {factory!r} cannot be imported: {error}") from error
+    network = make(num_classes=num_classes, **arguments)
+    if not isinstance(network, nn.Module):
+        raise UserError(f"model.factory {factory!r} gave a {type(network).__name__}, not a torch.nn.Module")
+    return network
+
+
+def _load_trunk(trunk: nn.Module, path: str) -> None:
+    found = read_checkpoint(path)
+    state = found.get("state_dict", found)
+    try:
+        trunk.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"{path} does not fit the network: {error}") from error
+
+
+def stages_of(network: ExitNetwork, example: Tensor) -> EarlyExitModel:
+    """The network as stages that can stop; one with attached exits is cut.
+
+    Args:
+        network: the network, left in the mode it is in.
+        example: ``(2, ...)`` batch by which a cut is checked.
+    """
+    if isinstance(network, EarlyExitModel):
+        return network
+    training = network.training
+    stages = cut(network.eval(), example)
+    network.train(training)
+    return stages
+
+
+def parameter_groups(
+    network: ExitNetwork, mode: str, learning_rate: float, weight_decay: Sequence[float]
+) -> list[dict[str, Any]]:
+    """Groups for the optimiser, with their own weight decay and learning rate.
+
+    Args:
+        network: the network.
+        mode: ``joint``, ``heads`` or ``finetune``; the latter two need attached exits.
+        learning_rate: of the heads.
+        weight_decay: one number; or two, interpolated linearly over the stages of a staged network, as the official
+            MSDNet training does.
+
+    Raises:
+        UserError: the mode does not fit the network, or there are more than two weight decays.
+    """
+    if len(weight_decay) not in (1, 2):
+        raise UserError(f"optimiser.weight_decay takes one or two numbers; got {list(weight_decay)}")
+    if isinstance(network, AttachedExits):
+        groups = trainable_parameter_groups(network, mode, learning_rate)
+        return [{**group, "weight_decay": weight_decay[0]} for group in groups]
+    if mode != "joint":
+        raise UserError(f"model.mode {mode!r} needs a trunk with attached exits; this network is trained jointly")
+    first, last = weight_decay[0], weight_decay[-1]
+    return [
+        {
+            "params": [*stage.parameters(), *head.parameters()],
+            "weight_decay": first + (last - first) * n / max(network.exits - 1, 1),
+        }
+        for n, (stage, head) in enumerate(zip(network.stages, network.heads, strict=True))
+    ]

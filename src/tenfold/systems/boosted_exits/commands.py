@@ -1,0 +1,317 @@
+"""What the command line does with a finished run or a model folder of boosted exits."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tenfold.cost import Convention, count_parameters, measure_latency
+from tenfold.errors import UserError
+from tenfold.export import Manifest, load_manifest, load_weights, save_model
+from tenfold.run import read_config, write_atomically
+from tenfold.systems.boosted_exits.builders import ExitNetwork, build_network, stages_of
+from tenfold.systems.boosted_exits.checkpoints import load_official
+from tenfold.systems.boosted_exits.data import load_splits
+from tenfold.systems.boosted_exits.data import predict as predict_images
+from tenfold.systems.boosted_exits.metrics import calibration_errors, exit_accuracies, exit_costs
+from tenfold.systems.boosted_exits.onnx import export_branching, export_staged
+from tenfold.systems.boosted_exits.serving import EarlyExitRunner
+from tenfold.systems.boosted_exits.thresholds import (
+    ExitPolicy,
+    ExitRecords,
+    evaluate_policy,
+    record_exits,
+    solve_thresholds,
+)
+
+
+def load_network(folder: str | Path, factory: str | None = None) -> tuple[ExitNetwork, Manifest]:
+    """Rebuild the network of a run or model folder, in eval mode.
+
+    Args:
+        folder: holds ``model.safetensors`` and ``model.json``.
+        factory: must repeat the factory of a network of the user's own: a manifest alone never runs code.
+
+    Raises:
+        UserError: the folder holds no such network, the weights are damaged or do not fit.
+    """
+    manifest = load_manifest(folder)
+    if manifest.system != "boosted-exits":
+        raise UserError(f"{folder} holds a model of {manifest.system!r}, not of boosted-exits")
+    if manifest.builder == "factory" and factory != manifest.arguments.get("factory"):
+        raise UserError(
+            f"the network of {folder} is made by {manifest.arguments.get('factory')!r}: allow it with --factory"
+        )
+    network = build_network(manifest.builder, **manifest.arguments)
+    load_weights(network, folder)
+    return network.eval(), manifest
+
+
+def evaluate(
+    run: str, *, data: str | None = None, root: str | None = None, batch_size: int = 256, factory: str | None = None
+) -> dict[str, Any]:
+    """Measure a run's network again on its test split: every exit, and the thresholds it was delivered with.
+
+    Args:
+        run: folder of the run, or of an imported model.
+        data: name of the data, where not those of the run.
+        root: folder of the data, where not that of the run.
+        batch_size: images at a time.
+        factory: of a network of your own, see load_network.
+    """
+    network, manifest = load_network(run, factory)
+    options: dict[str, Any] = dict(read_config(run)["data"]) if (Path(run) / "config.yaml").exists() else {}
+    options |= {name: value for name, value in {"name": data, "root": root}.items() if value is not None}
+    if "name" not in options:
+        raise UserError(f"{run} names no data: name them with --data")
+    splits = load_splits(**options)
+    shape = tuple(manifest.arguments["image_shape"])
+    if tuple(splits.image_shape) != shape:
+        raise UserError(f"the network takes images {shape}; those of {splits.name} are {tuple(splits.image_shape)}")
+    extra = manifest.extra
+    test = record_exits(*predict_images(network, splits.test_batches(batch_size), torch.device("cpu")), extra["costs"])
+    answer: dict[str, Any] = {
+        "data": splits.name,
+        "images": test.samples,
+        "accuracy": [round(100 * value, 3) for value in exit_accuracies(test).tolist()],
+        "calibration_error": [round(value, 5) for value in calibration_errors(test).tolist()],
+        "costs": extra["costs"],
+    }
+    if extra.get("policy"):
+        outcome = evaluate_policy(test, ExitPolicy.from_dict(extra["policy"]).thresholds)
+        answer["served"] = {
+            "accuracy": round(100 * outcome.accuracy, 3),
+            "cost": outcome.cost,
+            "exit_shares": list(outcome.exit_shares),
+        }
+    return answer
+
+
+def export(
+    run: str, *, to: Literal["onnx", "safetensors"] = "onnx", out: str | None = None, factory: str | None = None
+) -> dict[str, Any]:
+    """Write a run's network for deployment; ONNX is checked against PyTorch before it is kept.
+
+    Args:
+        run: folder of the run, or of an imported model.
+        to: onnx: model.onnx (one input at a time, really branches) and stages/ (a file per stage, for batches);
+            safetensors: the weights with their manifest.
+        out: folder to write; RUN/export where not given.
+        factory: of a network of your own, see load_network.
+    """
+    network, manifest = load_network(run, factory)
+    folder = Path(out) if out else Path(run) / "export"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+    if to == "safetensors":
+        save_model(folder, network, manifest.model_dump(include={"system", "builder", "arguments", "extra"}))
+        return {"safetensors": str(folder / "model.safetensors"), "manifest": str(folder / "model.json")}
+    shape = manifest.arguments["image_shape"]
+    stages = stages_of(network, torch.zeros(2, *shape))
+    thresholds = _policy(manifest, run).thresholds
+    branching = export_branching(stages, torch.zeros(1, *shape), thresholds, folder / "model.onnx")
+    staged = export_staged(stages, torch.zeros(2, *shape), thresholds, folder / "stages", costs=manifest.extra["costs"])
+    return {
+        "branching": str(branching.path),
+        "staged": str(folder / "stages"),
+        "largest_difference": max(branching.max_difference, staged.max_difference),
+    }
+
+
+def import_official(
+    checkpoint: str,
+    *,
+    network: Literal["msdnet", "ranet"],
+    published: str | None = None,
+    arguments: dict[str, Any] | None = None,
+    image_shape: list[int] | None = None,
+    reweight: float = 0.5,
+    out: str | None = None,
+) -> dict[str, Any]:
+    """Turn a checkpoint of MSDNet-PyTorch, RANet-pytorch or BoostNet into a model folder.
+
+    Args:
+        checkpoint: the .pth or .pth.tar file, or a folder with latest.txt; read without executing anything.
+        network: which network it holds.
+        published: its configuration, where it is a published one (see tenfold boosted-exits costs --help).
+        arguments: its configuration otherwise, such as {num_blocks: 5, base: 4}.
+        image_shape: (channels, height, width) of its images; 3 x 224 x 224 for ImageNet stems, else 3 x 32 x 32.
+        reweight: factor of the older ensemble it was trained with: 0 for MSDNet and RANet, 0.5 for BoostNet.
+        out: folder to write; the checkpoint's name without its suffixes where not given.
+    """
+    settings = {"published": published} if published else dict(arguments or {})
+    shape = image_shape or ([3, 224, 224] if "imagenet" in json.dumps(settings) else [3, 32, 32])
+    model, num_classes = load_official(checkpoint, network, settings, reweight=reweight)
+    folder = Path(out) if out else Path(Path(checkpoint).name.split(".")[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    costs = exit_costs(model, torch.zeros(1, *shape), "msdnet")
+    save_model(
+        folder,
+        model,
+        {
+            "system": "boosted-exits",
+            "builder": network,
+            "arguments": {
+                "num_classes": num_classes,
+                "image_shape": shape,
+                "arguments": settings,
+                "reweight": [reweight],
+                "rescale": False,
+            },
+            "extra": {"costs": list(costs), "cost_convention": "msdnet", "policy": None},
+        },
+    )
+    return {"model": str(folder), "exits": model.exits, "num_classes": num_classes, "costs": list(costs)}
+
+
+def predict(run: str, inputs: list[str], *, factory: str | None = None) -> str:
+    """Predict with a run's network, which stops at the first exit that is sure enough; one JSON line per image.
+
+    Args:
+        run: folder of the run.
+        inputs: image files; or .npy files of uint8, one image (height, width[, channels]) or several (n, channels,
+            height, width).
+        factory: of a network of your own, see load_network.
+    """
+    network, manifest = load_network(run, factory)
+    extra, shape = manifest.extra, manifest.arguments["image_shape"]
+    runner = EarlyExitRunner(stages_of(network, torch.zeros(2, *shape)), _policy(manifest, run).thresholds)
+    mean, std = (torch.tensor(extra[name]).view(-1, 1, 1) for name in ("mean", "std"))
+    lines = []
+    for name, image in _read_images(inputs, shape):
+        output = runner((((image.float() / 255) - mean) / std)[None])
+        probabilities = output.logits[0].softmax(-1)
+        label, leaving = int(probabilities.argmax()), int(output.exits[0])
+        lines.append(
+            {
+                "input": name,
+                "class": label,
+                "label": extra["classes"][label],
+                "confidence": round(float(probabilities[label]), 6),
+                "exit": leaving + 1,
+                "cost": extra["costs"][leaving],
+            }
+        )
+    return "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+
+
+def _policy(manifest: Manifest, run: str) -> ExitPolicy:
+    if not manifest.extra.get("policy"):
+        raise UserError(
+            f"{run} has no thresholds yet: solve them with tenfold boosted-exits thresholds RUN --save true"
+        )
+    return ExitPolicy.from_dict(manifest.extra["policy"])
+
+
+def _read_images(inputs: list[str], shape: list[int]) -> Iterator[tuple[str, Tensor]]:
+    from PIL import Image, UnidentifiedImageError
+
+    channels, height, width = shape
+    for name in inputs:
+        if name.endswith(".npy"):
+            yield from _read_array(name, shape)
+            continue
+        try:
+            with Image.open(name) as image:
+                converted = image.convert("L" if channels == 1 else "RGB").resize(
+                    (width, height), Image.Resampling.BILINEAR
+                )
+        except (OSError, UnidentifiedImageError) as error:
+            raise UserError(f"cannot read the image {name}: {error}") from error
+        pixels = torch.from_numpy(np.array(converted)).reshape(height, width, channels)
+        yield name, pixels.permute(2, 0, 1)
+
+
+def _read_array(name: str, shape: list[int]) -> Iterator[tuple[str, Tensor]]:
+    try:
+        array = np.load(name, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the array {name}: {error}") from error
+    if array.dtype != np.uint8:
+        raise UserError(f"{name} holds {array.dtype}; images are uint8, 0 to 255")
+    if array.ndim == 2:
+        array = array[None, None]
+    elif array.ndim == 3:
+        array = np.moveaxis(array, -1, 0)[None]
+    if array.ndim != 4 or list(array.shape[1:]) != list(shape):
+        raise UserError(f"{name} has shape {array.shape}; the network takes images (n, {', '.join(map(str, shape))})")
+    for number, image in enumerate(array):
+        yield f"{name}[{number}]", torch.from_numpy(image)
+
+
+def thresholds(
+    run: str,
+    *,
+    method: Literal["search", "geometric", "risk"] = "search",
+    budget: float | None = None,
+    epsilon: float = 0.01,
+    delta: float = 0.05,
+    save: bool = False,
+) -> dict[str, Any]:
+    """Solve a run's exit thresholds again, from the confidences on its validation split.
+
+    Args:
+        run: folder of the run.
+        method: search (best accuracy within the budget), geometric (the official family) or risk.
+        budget: mean cost of an image as a share of the whole network's; for search and geometric.
+        epsilon: for risk, tolerated loss of accuracy against the last exit.
+        delta: for risk, probability with which it may be exceeded.
+        save: keep the thresholds in the run's model.json, for predict and export.
+    """
+    manifest = load_manifest(run)
+    path = Path(run) / "validation.safetensors"
+    if not path.exists():
+        raise UserError(f"{run} holds no validation confidences (validation.safetensors): it is no finished run")
+    saved = load_file(path)
+    records = ExitRecords(saved["confidences"], saved["correct"], tuple(manifest.extra["costs"]))
+    limit = None if budget is None else budget * records.costs[-1]
+    policy = solve_thresholds(records, method, budget=limit, epsilon=epsilon, delta=delta)
+    if save:
+        updated = manifest.model_copy(update={"extra": {**manifest.extra, "policy": policy.to_dict()}})
+        write_atomically(Path(run) / "model.json", updated.model_dump_json(indent=1) + "\n")
+    return policy.to_dict()
+
+
+def costs(
+    network: str,
+    *,
+    num_classes: int = 10,
+    image_shape: list[int] | None = None,
+    arguments: dict[str, Any] | None = None,
+    taps: list[str] | None = None,
+    convention: Convention = "multiply-adds",
+) -> str:
+    """Count a network's parameters and the cost of each exit, and time its stages on this machine.
+
+    Args:
+        network: small-cnn, msdnet, ranet, torchvision/NAME or timm/NAME.
+        num_classes: number of classes.
+        image_shape: (channels, height, width); 3 x 32 x 32 where not given.
+        arguments: of the network, such as {published: cifar-anytime}.
+        taps: modules that get an exit, for networks without exits.
+        convention: multiply-adds, torch (two per multiply-add) or msdnet (the official counter).
+    """
+    shape = image_shape or [3, 32, 32]
+    built = build_network(network, num_classes=num_classes, image_shape=shape, arguments=arguments, taps=taps or ())
+    stages = stages_of(built.eval(), torch.zeros(2, *shape)).eval()
+    example = torch.zeros(1, *shape)
+    counted = exit_costs(stages, example, convention)
+    lines = [f"parameters: {count_parameters(built):,}", f"{'exit':>4}  {convention:>16}  {'stage + head, ms':>16}"]
+    state: Any = example
+    with torch.inference_mode():
+        for n, cost in enumerate(counted):
+            before = state
+            latency = measure_latency(lambda n=n, before=before: stages.run_stage(n, before))  # type: ignore[misc]
+            state, _ = stages.run_stage(n, before)
+            lines.append(f"{n + 1:>4}  {cost:>16,}  {latency.median_ms:>16.3f}")
+    return "\n".join(lines)
+
+
+VERBS = {"thresholds": thresholds, "costs": costs}

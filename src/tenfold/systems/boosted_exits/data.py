@@ -1,0 +1,239 @@
+"""The images of the experiment: three splits, and what their batches go through."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tenfold.data import (
+    FASHION_CLASSES,
+    Augmentation,
+    FileBatches,
+    ImageFiles,
+    LabelledImages,
+    TensorBatches,
+    channel_statistics,
+    digits,
+    evaluation_batches,
+    find_data,
+    find_image_files,
+    find_imagenet,
+    has_idx,
+    imagenet_transforms,
+    load_cifar,
+    load_idx,
+    random_crop,
+    random_flip,
+    split_indices,
+)
+from tenfold.errors import UserError
+from tenfold.parallel import gather_rows, total_over_ranks
+
+Batches = Iterable[tuple[Tensor, Tensor, Tensor]]
+"""``(images, labels, indices)``, this rank's share of the images, in order."""
+
+_AUGMENTATIONS: dict[str, list[Augmentation]] = {
+    "none": [],
+    "flip": [random_flip],
+    "crop-flip": [random_crop(4), random_flip],
+}
+# Of the training sets, as the official scripts have them.
+_STATISTICS = {
+    "cifar10": ((0.4914, 0.4824, 0.4467), (0.2471, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Training, validation and test images, disjoint, with what their batches need.
+
+    Attributes:
+        name: of the data set.
+        train: images that train the network.
+        validation: images that choose epochs and thresholds; never augmented.
+        test: images that are only measured.
+        mean: per channel, of pixels scaled to [0, 1].
+        std: per channel.
+        image_shape: ``(channels, height, width)`` of a batch's images.
+        augment: name of the training augmentation.
+        workers: processes that decode files.
+        notes: what a reader must know to judge numbers on these splits.
+    """
+
+    name: str
+    train: LabelledImages | ImageFiles
+    validation: LabelledImages | ImageFiles
+    test: LabelledImages | ImageFiles
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    image_shape: tuple[int, int, int]
+    augment: str
+    workers: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.train.classes
+
+    def example(self, batch: int) -> Tensor:
+        """A batch of blank images ``(batch, channels, height, width)``, for shapes and costs."""
+        return torch.zeros(batch, *self.image_shape)
+
+    def training_batches(self, batch_size: int, *, seed: int) -> TensorBatches | FileBatches:
+        """Shuffled, augmented training batches that resume; the order depends on the seed only."""
+        if isinstance(self.train, LabelledImages):
+            return TensorBatches(
+                self.train, batch_size, seed=seed, mean=self.mean, std=self.std,
+                augmentations=_AUGMENTATIONS[self.augment],
+            )  # fmt: skip
+        return FileBatches(
+            self.train, batch_size, seed=seed, mean=self.mean, std=self.std, workers=self.workers,
+            transform=imagenet_transforms(self.image_shape[-1], training=self.augment == "imagenet"),
+        )  # fmt: skip
+
+    def plain_training_batches(self, batch_size: int = 512) -> Batches:
+        """The training images in order, without augmentation."""
+        return self._in_order(self.train, batch_size)
+
+    def validation_batches(self, batch_size: int = 512) -> Batches:
+        """The validation images; never augmented, unlike in the official loader (spec 9, trap 8)."""
+        return self._in_order(self.validation, batch_size)
+
+    def test_batches(self, batch_size: int = 512) -> Batches:
+        """The test images."""
+        return self._in_order(self.test, batch_size)
+
+    def _in_order(
+        self, images: LabelledImages | ImageFiles, batch_size: int
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        transform = (
+            None if isinstance(images, LabelledImages) else imagenet_transforms(self.image_shape[-1], training=False)
+        )
+        return evaluation_batches(
+            images, batch_size, mean=self.mean, std=self.std, transform=transform, workers=self.workers
+        )
+
+
+def load_splits(
+    name: str,
+    *,
+    root: str | None = None,
+    validation: int = 300,
+    augment: str = "none",
+    image_size: int = 224,
+    workers: int = 0,
+) -> Splits:
+    """Read a data set and split it.
+
+    Args:
+        name: ``digits``, ``mnist``, ``fashion-mnist``, ``cifar10``, ``cifar100``, ``imagenet`` or ``folder``.
+        root: its folder; ``TENFOLD_DATA`` where ``None``. ``folder`` wants ``train/`` and ``val/`` or ``test/`` in it, or
+            the class folders themselves, of which a fifth is then kept for the test.
+        validation: images taken from the training split.
+        augment: ``none``, ``flip``, ``crop-flip`` or ``imagenet``.
+        image_size: side of the images of ``imagenet`` and ``folder``.
+        workers: processes that decode image files.
+
+    Raises:
+        UserError: the data are missing or damaged, the settings do not fit them, or a split would be empty.
+    """
+    files = name in ("imagenet", "folder")
+    if files != (augment == "imagenet") and augment != "none":
+        raise UserError(f"data.augment {augment!r} does not fit data.name {name!r}")
+    if files:
+        return _split_files(name, root, validation, augment, image_size, workers)
+    train, test, notes = _read_images(name, root, validation)
+    if validation >= len(train):
+        raise UserError(f"data.validation {validation} leaves none of the {len(train)} training images of {name}")
+    rest, chosen = split_indices(len(train), [len(train) - validation, validation])
+    training = train.subset(rest)
+    mean, std = _STATISTICS.get(name) or channel_statistics(training)
+    return Splits(
+        name, training, train.subset(chosen), test, mean, std, training.image_shape, augment, workers, tuple(notes)
+    )
+
+
+def _read_images(name: str, root: str | None, validation: int) -> tuple[LabelledImages, LabelledImages, list[str]]:
+    """Images for training (and validation), images for the test, notes."""
+    if name == "digits":
+        data = digits()
+        train, test = split_indices(len(data), [len(data) - 397, 397], seed=0)
+        return (
+            data.subset(train),
+            data.subset(test),
+            ["scikit-learn's digits have no official split: 397 are the test."],
+        )
+    if name in ("cifar10", "cifar100"):
+        load = partial(load_cifar, root, classes=int(name.removeprefix("cifar")))
+        return load("train"), load("test"), []
+    folder, classes = ("FashionMNIST", FASHION_CLASSES) if name == "fashion-mnist" else ("MNIST", tuple("0123456789"))
+    test = load_idx(root, "test", name=folder, classes=classes)
+    if has_idx(root, "train", name=folder) or name != "fashion-mnist":
+        return load_idx(root, "train", name=folder, classes=classes), test, []
+    note = (
+        "Only Fashion-MNIST's test file is there: its first 8,000 images train and validate, its last 2,000 are the "
+        "test. The numbers are not comparable with published Fashion-MNIST results."
+    )
+    if len(test) <= 2000 + validation:
+        raise UserError(f"the {len(test)} images are too few to be split into training, validation and test")
+    return test.subset(slice(0, len(test) - 2000)), test.subset(slice(len(test) - 2000, len(test))), [note]
+
+
+def _split_files(name: str, root: str | None, validation: int, augment: str, image_size: int, workers: int) -> Splits:
+    folder = find_data(root)
+    notes: list[str] = []
+    if name == "imagenet":
+        train, test = find_imagenet(folder, "train"), find_imagenet(folder, "val")
+    elif (folder / "train").is_dir():
+        held = next((folder / part for part in ("test", "val", "validation") if (folder / part).is_dir()), None)
+        if held is None:
+            raise UserError(f"{folder} has a folder train but none of test, val, validation")
+        train, test = find_image_files(folder / "train"), find_image_files(held)
+    else:
+        everything = find_image_files(folder)
+        fifth = max(len(everything) // 5, 1)
+        keep, held_out = split_indices(len(everything), [len(everything) - fifth, fifth], seed=0)
+        train, test = everything.subset(keep.tolist()), everything.subset(held_out.tolist())
+        notes.append("The folder has no split of its own: a fifth of the images is the test.")
+    if train.classes != test.classes:
+        raise UserError(f"{folder}: the classes of training and test images differ")
+    if validation >= len(train):
+        raise UserError(f"data.validation {validation} leaves none of the {len(train)} training images in {folder}")
+    chosen, rest = split_indices(len(train), [validation, len(train) - validation], seed=0)
+    mean, std = _STATISTICS["imagenet"]
+    return Splits(
+        name, train.subset(rest.tolist()), train.subset(chosen.tolist()), test, mean, std, (3, image_size, image_size),
+        augment, workers, tuple(notes),
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def predict(network: Any, batches: Batches, device: torch.device) -> tuple[list[Tensor], Tensor]:
+    """Ensemble logits of all exits on all images, from all ranks.
+
+    Args:
+        network: a network with exits; evaluated in eval mode on ``device``, left there in its own mode.
+        batches: see :data:`Batches`.
+        device: where it computes.
+
+    Returns:
+        N tensors ``(images, classes)`` and the labels ``(images,)``, on the CPU, the same on every rank.
+    """
+    training = network.training
+    network.to(device).eval()
+    ensembles, labels, indices = [], [], []
+    for images, truth, rows in batches:
+        ensembles.append(torch.stack(network.ensemble(network(images.to(device))), dim=1))
+        labels.append(truth)
+        indices.append(rows)
+    network.train(training)
+    rows = torch.cat(indices).to(device)
+    total = total_over_ranks(len(rows))
+    merged = gather_rows(torch.cat(ensembles), rows, total).cpu()
+    return list(merged.unbind(1)), gather_rows(torch.cat(labels).to(device), rows, total).cpu()

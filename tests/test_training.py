@@ -1,0 +1,110 @@
+"""``fit``: resume at any step, several processes, the best epoch, and a loss that is not finite."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tenfold.errors import RunStopped
+from tenfold.training import TrainerOptions, fit, learning_rate_factor, sgd
+
+SCRIPT = Path(__file__).with_name("train_small.py")
+
+
+def run_script(*arguments, check=True):
+    """Train in a process of its own, which can be killed; gives the last line it prints."""
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return run_script(tmp_path_factory.mktemp("whole")).stdout
+
+
+@pytest.mark.parametrize("kill_at", [6, 9, 14])  # within an epoch, right after its end, within the next
+def test_killed_training_resumes_to_the_same_numbers(tmp_path, whole, kill_at):
+    killed = run_script(tmp_path / "killed", "--kill-at", kill_at, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert run_script(tmp_path / "killed").stdout == whole
+
+
+def test_two_processes_agree_with_one(tmp_path):
+    one = [float(number) for number in run_script(tmp_path / "one", "--no-dropout").stdout.split()]
+    two = [float(number) for number in run_script(tmp_path / "two", "--no-dropout", "--devices", 2).stdout.split()]
+    assert one == pytest.approx(two, rel=1e-4)
+
+
+def small_problem():
+    torch.manual_seed(0)
+    model = nn.Linear(2, 1)
+    batches = [(torch.randn(8, 2), torch.randn(8, 1)) for _ in range(4)]
+    return model, batches, sgd(model.parameters(), learning_rate=0.1)
+
+
+def squared_error(model, batch):
+    return (model(batch[0]) - batch[1]).square().mean(), {}
+
+
+def test_non_finite_loss_stops_at_once_names_the_step_and_keeps_the_checkpoint(tmp_path):
+    model, batches, optimiser = small_problem()
+    calls = 0
+
+    def breaks(model, batch):
+        nonlocal calls
+        calls += 1
+        loss, logged = squared_error(model, batch)
+        return loss * (math.nan if calls == 6 else 1), logged
+
+    with pytest.raises(RunStopped, match="step 5") as stopped:
+        fit(model, breaks, batches, epochs=3, optimiser=optimiser, folder=tmp_path, options=TrainerOptions(loggers=[]))
+    assert calls == 6
+    assert "\n" not in str(stopped.value)
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 4
+    assert all(value.isfinite().all() for value in saved["state_dict"].values())
+
+
+def test_best_epoch_is_kept_and_history_tells_all_epochs(tmp_path):
+    model, batches, optimiser = small_problem()
+    scores = iter([0.1, 0.9, 0.3])
+    seen = []
+
+    def validate(model):
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return {"score": next(scores)}
+
+    result = fit(model, squared_error, batches, epochs=3, optimiser=optimiser, folder=tmp_path, validate=validate,
+                 select="score", options=TrainerOptions(loggers=["csv"]))  # fmt: skip
+    assert result.best_epoch == 2
+    assert [row["validation/score"] for row in result.history] == [0.1, 0.9, 0.3]
+    assert all("train/loss" in row for row in result.history)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, seen[1][name])
+    assert list(tmp_path.glob("metrics/version_*/metrics.csv"))
+
+
+def test_gradient_is_clipped(tmp_path):
+    model, batches, _ = small_problem()
+    before = model.weight.detach().clone()
+    optimiser = sgd(model.parameters(), learning_rate=1.0, momentum=0.0)
+    options = TrainerOptions(gradient_clip=1e-3, loggers=[])
+    fit(model, squared_error, batches[:1], epochs=1, optimiser=optimiser, folder=tmp_path, options=options)
+    assert 0 < (model.weight - before).norm() <= 1.001e-3
+
+
+def test_learning_rate_factors():
+    steps = learning_rate_factor("multistep", total_steps=40, steps_per_epoch=10, milestones=[2, 3])
+    assert [steps(s) for s in (0, 19, 20, 29, 30)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+    cosine = learning_rate_factor("cosine", total_steps=40, steps_per_epoch=10, warmup_epochs=1)
+    assert [cosine(s) for s in (0, 9, 10, 25, 40)] == pytest.approx([0.1, 1, 1, 0.5, 0])
