@@ -25,8 +25,6 @@ from tenfold.taps import find_module, first_tensor, tap_hooks
 Inputs = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 """A batch: one tensor, a tuple of positional arguments, or a dict of keyword arguments."""
 
-Mode = Literal["heads", "joint", "finetune"]
-
 _FINETUNE_TRUNK_FACTOR = 0.1
 """Learning rate of a fine-tuned trunk, as a share of the heads' (spec 2.11)."""
 
@@ -220,7 +218,7 @@ def attach_exits(
     )
 
 
-def trainable_parameter_groups(exits: AttachedExits, mode: Mode, learning_rate: float) -> list[dict[str, Any]]:
+def trainable_parameter_groups(exits: AttachedExits, mode: str, learning_rate: float) -> list[dict[str, Any]]:
     """Prepare one of the three ways of training, and give its parameter groups for an optimiser.
 
     Args:

@@ -28,10 +28,11 @@ Method = Literal["fx", "export", "sequential", "hooks"]
 METHODS: tuple[Method, ...] = ("fx", "export", "sequential", "hooks")
 
 _RECORDED_BATCHES = (2, 5)
-_SAME_BATCH_TOLERANCE = 8
-"""In units of the data type's epsilon and of the largest logit: 1e-6 in float32."""
-_OTHER_BATCH_TOLERANCE = 80
-"""The same between batches of different size, whose kernels may add in another order: 1e-5 in float32."""
+
+# Differences allowed, as a share of the largest logit or of 1; the first two in units of the data type's epsilon.
+_SAME_BATCH_TOLERANCE = 100
+_OTHER_BATCH_TOLERANCE = 1000  # for another batch size, kernels add in another order
+_OTHER_BATCH_TOLERANCE_GPU = 1e-2  # and convolutions choose another algorithm, in TF32
 
 
 @dataclass(frozen=True)
@@ -239,7 +240,7 @@ def _cut_by(method: Method, exits: AttachedExits, example: Inputs, failures: dic
     report = CutReport(method, dict(failures))
     if method == "hooks":
         model: CutModel = HookStopper(exits, example, report).eval()
-        difference = _difference(model, exits, _rows(example, 1), _SAME_BATCH_TOLERANCE)
+        difference = _difference(model, exits, _rows(example, 1))
         model.cut_report = replace(report, difference=difference)
         return model
     stages = _sequential_stages(exits) if method == "sequential" else _graph_stages(method, exits, example)
@@ -255,10 +256,8 @@ def _cut_by(method: Method, exits: AttachedExits, example: Inputs, failures: dic
     several = _rows(example, exits.exits + 1)
     model.cut_report = replace(
         report,
-        difference=max(
-            _difference(model, exits, inputs, _SAME_BATCH_TOLERANCE) for inputs in (several, _rows(example, 1))
-        ),
-        compaction_difference=_difference(model, exits, several, _OTHER_BATCH_TOLERANCE, compact=True),
+        difference=max(_difference(model, exits, inputs) for inputs in (several, _rows(example, 1))),
+        compaction_difference=_difference(model, exits, several, compact=True),
     )
     return model
 
@@ -327,9 +326,7 @@ def _rows(inputs: Inputs, size: int) -> Inputs:
 
 
 @torch.no_grad()
-def _difference(
-    model: CutModel, exits: AttachedExits, inputs: Inputs, tolerance: float, *, compact: bool = False
-) -> float:
+def _difference(model: CutModel, exits: AttachedExits, inputs: Inputs, *, compact: bool = False) -> float:
     """Largest difference of the logits between the stages and the uncut network.
 
     Raises:
@@ -343,8 +340,10 @@ def _difference(
         state, logits = model.run_stage(n, state)
         reference = expected[n][rows]
         difference = (logits - reference).abs().max().item()
-        allowed = tolerance * torch.finfo(reference.dtype).eps * max(1.0, reference.abs().max().item())
-        if not difference <= allowed:
+        allowed = torch.finfo(reference.dtype).eps * (_OTHER_BATCH_TOLERANCE if compact else _SAME_BATCH_TOLERANCE)
+        if compact and reference.is_cuda:
+            allowed = max(allowed, _OTHER_BATCH_TOLERANCE_GPU)
+        if not difference <= allowed * max(1.0, reference.abs().max().item()):
             what = "after samples have left" if compact else f"at a batch of {len(rows)}"
             raise CannotCut(f"exit {n + 1} differs by {difference:.1e} from the uncut network {what}")
         largest = max(largest, difference)
