@@ -67,7 +67,9 @@ def public_names():
         yield from ((system.package, name, getattr(room, name)) for name in room.__all__)
 
 
-@pytest.mark.parametrize(("where", "name", "value"), public_names(), ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("where", "name", "value"), public_names(), ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_public_names_are_explained_and_in_the_docs(where, name, value):
     if inspect.isclass(value) or inspect.isfunction(value):
         text = inspect.getdoc(value) or ""

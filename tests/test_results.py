@@ -55,7 +55,9 @@ def test_round_trip(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"\xff\xfe", b"[]", json.dumps({"system": 1}).encode()], ids=["empty", "cut", "bytes", "list", "type"]
+    "content",
+    [b"", b"{", b"\xff\xfe", b"[]", json.dumps({"system": 1}).encode()],
+    ids=["empty", "cut", "bytes", "list", "type"],
 )
 def test_files_that_are_no_results_get_one_line(tmp_path, content):
     path = tmp_path / "results.json"

@@ -1,3 +1,34 @@
-"""tenfold: deep networks made smaller, faster and more trustworthy by published methods."""
+"""tenfold: deep networks made smaller, faster and more trustworthy by published methods.
+
+The names here load when they are first used, so that ``import tenfold`` is quick.
+"""
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+
+_HOME = {
+    "BoostedExitLoss": "tenfold.systems.boosted_exits",
+    "EarlyExitModel": "tenfold.systems.boosted_exits",
+    "EarlyExitRunner": "tenfold.systems.boosted_exits",
+    "attach_exits": "tenfold.systems.boosted_exits",
+    "cut": "tenfold.systems.boosted_exits",
+    "solve_thresholds": "tenfold.systems.boosted_exits",
+    "count_flops": "tenfold.cost",
+    "count_parameters": "tenfold.cost",
+    "measure_latency": "tenfold.cost",
+    "measure_peak_memory": "tenfold.cost",
+    "fit": "tenfold.training",
+    "load_results": "tenfold.results",
+    "Results": "tenfold.results",
+    "UserError": "tenfold.errors",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

@@ -315,7 +315,7 @@ def _asked_preset(arguments: Sequence[str]) -> str:
 
 def _flatten(values: dict[str, Any], config: Any, prefix: str = "") -> dict[str, Any]:
     """Dotted names of all settings; only nested dataclasses are descended into, dict-valued settings are not."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in values.items():
         nested = getattr(config, name)
         if dataclasses.is_dataclass(nested):

@@ -1,4 +1,4 @@
-"""Models on disk: safetensors with a manifest, checkpoints of others read without executing them, ONNX that is checked."""
+"""Models on disk: safetensors with a manifest, others' checkpoints read but never executed, ONNX that is checked."""
 
 import hashlib
 import logging

@@ -288,6 +288,14 @@ class _BatchMean(nn.Module):
         return self.last(self.first(x) - centre)
 
 
+class _LateBatchMean(_BatchMean):
+    """Couples the samples behind the cut: nothing suspicious crosses, only the numbers tell."""
+
+    def forward(self, x):
+        x = self.first(x.mean(1))
+        return self.last(x - x.mean(0))
+
+
 class _TokensFirst(nn.Module):
     def __init__(self):
         super().__init__()
@@ -312,7 +320,7 @@ class _Positions(nn.Module):
         return self.last(self.first(x.mean(1))[rows])
 
 
-@pytest.mark.parametrize("make", [_BatchMean, _TokensFirst, _Positions])
+@pytest.mark.parametrize("make", [_BatchMean, _LateBatchMean, _TokensFirst, _Positions])
 def test_a_cut_that_could_not_lose_rows_is_refused(make):
     exits = attach_exits(make(), ["first"], example=_tokens())
     with pytest.raises(UserError, match="cannot be cut at first") as error:

@@ -108,7 +108,7 @@ class FileBatches(_ResumableBatches):
         data: the files.
         batch_size: see :class:`TensorBatches`.
         seed: see :class:`TensorBatches`.
-        transform: PIL image to uint8 tensor ``(3, height, width)``, the same size for all; draws from torch's generator.
+        transform: PIL image to uint8 tensor ``(3, height, width)``, the one size for all; draws from torch's generator.
         mean: see :class:`TensorBatches`.
         std: see :class:`TensorBatches`.
         workers: processes that decode; 0 decodes in this one.

@@ -41,8 +41,8 @@ def read_idx(path: str | Path) -> np.ndarray:
     shape = np.frombuffer(content[4:header], ">u4").tolist() if len(content) >= header else []
     if len(content) < header or len(content) - header != math.prod(shape):
         raise UserError(
-            f"{path} holds {max(len(content) - header, 0)} values, its header says {' x '.join(map(str, shape)) or '?'}: "
-            "it was cut short or damaged"
+            f"{path} was cut short or damaged: it holds {max(len(content) - header, 0)} values, its header says "
+            f"{' x '.join(map(str, shape)) or 'nothing'}"
         )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
@@ -75,9 +75,7 @@ def load_idx(
     pixels = read_idx(_find(folder, f"{start}-images-idx3-ubyte", name))
     labels = read_idx(_find(folder, f"{start}-labels-idx1-ubyte", name))
     if pixels.ndim != 3 or labels.ndim != 1 or len(pixels) != len(labels):
-        raise UserError(
-            f"{folder}: the {split} images have shape {pixels.shape}, the labels {labels.shape}; they do not belong together"
-        )
+        raise UserError(f"{folder}: the {split} images {pixels.shape} and labels {labels.shape} do not belong together")
     images = torch.from_numpy(pixels.copy())[:, None]
     return LabelledImages(
         images.transpose(2, 3).contiguous() if transposed else images,
@@ -101,6 +99,6 @@ def _find(folder: Path, stem: str, name: str) -> Path:
             if (place / (stem + suffix)).is_file():
                 return place / (stem + suffix)
     raise UserError(
-        f"{folder} holds no {stem}[.gz], nor do its folders images and {name}/raw: put the four IDX files of {name}, as "
-        "its authors publish them, there"
+        f"{folder} holds no {stem}[.gz], nor do its folders images and {name}/raw: put the IDX files of {name}, as its "
+        "authors publish them, there"
     )

@@ -94,9 +94,7 @@ def _trunk(name: str, num_classes: int, arguments: dict[str, Any], factory: str 
             raise UserError(f"timm cannot build {architecture!r}: {error}") from error
     if name == "factory":
         return _from_factory(factory, num_classes, arguments)
-    raise UserError(
-        f"there is no model {name!r}; there are: {', '.join(STAGED)}, torchvision/NAME, timm/NAME, factory"
-    )
+    raise UserError(f"there is no model {name!r}; there are: {', '.join(STAGED)}, torchvision/NAME, timm/NAME, factory")
 
 
 def _from_factory(factory: str | None, num_classes: int, arguments: dict[str, Any]) -> nn.Module:

@@ -15,10 +15,15 @@ from tenfold.errors import UserError
 from tenfold.export import Manifest, load_manifest, load_weights, save_model
 from tenfold.run import read_config, write_atomically
 from tenfold.systems.boosted_exits.builders import ExitNetwork, build_network, stages_of
-from tenfold.systems.boosted_exits.checkpoints import load_official
+from tenfold.systems.boosted_exits.checkpoints import (
+    load_official,
+    parse_official_arguments,
+    read_official_arguments,
+)
 from tenfold.systems.boosted_exits.data import load_splits
 from tenfold.systems.boosted_exits.data import predict as predict_images
 from tenfold.systems.boosted_exits.metrics import calibration_errors, exit_accuracies, exit_costs
+from tenfold.systems.boosted_exits.msdnet import MSDNet
 from tenfold.systems.boosted_exits.onnx import export_branching, export_staged
 from tenfold.systems.boosted_exits.serving import EarlyExitRunner
 from tenfold.systems.boosted_exits.thresholds import (
@@ -28,6 +33,8 @@ from tenfold.systems.boosted_exits.thresholds import (
     record_exits,
     solve_thresholds,
 )
+
+_SET_BY_BUILDER = ("num_classes", "image_channels", "reweight", "rescale")
 
 
 def load_network(folder: str | Path, factory: str | None = None) -> tuple[ExitNetwork, Manifest]:
@@ -111,7 +118,7 @@ def export(
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
     if to == "safetensors":
-        save_model(folder, network, manifest.model_dump(include={"system", "builder", "arguments", "extra"}))
+        save_model(folder, network, **manifest.model_dump(include={"system", "builder", "arguments", "extra"}))
         return {"safetensors": str(folder / "model.safetensors"), "manifest": str(folder / "model.json")}
     shape = manifest.arguments["image_shape"]
     stages = stages_of(network, torch.zeros(2, *shape))
@@ -126,49 +133,41 @@ def export(
 
 
 def import_official(
-    checkpoint: str,
-    *,
-    network: Literal["msdnet", "ranet"],
-    published: str | None = None,
-    arguments: dict[str, Any] | None = None,
-    image_shape: list[int] | None = None,
-    reweight: float = 0.5,
-    out: str | None = None,
+    checkpoint: str, *, network: str | None = None, settings: str | None = None, out: str | None = None
 ) -> dict[str, Any]:
     """Turn a checkpoint of MSDNet-PyTorch, RANet-pytorch or BoostNet into a model folder.
 
     Args:
-        checkpoint: the .pth or .pth.tar file, or a folder with latest.txt; read without executing anything.
-        network: which network it holds.
-        published: its configuration, where it is a published one (see tenfold boosted-exits costs --help).
-        arguments: its configuration otherwise, such as {num_blocks: 5, base: 4}.
-        image_shape: (channels, height, width) of its images; 3 x 224 x 224 for ImageNet stems, else 3 x 32 x 32.
-        reweight: factor of the older ensemble it was trained with: 0 for MSDNet and RANet, 0.5 for BoostNet.
+        checkpoint: the .pth or .pth.tar file, or latest.txt, which names one; nothing in it is executed.
+        network: published network that it holds; found by the shapes of the weights where neither this nor settings
+            is given.
+        settings: the args.pth that the official program wrote beside it, for any other network.
         out: folder to write; the checkpoint's name without its suffixes where not given.
     """
-    settings = {"published": published} if published else dict(arguments or {})
-    shape = image_shape or ([3, 224, 224] if "imagenet" in json.dumps(settings) else [3, 32, 32])
-    model, num_classes = load_official(checkpoint, network, settings, reweight=reweight)
     folder = Path(out) if out else Path(Path(checkpoint).name.split(".")[0])
-    folder.mkdir(parents=True, exist_ok=True)
-    costs = exit_costs(model, torch.zeros(1, *shape), "msdnet")
+    if (folder / "model.json").exists():
+        raise UserError(f"{folder} already holds a model; name another folder with --out")
+    target = parse_official_arguments(read_official_arguments(settings)) if settings else network
+    model = load_official(checkpoint, target).eval()
+    own = model.settings
+    side = 224 if own["stem"] == "imagenet" else 32
+    shape = [own["image_channels"], side, side]
+    counted = exit_costs(model, torch.zeros(1, *shape), "msdnet")
     save_model(
         folder,
         model,
-        {
-            "system": "boosted-exits",
-            "builder": network,
-            "arguments": {
-                "num_classes": num_classes,
-                "image_shape": shape,
-                "arguments": settings,
-                "reweight": [reweight],
-                "rescale": False,
-            },
-            "extra": {"costs": list(costs), "cost_convention": "msdnet", "policy": None},
+        system="boosted-exits",
+        builder="msdnet" if isinstance(model, MSDNet) else "ranet",
+        arguments={
+            "num_classes": own["num_classes"],
+            "image_shape": shape,
+            "arguments": {name: value for name, value in own.items() if name not in _SET_BY_BUILDER},
+            "reweight": list(model.reweight),
+            "rescale": model.rescale,
         },
+        extra={"costs": list(counted), "cost_convention": "msdnet", "policy": None},
     )
-    return {"model": str(folder), "exits": model.exits, "num_classes": num_classes, "costs": list(costs)}
+    return {"model": str(folder), "exits": model.exits, "num_classes": own["num_classes"], "costs": list(counted)}
 
 
 def predict(run: str, inputs: list[str], *, factory: str | None = None) -> str:

@@ -24,9 +24,10 @@ def claims_of(outcomes: Outcomes, delivered: Mapping[str, Any]) -> list[Claim]:
     """The paper's claims, as far as the arms of the run allow to measure them."""
     claims: list[Claim] = []
 
-    def compare(id: str, statement: str, quantity: Any, other: str, ours: str = "boosted") -> None:
-        if other in outcomes and ours in outcomes:
-            claims.append(_claim_of_difference(id, statement, difference(outcomes, quantity, ours, other), other))
+    def compare(id: str, statement: str, quantity: Any, other: str, target: str = "> 0") -> None:
+        if other in outcomes:
+            found = difference(outcomes, quantity, "boosted", other)
+            claims.append(_claim_of_difference(id, statement, found, other, target))
 
     area = "Boosted training has more area under the anytime accuracy-cost curve than {}"
     compare("area-joint", area.format("joint training"), "area", "joint")
@@ -42,8 +43,9 @@ def claims_of(outcomes: Outcomes, delivered: Mapping[str, Any]) -> list[Claim]:
         compare(
             "last-exit",
             "The boosted last exit is not worse than the jointly trained one by more than half a point",
-            lambda outcome: outcome["accuracy"][-1] + 0.5,
+            lambda outcome: outcome["accuracy"][-1],
             baseline,
+            target=">= -0.5",
         )
         compare(
             "budgeted",
@@ -59,8 +61,12 @@ def claims_of(outcomes: Outcomes, delivered: Mapping[str, Any]) -> list[Claim]:
         lambda outcome: outcome["accuracy"][0],
         "boosted-through",
     )
-    searched = difference(outcomes, lambda outcome: np.mean(outcome["searched"]["accuracy"])
-                          - np.mean(outcome["geometric"]["accuracy"]), "boosted", None)  # fmt: skip
+    searched = difference(
+        outcomes,
+        lambda outcome: np.mean(outcome["searched"]["accuracy"]) - np.mean(outcome["geometric"]["accuracy"]),
+        "boosted",
+        None,
+    )
     claims.append(
         _claim_of_difference(
             "searched-thresholds",

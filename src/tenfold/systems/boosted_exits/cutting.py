@@ -20,7 +20,7 @@ from tenfold.systems.boosted_exits.cutting_capture import (
 )
 from tenfold.systems.boosted_exits.cutting_split import Stages, split
 from tenfold.systems.boosted_exits.heads import run_head, takes_mask
-from tenfold.systems.boosted_exits.method import add_exit, rescale_gradient
+from tenfold.systems.boosted_exits.method import add_exit
 from tenfold.systems.boosted_exits.model import EarlyExitModel, State
 from tenfold.taps import tap_hooks
 
@@ -85,19 +85,10 @@ class CutModel(EarlyExitModel):
         self.batched = list(batched)
         self.cut_report = report
 
-    def run_stage(self, n: int, state: State) -> tuple[State, Tensor]:
-        """Run stage n (counted from 0) and its head: ``(state, logits f_n)``."""
+    def run_head(self, n: int, tapped: Tensor, state: State) -> Tensor:
+        """Logits ``f_n`` of head n, which reads the attention mask in the state if it reads one."""
         mask = self.masks[n]
-        if mask is None:
-            return super().run_stage(n, state)
-        state = self.stages[n](state)
-        tapped = state[-1]
-        if not (self.rescale and self.training):
-            return state, run_head(self.heads[n], tapped, state[mask])
-        remaining = self.exits - n
-        tapped = rescale_gradient(tapped, 1 / remaining)
-        logits = run_head(self.heads[n], tapped, state[mask])
-        return (*state[:-1], rescale_gradient(tapped, remaining - 1)), logits
+        return super().run_head(n, tapped, state) if mask is None else run_head(self.heads[n], tapped, state[mask])
 
 
 class HookStopper(CutModel):

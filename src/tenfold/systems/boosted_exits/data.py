@@ -133,8 +133,8 @@ def load_splits(
 
     Args:
         name: ``digits``, ``mnist``, ``fashion-mnist``, ``cifar10``, ``cifar100``, ``imagenet`` or ``folder``.
-        root: its folder; ``TENFOLD_DATA`` where ``None``. ``folder`` wants ``train/`` and ``val/`` or ``test/`` in it, or
-            the class folders themselves, of which a fifth is then kept for the test.
+        root: its folder; ``TENFOLD_DATA`` where ``None``. ``folder`` wants ``train/`` and ``test/`` or ``val/`` in
+            it, or the class folders themselves, of whose images a fifth is then the test.
         validation: images taken from the training split.
         augment: ``none``, ``flip``, ``crop-flip`` or ``imagenet``.
         image_size: side of the images of ``imagenet`` and ``folder``.
@@ -163,12 +163,9 @@ def _read_images(name: str, root: str | None, validation: int) -> tuple[Labelled
     """Images for training (and validation), images for the test, notes."""
     if name == "digits":
         data = digits()
-        train, test = split_indices(len(data), [len(data) - 397, 397], seed=0)
-        return (
-            data.subset(train),
-            data.subset(test),
-            ["scikit-learn's digits have no official split: 397 are the test."],
-        )
+        rest, held_out = split_indices(len(data), [len(data) - 397, 397], seed=0)
+        note = "scikit-learn's digits have no official split: 397 of the 1,797 images, drawn once, are the test."
+        return data.subset(rest), data.subset(held_out), [note]
     if name in ("cifar10", "cifar100"):
         load = partial(load_cifar, root, classes=int(name.removeprefix("cifar")))
         return load("train"), load("test"), []

@@ -58,11 +58,15 @@ class EarlyExitModel(nn.Module):
         state = self.stages[n](state)
         tapped = state if isinstance(state, Tensor) else state[self.tap]
         if not (self.rescale and self.training):
-            return state, self.heads[n](tapped)
+            return state, self.run_head(n, tapped, state)
         remaining = self.exits - n
         tapped = rescale_gradient(tapped, 1 / remaining)
-        logits = self.heads[n](tapped)
+        logits = self.run_head(n, tapped, state)
         return _with_tap(state, self.tap, rescale_gradient(tapped, remaining - 1)), logits
+
+    def run_head(self, n: int, tapped: Tensor, state: State) -> Tensor:
+        """Logits ``f_n`` of head n; for networks whose heads read more of the state than the tapped tensor."""
+        return self.heads[n](tapped)
 
     def forward(self, x: State) -> list[Tensor]:
         """All heads' own logits: N tensors ``(batch, classes)``."""

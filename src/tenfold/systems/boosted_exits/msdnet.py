@@ -223,6 +223,7 @@ class MSDNet(EarlyExitModel):
         reweight: float | Sequence[float] = 0.5,
         rescale: bool = True,
     ) -> None:
+        settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         require_positive(
             num_classes=num_classes,
             num_blocks=num_blocks,
@@ -266,6 +267,8 @@ class MSDNet(EarlyExitModel):
             stages.append(nn.Sequential(*layers))
             heads.append(ConvHead(stem, width * growth_factors[-1], num_classes))
         super().__init__(stages, heads, reweight=reweight, rescale=rescale)
+        self.settings = settings
+        """Keyword arguments that make this network again."""
 
 
 def layers_per_block(num_blocks: int, base: int, step: int, step_mode: StepMode) -> list[int]:

@@ -221,9 +221,6 @@ class OnnxStages:
         state, older, sizes = list(inputs), None, [0] * len(self.stages)
         logits, exits = None, np.empty(size, np.int64)
         for n, (stage, session) in enumerate(zip(self.stages, self.sessions, strict=True)):
-            if n:
-                state = [value[staying] if batched else value
-                         for value, batched in zip(state, stage["batched"], strict=True)]  # fmt: skip
             wanted = {value.name for value in session.get_inputs()}
             feeds = {name: value for name, value in zip(stage["inputs"], state, strict=True) if name in wanted}
             *state, f = session.run(stage["outputs"], feeds)
@@ -239,5 +236,7 @@ class OnnxStages:
             if last or not staying.any():
                 break
             rows, older = rows[staying], z[torch.from_numpy(staying)]
+            flags = self.stages[n + 1]["batched"]
+            state = [value[staying] if batched else value for value, batched in zip(state, flags, strict=True)]
         assert logits is not None
         return ExitOutputs(torch.from_numpy(logits), torch.from_numpy(exits), tuple(sizes))

@@ -199,6 +199,7 @@ class RANet(EarlyExitModel):
         reweight: float | Sequence[float] = 0.5,
         rescale: bool = False,
     ) -> None:
+        settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         require_positive(
             num_classes=num_classes,
             num_blocks=num_blocks,
@@ -258,6 +259,8 @@ class RANet(EarlyExitModel):
             stages.extend(_Stage([block], None, opens=False) for block in blocks[opening:])
             below = blocks
         super().__init__(stages, heads, reweight=reweight, rescale=rescale)
+        self.settings = settings
+        """Keyword arguments that make this network again."""
         self.blocks_until = tuple(blocks_until)
         """Blocks B_0 = 0, B_1 .. B_S of the sub-networks; sub-network i has exits ``B_i .. B_{i+1} - 1``."""
         for part in (*(stage.blocks for stage in stages), *heads):

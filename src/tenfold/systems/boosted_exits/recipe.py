@@ -23,7 +23,7 @@ from tenfold.results import Cost, Results
 from tenfold.run import Run, environment, peak_process_memory_mb
 from tenfold.systems.boosted_exits.builders import ExitNetwork, build_network, parameter_groups, stages_of
 from tenfold.systems.boosted_exits.comparison import claims_of, plots_of, summarise, tables_of
-from tenfold.systems.boosted_exits.data import Splits, load_splits, predict
+from tenfold.systems.boosted_exits.data import Batches, Splits, load_splits, predict
 from tenfold.systems.boosted_exits.method import BoostedExitLoss
 from tenfold.systems.boosted_exits.metrics import (
     area_under_curve,
@@ -32,6 +32,7 @@ from tenfold.systems.boosted_exits.metrics import (
     exit_costs,
     hard_share,
 )
+from tenfold.systems.boosted_exits.model import EarlyExitModel
 from tenfold.systems.boosted_exits.serving import EarlyExitRunner
 from tenfold.systems.boosted_exits.settings import ARMS, PRESETS, Arm, Config, arms_of
 from tenfold.systems.boosted_exits.thresholds import (
@@ -237,26 +238,24 @@ def deliver(config: Config, splits: Splits, run: Run) -> dict[str, Any]:
         save_model(
             run.folder,
             network.cpu(),
-            {
-                "system": "boosted-exits",
-                "builder": config.model.name,
-                "arguments": {
-                    "num_classes": len(splits.classes),
-                    "image_shape": list(splits.image_shape),
-                    "arguments": config.model.arguments,
-                    "taps": config.model.taps,
-                    "factory": config.model.factory,
-                    "reweight": list(arm.reweight),
-                    "rescale": arm.rescale,
-                },
-                "extra": {
-                    "classes": list(splits.classes),
-                    "mean": list(splits.mean),
-                    "std": list(splits.std),
-                    "costs": list(costs),
-                    "cost_convention": config.cost,
-                    "policy": policy.to_dict(),
-                },
+            system="boosted-exits",
+            builder=config.model.name,
+            arguments={
+                "num_classes": len(splits.classes),
+                "image_shape": list(splits.image_shape),
+                "arguments": config.model.arguments,
+                "taps": config.model.taps,
+                "factory": config.model.factory,
+                "reweight": list(arm.reweight),
+                "rescale": arm.rescale,
+            },
+            extra={
+                "classes": list(splits.classes),
+                "mean": list(splits.mean),
+                "std": list(splits.std),
+                "costs": list(costs),
+                "cost_convention": config.cost,
+                "policy": policy.to_dict(),
             },
         )
     return {
@@ -272,7 +271,9 @@ def deliver(config: Config, splits: Splits, run: Run) -> dict[str, Any]:
     }
 
 
-def serve(stages: nn.Module, thresholds: Sequence[float], batches: Any, device: torch.device) -> tuple[Tensor, Tensor]:
+def serve(
+    stages: EarlyExitModel, thresholds: Sequence[float], batches: Batches, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Logits and exits of all images of ``batches``, computed with stages that stop: on the CPU, in order."""
     runner = EarlyExitRunner(stages, thresholds)
     outputs = [runner(images.to(device)) for images, *_ in batches]

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from tenfold.systems.boosted_exits.method import add_exit, confidence, leaves
+from tenfold.systems.boosted_exits.cutting import HookStopper
+from tenfold.systems.boosted_exits.method import add_exit, confidence, ensemble_logits, leaves
 from tenfold.systems.boosted_exits.model import EarlyExitModel, State
 from tenfold.systems.boosted_exits.policies import assign_exits
 
@@ -84,6 +85,8 @@ class EarlyExitRunner:
             ValueError: batch normalisation is in training mode, where an answer depends on the whole batch.
         """
         require_eval(self.model)
+        if isinstance(self.model, HookStopper):
+            return self._one_by_one(self.model, x)
         size = count_rows(x)
         state, rows, gone = self._first_rows(x, size)
         older: Tensor | None = None
@@ -117,6 +120,17 @@ class EarlyExitRunner:
                 older, rows = older.index_select(0, staying), rows.index_select(0, staying)
         assert logits is not None and exits is not None
         return ExitOutputs(logits, exits, tuple(sizes))
+
+    def _one_by_one(self, model: HookStopper, x: State) -> ExitOutputs:
+        """For networks that could not be cut: each input alone, the network broken off at its exit."""
+        answers: list[tuple[Tensor, int]] = []
+        for row in range(count_rows(x)):
+            one = select_rows(x, torch.tensor([row]), None)
+            taken = model.run_until(one, lambda n, z: bool(leaves(confidence(z), self.thresholds[n])))
+            answers.append((ensemble_logits(taken, model.reweight[: len(taken)])[-1], len(taken) - 1))
+        exits = torch.tensor([exit for _, exit in answers], dtype=torch.int64)
+        sizes = tuple(int((exits >= n).sum()) for n in range(model.exits))
+        return ExitOutputs(torch.cat([z for z, _ in answers]), exits, sizes)
 
     def _first_rows(self, x: State, size: int) -> tuple[State, Tensor, Tensor]:
         """The input, padded; the place of each carried row in the batch; which carried rows have left."""

@@ -208,8 +208,7 @@ PRESETS = {
         preset="small",
         seeds=5,
         arms=[*ARMS],
-        trainer=TrainerOptions(),
-        **_SMALL_FASHION,  # type: ignore[arg-type]
+        **_SMALL_FASHION,
     ),
     "small-msdnet": Config(
         preset="small-msdnet",
@@ -226,7 +225,7 @@ PRESETS = {
                 "bottleneck_factors": [1, 2],
             },
         ),
-        **_SMALL_FASHION,  # type: ignore[arg-type]
+        **_SMALL_FASHION,
     ),
     "paper": _paper("paper", "cifar100", "msdnet-cifar100-anytime"),
     "paper-budgeted": _paper("paper-budgeted", "cifar100", "msdnet-cifar100-batch"),
