@@ -1,0 +1,113 @@
+"""ONNX: the branching graph and the staged files give PyTorch's exits and logits, and really stop."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from tenfold.errors import UserError
+from tenfold.export import onnx_session
+from tenfold.systems.boosted_exits.method import confidence
+from tenfold.systems.boosted_exits.model import small_cnn
+from tenfold.systems.boosted_exits.msdnet import MSDNet
+from tenfold.systems.boosted_exits.onnx import OnnxStages, export_branching, export_staged
+from tenfold.systems.boosted_exits.serving import simulate
+
+onnx = pytest.importorskip("onnx")
+
+
+@pytest.fixture(scope="module", params=["tensor state", "list state"])
+def case(request, tmp_path_factory):
+    torch.manual_seed(0)
+    if request.param == "tensor state":
+        model, shape = small_cnn(num_classes=5, widths=(4, 6, 8)), (1, 12, 12)
+    else:
+        settings = {"num_blocks": 3, "base": 1, "step": 1, "channels": 8, "growth_rate": 4}
+        model = MSDNet(5, growth_factors=(1, 2), bottleneck_factors=(1, 2), **settings)
+        shape = (3, 16, 16)
+    model.eval()
+    inputs = torch.randn(17, *shape) * 3
+    thresholds, staying = [], torch.arange(len(inputs))
+    with torch.no_grad():
+        for z in model.ensemble(model(inputs))[:-1]:  # half of those who are left leave at every exit
+            sure = confidence(z)[staying]
+            lower, upper = sure.sort().values[len(sure) // 2 - 1 : len(sure) // 2 + 1]
+            thresholds.append((lower + upper).item() / 2)
+            staying = staying[sure < thresholds[-1]]
+    thresholds.append(-1e8)
+    folder = tmp_path_factory.mktemp("onnx")
+    branching = export_branching(model, inputs[:1], thresholds, folder / "model.onnx")
+    staged = export_staged(model, inputs[:2], thresholds, folder / "stages", costs=[1, 2, 3])
+    assert max(branching.max_difference, staged.max_difference) < 1e-4
+    return model, inputs, thresholds, folder
+
+
+def ask(session, image, thresholds):
+    logits, number = session.run(None, {"input": image[None].numpy(), "thresholds": np.array(thresholds, np.float32)})
+    return logits[0], int(number[0])
+
+
+def test_branching_graph_gives_the_answers_of_pytorch(case):
+    model, inputs, thresholds, folder = case
+    expected = simulate(model, inputs, thresholds)
+    assert set(expected.exits.tolist()) == {0, 1, 2}
+    session = onnx_session(folder / "model.onnx")
+    for row, image in enumerate(inputs):
+        logits, number = ask(session, image, thresholds)
+        assert number == expected.exits[row]
+        np.testing.assert_allclose(logits, expected.logits[row], atol=1e-5)
+
+
+def test_thresholds_are_tuned_without_a_new_export(case):
+    _, inputs, _, folder = case
+    session = onnx_session(folder / "model.onnx")
+    assert ask(session, inputs[0], [-1e8, -1e8, -1e8])[1] == 0
+    assert ask(session, inputs[0], [1e8, 0.0, -1e8])[1] == 1
+    assert ask(session, inputs[0], [1e8, 1e8, -1e8])[1] == 2
+
+
+def convolutions(graph, depth=0):
+    """Depth of nesting in branches of every convolution."""
+    for node in graph.node:
+        if node.op_type == "Conv":
+            yield depth
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from convolutions(attribute.g, depth + 1)
+
+
+def test_later_stages_are_inside_the_branch_that_goes_on(case):
+    model, _, _, folder = case
+    depths = list(convolutions(onnx.load(folder / "model.onnx").graph))
+    assert set(depths) == set(range(model.exits))
+
+
+def test_staged_files_give_the_answers_of_pytorch(case):
+    model, inputs, thresholds, folder = case
+    expected = simulate(model, inputs, thresholds)
+    outputs = OnnxStages(folder / "stages")(inputs.numpy())
+    assert outputs.exits.tolist() == expected.exits.tolist()
+    torch.testing.assert_close(outputs.logits, expected.logits, rtol=0, atol=1e-5)
+    assert list(outputs.stage_sizes) == [int((expected.exits >= n).sum()) for n in range(model.exits)]
+    manifest = json.loads((folder / "stages" / "stages.json").read_text())
+    assert manifest["costs"] == [1, 2, 3]
+
+
+def test_a_changed_stage_is_refused(case, tmp_path):
+    import shutil
+
+    shutil.copytree(case[3] / "stages", tmp_path / "stages")
+    with (tmp_path / "stages" / "stage2.onnx").open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(UserError, match=r"stage2\.onnx"):
+        OnnxStages(tmp_path / "stages")
+
+
+def test_an_export_does_not_overwrite_something_else(case, tmp_path):
+    model, inputs, thresholds, _ = case
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("keep me")
+    with pytest.raises(UserError, match="no earlier export"):
+        export_staged(model, inputs[:2], thresholds, tmp_path / "mine")
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine", "letter.txt"]
