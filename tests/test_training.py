@@ -14,7 +14,7 @@ from torch import nn
 from tenfold.errors import RunStopped
 from tenfold.training import TrainerOptions, fit, learning_rate_factor, sgd
 
-SCRIPT = Path(__file__).with_name("train_small.py")
+SCRIPT = Path(__file__).parent / "shared" / "train_small.py"
 
 
 def run_script(*arguments, check=True):

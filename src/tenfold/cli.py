@@ -7,10 +7,11 @@
 import dataclasses
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
@@ -48,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _one_line(message: str) -> str:
-    return " ".join(message.split())
+    """The message in one line, Python's types under the names that a user writes."""
+    return re.sub(r"<class '([\w.]+)'>", r"\1", " ".join(message.split()))
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -128,9 +130,14 @@ def run_system(
     from tenfold.results import load_results
     from tenfold.run import open_run
 
+    recipe = system.recipe
     run = open_run(config, system=system.id, out=out, resume=resume, quiet=quiet)
     complete = run.folder / "results.json"
-    results = load_results(complete) if complete.exists() else run.finish(system.recipe.run(config, run))
+    try:
+        results = load_results(complete) if complete.exists() else run.finish(recipe.run(config, run))
+    except UserError:
+        run.discard_if_nothing_was_done()
+        raise
     if rank() == 0 and not quiet:
         _print_claims(results, run.folder)
     return results
@@ -175,13 +182,13 @@ def _predict(arguments: list[str]) -> int:
 
 def _on_run(command: str, doc: Callable, arguments: list[str]) -> int:
     """A command on a finished run: the run names the system, whose function gives the arguments and does the work."""
-    from tenfold.run import read_config
+    from tenfold.run import system_of
 
     folder = next((argument for argument in arguments if not argument.startswith("-")), None)
     if folder is None:
         print(f"usage: tenfold {command} RUN [...]\n\n{doc.__doc__}; the arguments depend on the run's system")
         return 0 if arguments else 2
-    system = find_system(str(read_config(folder)["system"]))
+    system = find_system(system_of(folder))
     return _call(getattr(system.commands, command), f"tenfold {command}", arguments)
 
 
@@ -260,7 +267,11 @@ def _parser(command: str, doc: Callable) -> _Parser:
 def _call(function: Callable, prog: str, arguments: list[str]) -> int:
     """Call a typed function with arguments from the command line; print what it returns."""
     parser = _Parser(prog=prog, description=(function.__doc__ or "").strip().splitlines()[0])
-    parser.add_function_arguments(function, as_positional=True)
+    # jsonargparse wants a list in brackets; file names are given one after the other.
+    several = [name for name, kind in get_type_hints(function).items() if kind == list[str] and name == "inputs"]
+    parser.add_function_arguments(function, as_positional=True, skip=set(several))
+    for name in several:
+        parser.add_argument(name, nargs="+", type=str, help="files")
     parsed = parser.parse_args(arguments)
     answer = function(**parser.instantiate_classes(parsed).as_dict())
     if answer is not None:
@@ -333,13 +344,13 @@ def _completion_parser() -> Any:
     for name, call in _COMMANDS.items():
         command = commands.add_parser(name, help=call.__doc__)
         if name == "run":
+            rooms = command.add_subparsers()
             for system in SYSTEMS:
                 full, _ = _run_parser(system, "tiny")
-                described = command.add_subparsers() if not command._subparsers else command._subparsers
-                room = described.add_parser(system.id, help=system.summary)  # type: ignore[union-attr]
+                room = rooms.add_parser(system.id, help=system.summary)
                 for action in full._actions:
                     if action.option_strings and action.option_strings[0] not in ("-h", "--help"):
-                        room.add_argument(*action.option_strings, help=argparse.SUPPRESS)
+                        room.add_argument(*action.option_strings, help=(action.help or "").replace("%", "%%"))
     for system in SYSTEMS:
         room = commands.add_parser(system.id, help=system.summary)
         verbs = room.add_subparsers()

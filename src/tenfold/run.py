@@ -20,6 +20,7 @@ import logging
 import os
 import platform
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -110,6 +111,12 @@ class Run:
     def progress(self, name: str, done: int, total: int, note: str = "") -> None:
         """Show how far a step is."""
         self._progress.update(name, done, total, note)
+
+    def discard_if_nothing_was_done(self) -> None:
+        """Remove the folder if no step has begun: after wrong input nothing half-written is left."""
+        if rank() == 0 and not any(entry.is_dir() for entry in (self.folder / "steps").iterdir()):
+            _log_to(None)
+            shutil.rmtree(self.folder)
 
     def finish(self, results: Results) -> Results:
         """Write ``results.json`` and ``report.html``; after this the run is complete."""
@@ -222,6 +229,19 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return values
 
 
+def system_of(folder: str | Path) -> str:
+    """The system that a run, or a model folder without a run, belongs to.
+
+    Raises:
+        UserError: ``folder`` is neither.
+    """
+    from tenfold.export import MANIFEST, load_manifest
+
+    if (Path(folder) / MANIFEST).exists() and not (Path(folder) / "config.yaml").exists():
+        return load_manifest(folder).system
+    return str(read_config(folder)["system"])
+
+
 def finished_results(folder: str | Path) -> Results:
     """Results of a complete run; a :class:`UserError` where the run is not complete."""
     folder = Path(folder)
@@ -254,15 +274,18 @@ def peak_process_memory_mb() -> float:
     return kilobytes / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def _log_to(path: Path) -> None:
+def _log_to(path: Path | None) -> None:
+    """Write the log to a file, or to none."""
     for handler in [handler for handler in log.handlers if isinstance(handler, logging.FileHandler)]:
         log.removeHandler(handler)
         handler.close()
+    log.propagate = False
+    if path is None:
+        return
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
-    log.propagate = False
 
 
 class _Progress:

@@ -20,7 +20,7 @@ from tenfold.systems.boosted_exits.checkpoints import (
     parse_official_arguments,
     read_official_arguments,
 )
-from tenfold.systems.boosted_exits.data import load_splits
+from tenfold.systems.boosted_exits.data import Splits, load_splits
 from tenfold.systems.boosted_exits.data import predict as predict_images
 from tenfold.systems.boosted_exits.metrics import calibration_errors, exit_accuracies, exit_costs
 from tenfold.systems.boosted_exits.msdnet import MSDNet
@@ -34,6 +34,7 @@ from tenfold.systems.boosted_exits.thresholds import (
     solve_thresholds,
 )
 
+CPU = torch.device("cpu")
 _SET_BY_BUILDER = ("num_classes", "image_channels", "reweight", "rescale")
 
 
@@ -77,11 +78,9 @@ def evaluate(
     if "name" not in options:
         raise UserError(f"{run} names no data: name them with --data")
     splits = load_splits(**options)
-    shape = tuple(manifest.arguments["image_shape"])
-    if tuple(splits.image_shape) != shape:
-        raise UserError(f"the network takes images {shape}; those of {splits.name} are {tuple(splits.image_shape)}")
+    _require_shape(splits, manifest)
     extra = manifest.extra
-    test = record_exits(*predict_images(network, splits.test_batches(batch_size), torch.device("cpu")), extra["costs"])
+    test = record_exits(*predict_images(network, splits.test_batches(batch_size), CPU), extra["costs"])
     answer: dict[str, Any] = {
         "data": splits.name,
         "images": test.samples,
@@ -252,30 +251,50 @@ def thresholds(
     budget: float | None = None,
     epsilon: float = 0.01,
     delta: float = 0.05,
+    data: str | None = None,
+    root: str | None = None,
     save: bool = False,
+    factory: str | None = None,
 ) -> dict[str, Any]:
-    """Solve a run's exit thresholds again, from the confidences on its validation split.
+    """Solve exit thresholds on a validation split, for a budget or for a tolerated loss of accuracy.
 
     Args:
-        run: folder of the run.
+        run: folder of the run, or of an imported model.
         method: search (best accuracy within the budget), geometric (the official family) or risk.
         budget: mean cost of an image as a share of the whole network's; for search and geometric.
         epsilon: for risk, tolerated loss of accuracy against the last exit.
         delta: for risk, probability with which it may be exceeded.
-        save: keep the thresholds in the run's model.json, for predict and export.
+        data: name of the data whose validation split decides; needed for an imported model, else the run's own.
+        root: folder of these data.
+        save: keep the thresholds in model.json, for predict and export.
+        factory: of a network of your own, see load_network.
     """
     manifest = load_manifest(run)
-    path = Path(run) / "validation.safetensors"
-    if not path.exists():
-        raise UserError(f"{run} holds no validation confidences (validation.safetensors): it is no finished run")
-    saved = load_file(path)
-    records = ExitRecords(saved["confidences"], saved["correct"], tuple(manifest.extra["costs"]))
+    extra = dict(manifest.extra)
+    kept = Path(run) / "validation.safetensors"
+    if data is None and kept.exists():
+        saved = load_file(kept)
+        records = ExitRecords(saved["confidences"], saved["correct"], tuple(extra["costs"]))
+    elif data is None:
+        raise UserError(f"{run} keeps no validation confidences: name data with --data (and --root)")
+    else:
+        network, _ = load_network(run, factory)
+        splits = load_splits(data, root=root)
+        _require_shape(splits, manifest)
+        records = record_exits(*predict_images(network, splits.validation_batches(), CPU), extra["costs"])
+        extra |= {"classes": list(splits.classes), "mean": list(splits.mean), "std": list(splits.std)}
     limit = None if budget is None else budget * records.costs[-1]
     policy = solve_thresholds(records, method, budget=limit, epsilon=epsilon, delta=delta)
     if save:
-        updated = manifest.model_copy(update={"extra": {**manifest.extra, "policy": policy.to_dict()}})
+        updated = manifest.model_copy(update={"extra": extra | {"policy": policy.to_dict()}})
         write_atomically(Path(run) / "model.json", updated.model_dump_json(indent=1) + "\n")
     return policy.to_dict()
+
+
+def _require_shape(splits: Splits, manifest: Manifest) -> None:
+    wanted = tuple(manifest.arguments["image_shape"])
+    if tuple(splits.image_shape) != wanted:
+        raise UserError(f"the network takes images {wanted}; those of {splits.name} are {tuple(splits.image_shape)}")
 
 
 def costs(

@@ -58,6 +58,8 @@ def run(config: Config, run: Run) -> Results:
     """
     arms = arms_of(config)
     splits = load_splits(**asdict(config.data))
+    for arm in arms.values():  # what cannot be built or cut fails now, not after hours
+        stages_of(make_network(config, splits, arm.reweight, arm.rescale), splits.example(2))
     outcomes: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
     for seed in range(config.seed, config.seed + config.seeds):
         for name in arms:
