@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import MethodType
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -48,6 +49,12 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     return value
 
 
+def wait_for_all_ranks() -> None:
+    """Return when every rank has come here, so that all see what rank 0 wrote before."""
+    if world_size() > 1:
+        dist.barrier()
+
+
 def total_over_ranks(count: int) -> int:
     """Sum of an integer over all ranks."""
     if world_size() == 1:
@@ -78,19 +85,33 @@ def gather_rows(rows: Tensor, indices: Tensor, total: int) -> Tensor:
     return merged
 
 
+class _SumOverRanks(torch.autograd.Function):
+    """Sum of a tensor over all ranks, whose gradient is the sum of the ranks' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
+
+
 def _global_batch_forward(norm: _BatchNorm, x: Tensor) -> Tensor:
     if not norm.training:
         return F.batch_norm(
             x, norm.running_mean, norm.running_var, norm.weight, norm.bias, not norm.track_running_stats, eps=norm.eps
         )
-    from torch.distributed.nn.functional import all_reduce
-
     axes = [0, *range(2, x.dim())]
     shape = [1, -1] + [1] * (x.dim() - 2)
     count = x.numel() // x.shape[1] * world_size()
-    mean = all_reduce(x.sum(axes)) / count
+    mean = _SumOverRanks.apply(x.sum(axes)) / count
     centred = x - mean.view(shape)
-    variance = all_reduce(centred.square().sum(axes)) / count
+    variance = _SumOverRanks.apply(centred.square().sum(axes)) / count
     if norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None:
         with torch.no_grad():
             norm.num_batches_tracked.add_(1)

@@ -31,7 +31,7 @@ import yaml
 
 import tenfold
 from tenfold.errors import UserError
-from tenfold.parallel import rank
+from tenfold.parallel import rank, wait_for_all_ranks
 from tenfold.results import Results, load_results
 
 _FOLDER_OF_CHILDREN = "TENFOLD_RUN_FOLDER"
@@ -105,6 +105,7 @@ class Run:
         if rank() == 0:
             write_atomically(finished, text)
             write_atomically(self._clock, json.dumps(self.seconds))
+        wait_for_all_ranks()
         self._progress.finish(name, self.seconds)
         return json.loads(text)
 

@@ -140,7 +140,7 @@ class FileBatches(_ResumableBatches):
             num_workers=self.workers,
             generator=torch.Generator(),  # else starting the workers draws from the global one
         )
-        for images, labels in loader:
+        for images, labels in _loaded(loader):
             self._advance()
             yield normalise(images, self.mean, self.std), labels
 
@@ -148,7 +148,7 @@ class FileBatches(_ResumableBatches):
 class _SeededImages(Dataset):
     """Images whose random changes depend on the seed and the image, not on the worker that makes them."""
 
-    def __init__(self, data: ImageFiles, transform: Callable[[Any], Tensor], seed: int | None) -> None:
+    def __init__(self, data: ImageFiles, transform: Callable[[Any], Tensor], seed: int) -> None:
         self.data, self.transform, self.seed = data, transform, seed
 
     def __len__(self) -> int:
@@ -156,10 +156,9 @@ class _SeededImages(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         image, label = self.data[index]
-        if self.seed is None:
-            return self.transform(image), label
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_derived_seed(self.seed, index))
+            # Not torch.manual_seed: that would also seed the accelerators, whose state is not put back.
+            torch.default_generator.manual_seed(_derived_seed(self.seed, index))
             return self.transform(image), label
 
 
@@ -170,6 +169,7 @@ def evaluation_batches(
     mean: Sequence[float],
     std: Sequence[float],
     transform: Callable[[Any], Tensor] | None = None,
+    augmentations: Sequence[Augmentation] = (),
     workers: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Batches in order, nothing left out, this rank's share of them: ``(images, labels, indices)``.
@@ -179,21 +179,27 @@ def evaluation_batches(
         batch_size: images at a time, on this rank.
         mean: per channel, of pixels scaled to [0, 1].
         std: per channel.
-        transform: for files, PIL image to uint8 tensor.
+        transform: for files, PIL image to uint8 tensor; if it is random, it draws the same for an image every time.
+        augmentations: for images in memory; as a rule none.
         workers: for files, processes that decode.
     """
     indices = torch.arange(len(data))[rank() if world_size() > 1 else 0 :: world_size()]
     chunks = indices.split(batch_size)
     if isinstance(data, LabelledImages):
-        for rows in chunks:
-            yield normalise(data.images[rows], mean, std), data.labels[rows], rows
+        for number, rows in enumerate(chunks):
+            images = data.images[rows]
+            for augmentation in augmentations:
+                images = augmentation(images, torch.Generator().manual_seed(_derived_seed(0, _CHANGES, number)))
+            yield normalise(images, mean, std), data.labels[rows], rows
         return
     if transform is None:
         raise ValueError("image files need a transform that brings them to one size")
     loader = DataLoader(
-        _SeededImages(data, transform, None), batch_sampler=[rows.tolist() for rows in chunks], num_workers=workers
+        _SeededImages(data, transform, _derived_seed(0, _CHANGES)),
+        batch_sampler=[rows.tolist() for rows in chunks],
+        num_workers=workers,
     )
-    for rows, (images, labels) in zip(chunks, loader, strict=True):
+    for rows, (images, labels) in zip(chunks, _loaded(loader), strict=True):
         yield normalise(images, mean, std), labels, rows
 
 

@@ -47,7 +47,7 @@ def _read_pickle(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a CIFAR batch: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a CIFAR batch: it holds a {type(content).__name__}")
-    return {key.decode() if isinstance(key, bytes) else str(key): value for key, value in content.items()}
+    return {key.decode("latin1") if isinstance(key, bytes) else str(key): value for key, value in content.items()}
 
 
 def _batch(path: Path, label_key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -55,9 +55,15 @@ def _batch(path: Path, label_key: str) -> tuple[np.ndarray, np.ndarray]:
     pixels, labels = content.get("data"), content.get(label_key)
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != _PIXELS:
         raise UserError(f"{path} holds no uint8 array 'data' of {_PIXELS} columns")
-    if labels is None or len(labels) != len(pixels):
-        raise UserError(f"{path} holds {len(pixels)} images and {0 if labels is None else len(labels)} {label_key!r}")
-    return pixels, np.asarray(labels, dtype=np.int64)
+    try:
+        numbers = np.asarray([] if labels is None else labels, dtype=np.int64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{path} holds {label_key!r} that are no numbers: {error}") from error
+    if numbers.shape != (len(pixels),):
+        raise UserError(
+            f"{path} holds {len(pixels)} images and {numbers.size} {label_key!r}; there must be one for each"
+        )
+    return pixels, numbers
 
 
 def _binary(path: Path, label_bytes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -39,7 +40,8 @@ class ImageFiles(Dataset):
 
 
 def read_image(path: str | Path) -> Any:
-    """Decode an image file to an RGB PIL image; CMYK, palette and grey ones are converted.
+    """Decode an image file to an RGB PIL image; CMYK, palette and grey ones are converted,
+    of 16 bits the upper eight are kept.
 
     Raises:
         UserError: the file is missing, damaged or no image.
@@ -48,6 +50,8 @@ def read_image(path: str | Path) -> Any:
 
     try:
         with Image.open(path) as image:
+            if image.mode.startswith("I;16"):  # Pillow would clip 16-bit grey to white
+                return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
             return image.convert("RGB")
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"cannot read the image {path}: {error}") from error
@@ -118,14 +122,16 @@ def _flat_validation(root: Path) -> ImageFiles:
             if int(children) == 0
         ]
         identifiers = [int(line) for line in truth]
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except Exception as error:  # a damaged meta.mat fails in any way there is
         raise UserError(f"the development kit {kit} cannot be read: {error}") from error
     classes = tuple(sorted(wnid for _, wnid in leaves))
     rank = {wnid: index for index, wnid in enumerate(classes)}
     label_of = {identifier: rank[wnid] for identifier, wnid in leaves}
     paths = tuple(sorted((root / "val").glob("ILSVRC2012_val_*.JPEG")))
-    if len(paths) != len(identifiers) or not set(identifiers) <= set(label_of):
+    if len(paths) != len(identifiers):
         raise UserError(f"{root / 'val'} holds {len(paths)} images, the kit labels for {len(identifiers)}")
+    if unknown := set(identifiers) - set(label_of):
+        raise UserError(f"the ground truth in {kit} names the class {min(unknown)}, which its meta.mat does not hold")
     return ImageFiles(paths, tuple(label_of[identifier] for identifier in identifiers), classes)
 
 
@@ -156,6 +162,9 @@ def load_image_array(path: str | Path) -> np.ndarray:
         UserError: the file is missing, damaged, or holds objects.
     """
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise UserError(f"cannot read the array {path}: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise UserError(f"{path} is an archive of several arrays; save the images alone, with numpy.save")
+    return array

@@ -81,6 +81,8 @@ def images_from_arrays(images: ArrayLike, labels: ArrayLike, classes: Sequence[s
                 "largest pixel value first"
             )
         pixels = np.rint(pixels * 255).astype(np.uint8)
+    elif pixels.dtype != np.uint8:
+        raise UserError(f"images must be uint8, or floating point in [0, 1]; got {pixels.dtype}")
     if pixels.ndim == 3:
         pixels = pixels[:, None]
     numbers = np.asarray(labels)

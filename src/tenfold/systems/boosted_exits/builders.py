@@ -18,6 +18,7 @@ from tenfold.systems.boosted_exits.ranet import PUBLISHED_RANETS, RANet
 ExitNetwork = EarlyExitModel | AttachedExits
 
 STAGED: dict[str, tuple[Callable[..., EarlyExitModel], dict[str, Any]]] = {
+    "tiny-cnn": (small_cnn, {"widths": (4, 4, 6, 6, 8)}),  # a wider one has nothing left to gain on the digits
     "small-cnn": (small_cnn, {}),
     "msdnet": (MSDNet, {}),
     "ranet": (RANet, {}),

@@ -61,21 +61,7 @@ def claims_of(outcomes: Outcomes, delivered: Mapping[str, Any]) -> list[Claim]:
         lambda outcome: outcome["accuracy"][0],
         "boosted-through",
     )
-    searched = difference(
-        outcomes,
-        lambda outcome: np.mean(outcome["searched"]["accuracy"]) - np.mean(outcome["geometric"]["accuracy"]),
-        "boosted",
-        None,
-    )
-    claims.append(
-        _claim_of_difference(
-            "searched-thresholds",
-            "Searched thresholds are at least as accurate on test as the geometric family, over all budgets",
-            searched,
-            "geometric thresholds",
-            target=">= 0",
-        )
-    )
+    claims.append(_claim_of_search(outcomes))
     claims.append(
         claim(
             "served-exits",
@@ -102,6 +88,39 @@ def _claim_of_difference(id: str, statement: str, found: PairedDifference, basel
     )
     unsettled = made.interval is not None and made.interval[0] <= 0 <= made.interval[1]
     return made.model_copy(update={"note": _FEW_SEEDS}) if unsettled else made
+
+
+def _claim_of_search(outcomes: Outcomes) -> Claim:
+    """Searched against geometric thresholds at the cost that each really has on the test split.
+
+    Not at equal budgets: where a dearer policy is no better on validation, the search keeps the cheaper one and leaves
+    the rest of the budget unspent.
+    """
+
+    def gain(outcome: Mapping[str, Any]) -> float:
+        searched, family = outcome["searched"], outcome["geometric"]
+        return float(np.mean(searched["accuracy"] - np.interp(searched["cost"], family["cost"], family["accuracy"])))
+
+    def mean_ahead(outcome: Mapping[str, Any], name: str) -> float:
+        return float(np.mean(outcome["searched"][name]) - np.mean(outcome["geometric"][name]))
+
+    runs = outcomes["boosted"]
+    saved = 1 - np.mean([np.mean(run["searched"]["cost"]) / np.mean(run["geometric"]["cost"]) for run in runs])
+    made = _claim_of_difference(
+        "searched-thresholds",
+        "Searched thresholds are at least as accurate on test as the geometric family at the same cost",
+        difference(outcomes, gain, "boosted", None),
+        "geometric thresholds",
+        target=">= 0",
+    )
+    chosen_on = np.mean([mean_ahead(run, "validation_accuracy") for run in runs])
+    measured_on = np.mean([mean_ahead(run, "accuracy") for run in runs])
+    note = (
+        f"At the same budgets the search is {chosen_on:+.2f} points from the family on the validation images that choose"
+        f" thresholds and {measured_on:+.2f} on test images, for {saved:.0%} less cost: part of what it finds among few"
+        " images is chance."
+    )
+    return made.model_copy(update={"note": note})
 
 
 def difference(outcomes: Outcomes, quantity: Any, ours: str, other: str | None) -> PairedDifference:

@@ -61,6 +61,7 @@ class Splits:
         std: per channel.
         image_shape: ``(channels, height, width)`` of a batch's images.
         augment: name of the training augmentation.
+        augment_validation: whether validation images are augmented like training images, as in the official loader.
         workers: processes that decode files.
         notes: what a reader must know to judge numbers on these splits.
     """
@@ -73,6 +74,7 @@ class Splits:
     std: tuple[float, ...]
     image_shape: tuple[int, int, int]
     augment: str
+    augment_validation: bool = False
     workers: int = 0
     notes: tuple[str, ...] = ()
 
@@ -102,22 +104,22 @@ class Splits:
         return self._in_order(self.train, batch_size)
 
     def validation_batches(self, batch_size: int = 512) -> Batches:
-        """The validation images; never augmented, unlike in the official loader (spec 9, trap 8)."""
-        return self._in_order(self.validation, batch_size)
+        """The validation images; not augmented, unlike in the official loader (spec 9, trap 8)."""
+        return self._in_order(self.validation, batch_size, augmented=self.augment_validation)
 
     def test_batches(self, batch_size: int = 512) -> Batches:
         """The test images."""
         return self._in_order(self.test, batch_size)
 
     def _in_order(
-        self, images: LabelledImages | ImageFiles, batch_size: int
+        self, images: LabelledImages | ImageFiles, batch_size: int, augmented: bool = False
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        transform = (
-            None if isinstance(images, LabelledImages) else imagenet_transforms(self.image_shape[-1], training=False)
-        )
-        return evaluation_batches(
-            images, batch_size, mean=self.mean, std=self.std, transform=transform, workers=self.workers
-        )
+        options: dict[str, Any] = {"mean": self.mean, "std": self.std, "workers": self.workers}
+        if isinstance(images, LabelledImages):
+            options["augmentations"] = _AUGMENTATIONS[self.augment] if augmented else []
+        else:
+            options["transform"] = imagenet_transforms(self.image_shape[-1], training=augmented)
+        return evaluation_batches(images, batch_size, **options)
 
 
 def load_splits(
@@ -127,6 +129,7 @@ def load_splits(
     validation: int = 300,
     augment: str = "none",
     image_size: int = 224,
+    augment_validation: bool = False,
     workers: int = 0,
 ) -> Splits:
     """Read a data set and split it.
@@ -138,6 +141,7 @@ def load_splits(
         validation: images taken from the training split.
         augment: ``none``, ``flip``, ``crop-flip`` or ``imagenet``.
         image_size: side of the images of ``imagenet`` and ``folder``.
+        augment_validation: see :class:`Splits`.
         workers: processes that decode image files.
 
     Raises:
@@ -147,7 +151,7 @@ def load_splits(
     if files != (augment == "imagenet") and augment != "none":
         raise UserError(f"data.augment {augment!r} does not fit data.name {name!r}")
     if files:
-        return _split_files(name, root, validation, augment, image_size, workers)
+        return _split_files(name, root, validation, augment, image_size, augment_validation, workers)
     train, test, notes = _read_images(name, root, validation)
     if validation >= len(train):
         raise UserError(f"data.validation {validation} leaves none of the {len(train)} training images of {name}")
@@ -155,7 +159,17 @@ def load_splits(
     training = train.subset(rest)
     mean, std = _STATISTICS.get(name) or channel_statistics(training)
     return Splits(
-        name, training, train.subset(chosen), test, mean, std, training.image_shape, augment, workers, tuple(notes)
+        name=name,
+        train=training,
+        validation=train.subset(chosen),
+        test=test,
+        mean=mean,
+        std=std,
+        image_shape=training.image_shape,
+        augment=augment,
+        augment_validation=augment_validation,
+        workers=workers,
+        notes=tuple(notes),
     )
 
 
@@ -182,7 +196,15 @@ def _read_images(name: str, root: str | None, validation: int) -> tuple[Labelled
     return test.subset(slice(0, len(test) - 2000)), test.subset(slice(len(test) - 2000, len(test))), [note]
 
 
-def _split_files(name: str, root: str | None, validation: int, augment: str, image_size: int, workers: int) -> Splits:
+def _split_files(
+    name: str,
+    root: str | None,
+    validation: int,
+    augment: str,
+    image_size: int,
+    augment_validation: bool,
+    workers: int,
+) -> Splits:
     folder = find_data(root)
     notes: list[str] = []
     if name == "imagenet":
@@ -205,9 +227,18 @@ def _split_files(name: str, root: str | None, validation: int, augment: str, ima
     chosen, rest = split_indices(len(train), [validation, len(train) - validation], seed=0)
     mean, std = _STATISTICS["imagenet"]
     return Splits(
-        name, train.subset(rest.tolist()), train.subset(chosen.tolist()), test, mean, std, (3, image_size, image_size),
-        augment, workers, tuple(notes),
-    )  # fmt: skip
+        name=name,
+        train=train.subset(rest.tolist()),
+        validation=train.subset(chosen.tolist()),
+        test=test,
+        mean=mean,
+        std=std,
+        image_shape=(3, image_size, image_size),
+        augment=augment,
+        augment_validation=augment_validation,
+        workers=workers,
+        notes=tuple(notes),
+    )
 
 
 @torch.no_grad()

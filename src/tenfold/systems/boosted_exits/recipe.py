@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import tenfold
 from tenfold.cost import count_parameters
 from tenfold.export import save_model
-from tenfold.parallel import rank
+from tenfold.parallel import gather_rows, rank, total_over_ranks
 from tenfold.results import Cost, Results
 from tenfold.run import Run, environment, peak_process_memory_mb
 from tenfold.systems.boosted_exits.builders import ExitNetwork, build_network, parameter_groups, stages_of
@@ -276,7 +276,13 @@ def deliver(config: Config, splits: Splits, run: Run) -> dict[str, Any]:
 def serve(
     stages: EarlyExitModel, thresholds: Sequence[float], batches: Batches, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Logits and exits of all images of ``batches``, computed with stages that stop: on the CPU, in order."""
+    """Logits ``(images, classes)`` and exits ``(images,)`` of all images, on the CPU, from stages that stop."""
     runner = EarlyExitRunner(stages, thresholds)
-    outputs = [runner(images.to(device)) for images, *_ in batches]
-    return torch.cat([output.logits.cpu() for output in outputs]), torch.cat([output.exits.cpu() for output in outputs])
+    outputs, indices = [], []
+    for images, _, rows in batches:
+        outputs.append(runner(images.to(device)))
+        indices.append(rows)
+    logits, exits = torch.cat([o.logits for o in outputs]), torch.cat([o.exits for o in outputs])
+    places = torch.cat(indices).to(device)
+    total = total_over_ranks(len(places))
+    return gather_rows(logits, places, total).cpu(), gather_rows(exits, places, total).cpu()

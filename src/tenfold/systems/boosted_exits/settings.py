@@ -17,6 +17,7 @@ class DataOptions:
         root: folder of the data; ``TENFOLD_DATA`` where null.
         validation: images taken from the training split to choose epochs and thresholds.
         augment: what training images go through: ``none``, ``flip``, ``crop-flip`` (4 pixels of padding), ``imagenet``.
+        augment_validation: augment validation images, too, as the official loader does; for comparison with its files.
         image_size: side to which the images of ``folder`` and ``imagenet`` are brought.
         workers: processes that decode image files.
     """
@@ -25,6 +26,7 @@ class DataOptions:
     root: str | None = None
     validation: int = 300
     augment: Literal["none", "flip", "crop-flip", "imagenet"] = "none"
+    augment_validation: bool = False
     image_size: int = 224
     workers: int = 0
 
@@ -34,7 +36,7 @@ class ModelOptions:
     """Which network.
 
     Attributes:
-        name: ``small-cnn``, ``msdnet``, ``ranet``, or published settings such as ``msdnet-cifar100-anytime``;
+        name: ``tiny-cnn``, ``small-cnn``, ``msdnet``, ``ranet``, or published settings such as ``msdnet-cifar100-anytime``;
             ``torchvision/NAME`` or ``timm/NAME``, given exits at ``taps``; or ``factory``, for a network of your own.
         factory: ``package.module:function``, called with ``num_classes``; gives an ``nn.Module``. For ``factory``.
         taps: modules after which exits are attached, such as ``[layer1, layer2]``; the network's own output is the
@@ -45,7 +47,7 @@ class ModelOptions:
         weights: checkpoint of the trunk to start from (safetensors, or a torch file of plain tensors).
     """
 
-    name: str = "small-cnn"
+    name: str = "tiny-cnn"
     factory: str | None = None
     taps: list[str] = field(default_factory=list)
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -207,6 +209,7 @@ PRESETS = {
     "small": Config(
         preset="small",
         seeds=5,
+        model=ModelOptions(name="small-cnn"),
         arms=[*ARMS],
         **_SMALL_FASHION,
     ),

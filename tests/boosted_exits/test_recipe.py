@@ -1,0 +1,158 @@
+"""The experiment end to end: killed and resumed, in two processes, on a user's network (spec 9, traps 8, 14, 15)."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tenfold import load_results
+from tenfold.cli import main
+from tenfold.systems.boosted_exits.data import load_splits
+
+SHARED = Path(__file__).parents[1] / "shared"
+FAST = ["--seeds", "1", "--optimiser.epochs", "3", "--arms", "[joint]", "--model.arguments", "{widths: [4, 4, 6]}"]
+
+
+def start(folder, *arguments):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SHARED)}
+    command = [
+        sys.executable,
+        "-m",
+        "tenfold",
+        "run",
+        "boosted-exits",
+        "--out",
+        str(folder),
+        "--quiet",
+        *FAST,
+        *arguments,
+    ]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process):
+    _, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, errors
+
+
+def numbers(folder):
+    results = json.loads((folder / "results.json").read_text())
+    for values in results["metrics"].values():
+        values.pop("train_seconds")
+    return {name: results[name] for name in ("claims", "metrics", "plots", "tables")}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recipe") / "whole"
+    finish(start(folder))
+    return folder
+
+
+# In the middle of the first arm; between its end and the end of the second.
+@pytest.mark.parametrize("sign", ["steps/joint/seed0/last.ckpt", "steps/joint/seed0/result.json"])
+def test_killed_run_resumes_to_the_same_numbers(whole, tmp_path, sign):
+    folder = tmp_path / "killed"
+    process = start(folder, "--trainer.checkpoint_steps", "2")
+    while not (folder / sign).exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "results.json").exists()
+    finish(start(folder, "--trainer.checkpoint_steps", "2", "--resume"))
+    assert numbers(folder) == numbers(whole)
+
+
+def test_two_processes_agree_with_one(tmp_path):
+    """Order, augmentation, batch statistics, moving averages and evaluation are those of one process."""
+    options = ["--method.equalise", "true", "--data.augment", "flip", "--optimiser.learning_rate", "0.02"]
+    finish(start(tmp_path / "one", *options))
+    finish(start(tmp_path / "two", *options, "--trainer.devices", "2"))
+    one, two = (load_results(tmp_path / name / "results.json") for name in ("one", "two"))
+    histories = [
+        json.loads((tmp_path / name / "steps/boosted/seed0/result.json").read_text())["history"]
+        for name in ("one", "two")
+    ]
+    for first, second in zip(*histories, strict=True):
+        assert first == pytest.approx(second, rel=2e-3, abs=5e-3)
+    for arm in one.metrics:
+        # Rounding differs; of 397 test images at most three may tip over.
+        assert one.metrics[arm]["accuracy"] == pytest.approx(two.metrics[arm]["accuracy"], abs=0.8)
+
+
+def test_the_best_epoch_is_that_of_the_area_on_validation(whole):
+    for result in whole.glob("steps/*/seed0/result.json"):
+        outcome = json.loads(result.read_text())
+        areas = [row["validation/area"] for row in outcome["history"]]
+        assert outcome["best_epoch"] == areas.index(max(areas)) + 1
+
+
+def test_arms_start_from_the_same_weights_and_see_the_same_images(whole):
+    first = {
+        arm: json.loads((whole / f"steps/{arm}/seed0/result.json").read_text())["history"][0]["train/loss1"]
+        for arm in ("joint", "boosted")
+    }
+    # The first exit's loss is the same in both arms at the first step and drifts apart only by what is learnt.
+    assert first["joint"] == pytest.approx(first["boosted"], rel=0.2)
+
+
+def test_validation_images_are_not_augmented_unless_asked():
+    def validation(**options):
+        splits = load_splits("digits", validation=50, augment="crop-flip", **options)
+        return splits, torch.cat([images for images, _, _ in splits.validation_batches()])
+
+    splits, plain = validation()
+    again = torch.cat([images for images, _, _ in splits.validation_batches()])
+    assert torch.equal(plain, again)
+    pixels = (plain * splits.std[0] + splits.mean[0]) * 255
+    torch.testing.assert_close(pixels.round(), splits.validation.images.float())
+    _, official = validation(augment_validation=True)
+    assert not torch.equal(plain, official)
+
+
+def test_splits_are_disjoint_and_complete():
+    splits = load_splits("digits", validation=300)
+    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [1100, 300, 397]
+    rows = torch.cat([part.images.flatten(1) for part in (splits.train, splits.validation, splits.test)])
+    assert len(rows.unique(dim=0)) == 1797
+
+
+@pytest.mark.parametrize("mode", ["joint", "heads", "finetune"])
+def test_a_network_of_the_users_own(tmp_path, monkeypatch, capsys, mode):
+    monkeypatch.syspath_prepend(str(SHARED))
+    factory = "networks_for_tests:sequential"
+    arguments = [
+        "--model.name",
+        "factory",
+        "--model.factory",
+        factory,
+        "--model.taps",
+        "['0', '1']",
+        "--model.mode",
+        mode,
+    ]
+    settings = ["--seeds", "1", "--optimiser.epochs", "1", "--arms", "[joint]", "--quiet"]
+    assert main(["run", "boosted-exits", "--out", str(tmp_path / "run"), *arguments, *settings]) == 0
+    results = load_results(tmp_path / "run" / "results.json")
+    assert len(results.metrics["boosted"]["accuracy"]) == 3
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "run")]) == 2  # a manifest alone runs no code
+    assert "--factory" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path / "run"), "--factory", factory]) == 0
+    evaluated = json.loads(capsys.readouterr().out)
+    assert evaluated["accuracy"] == pytest.approx(results.metrics["boosted"]["accuracy"], abs=1e-3)
+
+
+@pytest.mark.skipif("TENFOLD_DATA" not in os.environ, reason="needs TENFOLD_DATA")
+def test_fashion_mnist_is_split_by_position():
+    splits = load_splits("fashion-mnist", validation=1000)
+    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [7000, 1000, 2000]
+    assert splits.train.classes[9] == "Ankle boot"
+    assert any("not comparable" in note for note in splits.notes)
