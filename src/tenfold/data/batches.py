@@ -162,6 +162,14 @@ class _SeededImages(Dataset):
             return self.transform(image), label
 
 
+def _loaded(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
+    """The loader's batches; an unreadable image's one line without the worker's traceback that torch puts before it."""
+    try:
+        yield from loader
+    except UserError as error:
+        raise UserError(str(error).splitlines()[-1].removeprefix(f"{UserError.__module__}.UserError: ")) from error
+
+
 def evaluation_batches(
     data: LabelledImages | ImageFiles,
     batch_size: int,
@@ -194,10 +202,13 @@ def evaluation_batches(
         return
     if transform is None:
         raise ValueError("image files need a transform that brings them to one size")
+    if len(indices) == 0:  # fewer images than ranks
+        return
     loader = DataLoader(
         _SeededImages(data, transform, _derived_seed(0, _CHANGES)),
         batch_sampler=[rows.tolist() for rows in chunks],
         num_workers=workers,
+        generator=torch.Generator(),  # as in training: the global one stays as it is
     )
     for rows, (images, labels) in zip(chunks, _loaded(loader), strict=True):
         yield normalise(images, mean, std), labels, rows

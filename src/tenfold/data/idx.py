@@ -25,7 +25,8 @@ def read_idx(path: str | Path) -> np.ndarray:
         uint8 array, ``(n,)`` for labels, ``(n, rows, columns)`` for images.
 
     Raises:
-        UserError: the file is missing, damaged, not IDX of unsigned bytes, or shorter or longer than its header says.
+        UserError: the file is missing, damaged, not IDX of unsigned bytes, empty, or shorter or longer than its header
+            says.
     """
     path = Path(path)
     try:
@@ -39,7 +40,7 @@ def read_idx(path: str | Path) -> np.ndarray:
         raise UserError(f"{path} is not an IDX file of unsigned bytes: it begins with {content[:4].hex() or 'nothing'}")
     header = 4 + 4 * dimensions
     shape = np.frombuffer(content[4:header], ">u4").tolist() if len(content) >= header else []
-    if len(content) < header or len(content) - header != math.prod(shape):
+    if len(content) <= header or len(content) - header != math.prod(shape):
         raise UserError(
             f"{path} was cut short or damaged: it holds {max(len(content) - header, 0)} values, its header says "
             f"{' x '.join(map(str, shape)) or 'nothing'}"

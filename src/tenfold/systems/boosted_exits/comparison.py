@@ -116,8 +116,8 @@ def _claim_of_search(outcomes: Outcomes) -> Claim:
     chosen_on = np.mean([mean_ahead(run, "validation_accuracy") for run in runs])
     measured_on = np.mean([mean_ahead(run, "accuracy") for run in runs])
     note = (
-        f"At the same budgets the search is {chosen_on:+.2f} points from the family on the validation images that choose"
-        f" thresholds and {measured_on:+.2f} on test images, for {saved:.0%} less cost: part of what it finds among few"
+        f"At the same budgets the search is {chosen_on:+.2f} points from the family on the validation images that"
+        f" choose thresholds and {measured_on:+.2f} on test images, for {saved:.0%} less cost: part of what it finds among few"
         " images is chance."
     )
     return made.model_copy(update={"note": note})

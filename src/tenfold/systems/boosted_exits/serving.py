@@ -53,7 +53,8 @@ class EarlyExitRunner:
             which want few shapes. Above the largest nothing is padded.
 
     Raises:
-        ValueError: the number of thresholds is not the number of exits; ``min_keep`` or ``buckets`` out of range.
+        ValueError: the number of thresholds is not the number of exits; ``min_keep`` or ``buckets`` out of range; batch
+            normalisation in training mode, where an answer depends on the whole batch.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class EarlyExitRunner:
         buckets: Sequence[int] | None = None,
     ) -> None:
         check_thresholds(model, thresholds)
+        require_eval(model)
         if not 0 <= min_keep <= 1:
             raise ValueError(f"min_keep must lie in [0, 1]; got {min_keep}")
         if buckets is not None and (not buckets or list(buckets) != sorted(set(buckets)) or buckets[0] < 1):
@@ -84,10 +86,13 @@ class EarlyExitRunner:
         Raises:
             ValueError: batch normalisation is in training mode, where an answer depends on the whole batch.
         """
-        require_eval(self.model)
+        if self.model.training:
+            require_eval(self.model)
         if isinstance(self.model, HookStopper):
             return self._one_by_one(self.model, x)
         size = count_rows(x)
+        if size == 1 and not self.buckets:
+            return self._single(x)
         state, rows, gone = self._first_rows(x, size)
         older: Tensor | None = None
         logits = exits = None
@@ -120,6 +125,19 @@ class EarlyExitRunner:
                 older, rows = older.index_select(0, staying), rows.index_select(0, staying)
         assert logits is not None and exits is not None
         return ExitOutputs(logits, exits, tuple(sizes))
+
+    def _single(self, x: State) -> ExitOutputs:
+        """One input: nothing to gather, so nothing but the stages and the rule."""
+        state, older = x, None
+        sizes = [0] * self.model.exits
+        for n, threshold in enumerate(self.thresholds):
+            state, f = self.model.run_stage(n, state)
+            older = add_exit(f, older, self.model.reweight[n - 1])
+            sizes[n] = 1
+            if n == self.model.exits - 1 or leaves(confidence(older), threshold):
+                break
+        assert older is not None
+        return ExitOutputs(older, torch.tensor([n], device=older.device), tuple(sizes))
 
     def _one_by_one(self, model: HookStopper, x: State) -> ExitOutputs:
         """For networks that could not be cut: each input alone, the network broken off at its exit."""

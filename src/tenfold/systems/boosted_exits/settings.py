@@ -17,7 +17,7 @@ class DataOptions:
         root: folder of the data; ``TENFOLD_DATA`` where null.
         validation: images taken from the training split to choose epochs and thresholds.
         augment: what training images go through: ``none``, ``flip``, ``crop-flip`` (4 pixels of padding), ``imagenet``.
-        augment_validation: augment validation images, too, as the official loader does; for comparison with its files.
+        augment_validation: augment validation images, too, as the official loader does.
         image_size: side to which the images of ``folder`` and ``imagenet`` are brought.
         workers: processes that decode image files.
     """

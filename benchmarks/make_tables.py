@@ -1,0 +1,103 @@
+"""Write the tables of the documentation from the committed results.
+
+    python benchmarks/make_tables.py [--check]
+
+Replaces what stands between ``<!-- results: NAME -->`` and ``<!-- end -->``; with ``--check`` it only says what is stale.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+from tenfold.results import Results, load_results
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = [ROOT / "src/tenfold/systems/boosted_exits/README.md"]
+
+
+def table(columns, rows):
+    """A Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def small() -> str:
+    """Claims and accuracies of the preset small."""
+    results: Results = load_results(RESULTS / "boosted-exits-small.json")
+    accuracy = next(found for found in results.tables if found.id == "accuracy")
+    claims = [
+        [
+            claim.statement,
+            "-" if claim.value is None else f"{claim.value:+.2f}",
+            "-" if claim.interval is None else f"{claim.interval[0]:+.2f} .. {claim.interval[1]:+.2f}",
+            claim.target,
+            "holds" if claim.holds else "**does not hold**",
+        ]
+        for claim in results.claims
+    ]
+    notes = [f"- {claim.statement}: {claim.note}" for claim in results.claims if claim.note and not claim.holds]
+    seconds, threads = results.cost.seconds, results.environment["threads"]
+    return "\n\n".join(
+        [
+            f"`tenfold run boosted-exits --preset small`: {results.environment['data']}, "
+            f"{results.environment['train_images']:,} training images, {seconds / 60:.1f} minutes on {threads} threads. "
+            f"{results.notes[0]}",
+            "Test accuracy in %, means over seeds:",
+            table(
+                accuracy.columns, [[f"{v:.2f}" if isinstance(v, float) else v for v in row] for row in accuracy.rows]
+            ),
+            "Claims, in accuracy points, paired over seeds with 95 % intervals:",
+            table(["claim", "measured", "interval", "target", "verdict"], claims),
+            *(["\n".join(notes)] if notes else []),
+        ]
+    )
+
+
+def serving() -> str:
+    """Realised against predicted saving, and the comparison with earlyon."""
+    results = json.loads((RESULTS / "boosted-exits-serving.json").read_text(encoding="utf-8"))
+    rows = [
+        [
+            row["network"],
+            row["batch"],
+            f"{row['predicted_saving']:.0%}",
+            f"{row['realised_saving']:.0%}",
+            f"{row['ratio']:.2f}",
+        ]
+        for row in results["compaction"]
+    ]
+    peer = [[row["what"], row["tenfold"], row["earlyon"], row["ratio"]] for row in results["earlyon"]["table"]]
+    return "\n\n".join(
+        [
+            "`python benchmarks/boosted_exits_serving.py`: time saved by stopping against the saving predicted by cost, one "
+            "thread, against the same network with all exits computed:",
+            table(["network", "batch", "predicted", "realised", "realised / predicted"], rows),
+            f"Side by side with earlyon {results['environment']['earlyon']} on the same trained network and thresholds:",
+            table(["", "tenfold", "earlyon", "ratio"], peer),
+            *results["earlyon"].get("notes", []),
+        ]
+    )
+
+
+def main() -> int:
+    """Rewrite the pages, or check them."""
+    check, stale = "--check" in sys.argv, []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        made = text
+        for make in (small, serving):
+            pattern = re.compile(rf"(<!-- results: {make.__name__} -->\n).*?(<!-- end -->)", re.S)
+            content = make()
+            made = pattern.sub(lambda found, content=content: f"{found[1]}{content}\n{found[2]}", made)
+        if made != text:
+            stale.append(page.relative_to(ROOT))
+            if not check:
+                page.write_text(made, encoding="utf-8")
+    print("stale:" if check else "written:", *stale or ["nothing"])
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
