@@ -2,7 +2,7 @@
 
     python benchmarks/make_tables.py [--check]
 
-Replaces what stands between ``<!-- results: NAME -->`` and ``<!-- end -->``; with ``--check`` it only says what is stale.
+Replaces what stands between ``<!-- results: NAME -->`` and ``<!-- end -->``; ``--check`` only says what is stale.
 """
 
 import json
@@ -42,8 +42,8 @@ def small() -> str:
     return "\n\n".join(
         [
             f"`tenfold run boosted-exits --preset small`: {results.environment['data']}, "
-            f"{results.environment['train_images']:,} training images, {seconds / 60:.1f} minutes on {threads} threads. "
-            f"{results.notes[0]}",
+            f"{results.environment['train_images']:,} training images, {seconds / 60:.1f} minutes on {threads} threads."
+            f" {results.notes[0]}",
             "Test accuracy in %, means over seeds:",
             table(
                 accuracy.columns, [[f"{v:.2f}" if isinstance(v, float) else v for v in row] for row in accuracy.rows]
@@ -71,10 +71,10 @@ def serving() -> str:
     peer = [[row["what"], row["tenfold"], row["earlyon"], row["ratio"]] for row in results["earlyon"]["table"]]
     return "\n\n".join(
         [
-            "`python benchmarks/boosted_exits_serving.py`: time saved by stopping against the saving predicted by cost, one "
-            "thread, against the same network with all exits computed:",
+            "`python benchmarks/boosted_exits_serving.py`: time saved by stopping against what cost predicts, "
+            "one thread, against the same network with all exits computed:",
             table(["network", "batch", "predicted", "realised", "realised / predicted"], rows),
-            f"Side by side with earlyon {results['environment']['earlyon']} on the same trained network and thresholds:",
+            f"Side by side with earlyon {results['environment']['earlyon']}, the same trained network and thresholds:",
             table(["", "tenfold", "earlyon", "ratio"], peer),
             *results["earlyon"].get("notes", []),
         ]

@@ -1,55 +1,169 @@
 """Plots of a results file as plotly figures without colours: the page gives them those of its theme."""
 
+import html
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import plotly.graph_objects as go
 
 from tenfold.results import Plot, Series
 
+COLOURS = 8
+"""Colours of a theme: ``--series-0`` to ``--series-7`` of the style sheet."""
 
-def figure(plot: Plot) -> dict[str, Any]:
-    """A plot as plotly's JSON: ``{"data": [...], "layout": {...}}``."""
-    import plotly.graph_objects as go
+SYMBOLS = {
+    "circle": "M4 0A4 4 0 1 1-4 0A4 4 0 1 1 4 0Z",
+    "square": "M-3.5-3.5h7v7h-7Z",
+    "diamond": "M0-5L5 0 0 5-5 0Z",
+    "triangle-up": "M0-4.8L4.6 3.4H-4.6Z",
+    "cross": "M-1.6-4.6h3.2v3h3v3.2h-3v3h-3.2v-3h-3v-3.2h3Z",
+    "triangle-down": "M0 4.8L4.6-3.4H-4.6Z",
+    "pentagon": "M0-4.8L4.6-1.5 2.8 3.9H-2.8L-4.6-1.5Z",
+    "x": "M-4.4-2.2L-2.2-4.4 0-2.2 2.2-4.4 4.4-2.2 2.2 0 4.4 2.2 2.2 4.4 0 2.2-2.2 4.4-4.4 2.2-2.2 0Z",
+}
+"""Markers: plotly's name, and the shape that the legend shows, around the origin."""
 
-    shown = go.Figure(layout=go.Layout(template=None))
-    for series in plot.series:
-        shown.add_trace(_trace(plot, series))
-    shown.update_layout(
-        margin={"l": 56, "r": 16, "t": 8, "b": 52},
+_DASHES = {"solid": "", "dash": "6 3", "dot": "2 3", "dashdot": "7 3 2 3"}
+_MOST_POINTS_WITH_MARKERS = 40
+
+
+@dataclass(frozen=True)
+class Look:
+    """How the legend shows a series.
+
+    Attributes:
+        name: of the series.
+        colour: number of its colour in the theme.
+        marker: shape of its marker as an SVG path around the origin; empty where it has none.
+        dashes: dashes of its line as SVG writes them; ``None`` where it has no line.
+    """
+
+    name: str
+    colour: int
+    marker: str
+    dashes: str | None
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A plot of a page.
+
+    Attributes:
+        id: unique within the page.
+        plot: what is drawn.
+        figure: plotly's JSON; each trace's ``meta`` is the number of its colour.
+        looks: its legend, one entry per series.
+    """
+
+    id: str
+    plot: Plot
+    figure: dict[str, Any]
+    looks: list[Look]
+
+
+def draw(plots: Sequence[Plot]) -> list[Drawing]:
+    """Figures of all plots of a page: a series keeps its looks from plot to plot as far as no two in a plot share them."""
+    slots: dict[str, int] = {}
+    drawings = []
+    for position, plot in enumerate(plots):
+        drawn: list[int] = []
+        for series in plot.series:
+            slot = slots.get(series.name)
+            if slot is None or slot in drawn:
+                taken = {*drawn, *(slots[other.name] for other in plot.series if other.name in slots)}
+                slot = next(free for free in range(len(taken) + 1) if free not in taken)
+                slots.setdefault(series.name, slot)
+            drawn.append(slot)
+        traces = [_trace(plot, series, slot) for series, slot in zip(plot.series, drawn, strict=True)]
+        looks = [_look(plot, series, slot) for series, slot in zip(plot.series, drawn, strict=True)]
+        figure = go.Figure(data=traces, layout=_layout(plot)).to_plotly_json()
+        drawings.append(Drawing(f"plot-{position}", plot, figure, looks))
+    return drawings
+
+
+def overlay(runs: Sequence[tuple[str, Sequence[Plot]]]) -> list[Plot]:
+    """Plots of several runs, those of the same id and axes drawn into one; each series says which run it is of.
+
+    Args:
+        runs: names and plots of the runs.
+    """
+    groups: dict[tuple[object, ...], list[tuple[str, Plot]]] = {}
+    for name, plots in runs:
+        for plot in plots:
+            groups.setdefault((plot.id, plot.kind, plot.x_label, plot.y_label), []).append((name, plot))
+    return [
+        group[0][1].model_copy(
+            update={
+                "series": [
+                    series.model_copy(update={"name": f"{name}: {series.name}"})
+                    for name, plot in group
+                    for series in plot.series
+                ],
+                "log_x": all(plot.log_x for _, plot in group),
+            }
+        )
+        for group in groups.values()
+    ]
+
+
+def _trace(plot: Plot, series: Series, slot: int) -> go.Bar | go.Scatter:
+    common = {
+        "name": _literal(series.name),
+        "x": [_literal(x) if isinstance(x, str) else x for x in series.x],
+        "y": series.y,
+        "error_y": {"type": "data", "array": series.error, "thickness": 1.2, "width": 3} if series.error else None,
+        "meta": slot % COLOURS,
+    }
+    if plot.kind == "bar":
+        return go.Bar(**common, marker={"pattern": {"shape": ["", "/", "\\", "x"][slot // COLOURS % 4]}})
+    marker = {"symbol": list(SYMBOLS)[slot % len(SYMBOLS)], "size": 8}
+    if plot.kind == "scatter":
+        return go.Scatter(**common, mode="markers", marker=marker, opacity=0.8)
+    line = {"width": 2, "dash": list(_DASHES)[slot // COLOURS % len(_DASHES)]}
+    return go.Scatter(**common, mode="lines+markers" if _has_markers(series) else "lines", marker=marker, line=line)
+
+
+def _look(plot: Plot, series: Series, slot: int) -> Look:
+    shape = list(SYMBOLS.values())[slot % len(SYMBOLS)]
+    if plot.kind == "line":
+        dashes = list(_DASHES.values())[slot // COLOURS % len(_DASHES)]
+        return Look(series.name, slot % COLOURS, shape if _has_markers(series) else "", dashes)
+    return Look(series.name, slot % COLOURS, SYMBOLS["square"] if plot.kind == "bar" else shape, None)
+
+
+def _has_markers(series: Series) -> bool:
+    return len(series.x) <= _MOST_POINTS_WITH_MARKERS
+
+
+def _layout(plot: Plot) -> go.Layout:
+    abscissae = [x for series in plot.series for x in series.x]
+    numbers = [x for x in abscissae if not isinstance(x, str)]
+    shared = len({tuple(series.x) for series in plot.series}) == 1
+    if plot.kind == "bar" or len(numbers) < len(abscissae):
+        x_axis: dict[str, Any] = {"type": "category"}
+    elif plot.log_x and all(x > 0 for x in numbers):  # a logarithmic axis would silently drop the others
+        x_axis = {"type": "log", "tickformat": "~s" if min(numbers, default=1) >= 1 else "~g"}
+    else:
+        x_axis = {"type": "linear", "exponentformat": "SI" if max(map(abs, numbers), default=0) >= 1000 else "power"}
+    return go.Layout(
+        margin={"l": 48, "r": 12, "t": 12, "b": 44},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
-        hovermode="x unified" if plot.kind == "line" and len(plot.series) > 1 else "closest",
-        showlegend=len(plot.series) > 1,
-        legend={"orientation": "h", "yanchor": "top", "y": -0.22, "xanchor": "left", "x": 0},
+        hovermode="x unified" if plot.kind != "scatter" and shared and len(plot.series) > 1 else "closest",
+        showlegend=False,  # the page has its own, which wraps and takes the keyboard
         barmode="group",
-        bargap=0.3,
-        xaxis={"title": {"text": plot.x_label}, "type": _axis_type(plot), "zeroline": False, "automargin": True},
-        yaxis={"title": {"text": plot.y_label}, "zeroline": plot.kind == "bar", "automargin": True},
+        bargap=0.28,
+        bargroupgap=0.06,
+        xaxis=x_axis | _axis(plot.x_label) | {"zeroline": False, "showgrid": plot.kind != "bar"},
+        yaxis=_axis(plot.y_label) | {"zeroline": plot.kind == "bar"},
     )
-    return shown.to_plotly_json()
 
 
-def merged(plots: Sequence[tuple[str, Plot]]) -> Plot:
-    """Plots of the same id from several runs, drawn into one; each series says which run it is of."""
-    first = plots[0][1]
-    series = [item.model_copy(update={"name": f"{run}: {item.name}"}) for run, plot in plots for item in plot.series]
-    return first.model_copy(update={"series": series, "caption": first.caption})
+def _axis(label: str) -> dict[str, Any]:
+    return {"title": {"text": _literal(label), "standoff": 12}, "automargin": True, "hoverformat": ",.5~r"}
 
 
-def _axis_type(plot: Plot) -> str:
-    if plot.kind == "bar" or any(isinstance(x, str) for series in plot.series for x in series.x):
-        return "category"
-    return "log" if plot.log_x else "linear"
-
-
-def _trace(plot: Plot, series: Series) -> Any:
-    import plotly.graph_objects as go
-
-    error = {"type": "data", "array": series.error, "visible": True, "thickness": 1.2, "width": 3}
-    common = {"name": series.name, "x": series.x, "y": series.y, "error_y": error if series.error else None}
-    if plot.kind == "bar":
-        return go.Bar(**common)
-    return go.Scatter(**common, mode="markers" if plot.kind == "scatter" else _line_mode(series))
-
-
-def _line_mode(series: Series) -> str:
-    return "lines+markers" if len(series.x) <= 40 else "lines"
+def _literal(text: str) -> str:
+    """Text that plotly, which reads some HTML, shows as it stands."""
+    return html.escape(text, quote=False)

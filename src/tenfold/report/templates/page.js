@@ -1,67 +1,109 @@
 "use strict";
 (() => {
+  const PRINT_WIDTH = 640;
   const root = document.documentElement;
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
-  let chosen = null;
+  const touch = window.matchMedia("(pointer: coarse)").matches;
   const figures = JSON.parse(document.getElementById("figures").textContent);
 
-  const colour = (name) => getComputedStyle(root).getPropertyValue(name).trim();
+  const probe = document.createElement("span");
+  probe.hidden = true;
+  document.body.append(probe);
+  const colour = (name) => {
+    probe.style.color = `var(--${name})`;
+    return getComputedStyle(probe).color;
+  };
 
-  const axis = (original) => ({
-    ...original,
-    gridcolor: colour("--grid"), linecolor: colour("--line"), zerolinecolor: colour("--soft"),
-    tickfont: { color: colour("--soft") }, title: { ...original.title, font: { color: colour("--soft"), size: 13 } },
+  const themedAxis = (axis) => ({
+    ...axis,
+    gridcolor: colour("grid"),
+    linecolor: colour("line"),
+    zerolinecolor: colour("soft"),
+    tickfont: { color: colour("soft"), size: 12 },
+    title: { ...axis.title, font: { color: colour("soft"), size: 13 } },
   });
 
-  const themed = ({ data, layout }) => {
-    const palette = colour("--series").split(",").map((entry) => entry.trim());
-    const symbols = ["circle", "square", "diamond", "triangle-up", "cross", "x", "star", "pentagon"];
-    const dashes = ["solid", "dash", "dot", "dashdot"];
-    const traces = data.map((trace, index) => {
-      const shade = palette[index % palette.length];
-      const painted = { ...trace, marker: { color: shade, size: 7, symbol: symbols[index % symbols.length] } };
-      if (trace.type !== "bar") painted.line = { color: shade, width: 2, dash: dashes[Math.floor(index / palette.length) % dashes.length] };
-      else painted.marker = { color: shade };
-      if (trace.error_y) painted.error_y = { ...trace.error_y, color: trace.type === "bar" ? colour("--ink") : shade };
-      return painted;
-    });
-    return {
-      data: traces,
-      layout: {
-        ...layout, autosize: true, xaxis: axis(layout.xaxis), yaxis: axis(layout.yaxis),
-        font: { family: "system-ui, sans-serif", size: 13, color: colour("--ink") },
-        legend: { ...layout.legend, font: { color: colour("--ink") } },
-        hoverlabel: { bgcolor: colour("--card"), bordercolor: colour("--line"), font: { color: colour("--ink") } },
-      },
-    };
+  const themedTrace = (trace, shown) => {
+    const shade = colour(`series-${trace.meta}`);
+    const themed = { ...trace, visible: shown, marker: { ...trace.marker, color: shade } };
+    if (trace.type !== "bar") themed.line = { ...trace.line, color: shade };
+    if (trace.error_y) themed.error_y = { ...trace.error_y, color: trace.type === "bar" ? colour("ink") : shade };
+    return themed;
   };
 
-  const paint = () => {
-    root.dataset.theme = chosen ?? (dark.matches ? "dark" : "light");
-    document.querySelectorAll("[data-plot]").forEach((box) => {
-      const { data, layout } = themed(figures[box.dataset.plot]);
-      Plotly.react(box, data, layout, { responsive: true, displaylogo: false, displayModeBar: false });
-    });
+  const toggles = [...document.querySelectorAll(".legend button")];
+  const isShown = (plot, trace) =>
+    toggles.every((button) => button.dataset.plot !== plot || Number(button.dataset.trace) !== trace || button.ariaPressed === "true");
+
+  const paintPlot = (id, width) => {
+    const { data, layout } = figures[id];
+    const traces = data.map((trace, index) => themedTrace(trace, isShown(id, index)));
+    const themed = {
+      ...layout,
+      width,
+      dragmode: touch ? false : "zoom", // a finger on a plot scrolls the page
+      xaxis: themedAxis(layout.xaxis),
+      yaxis: themedAxis(layout.yaxis),
+      font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: colour("ink") },
+      hoverlabel: { bgcolor: colour("card"), bordercolor: colour("line"), font: { color: colour("ink"), size: 13 }, namelength: -1 },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("soft"), activecolor: colour("ink") },
+      uirevision: "kept", // a zoom survives a change of theme
+    };
+    const config = {
+      responsive: true,
+      displaylogo: false,
+      displayModeBar: touch ? false : "hover",
+      modeBarButtons: [["toImage", "resetScale2d"]],
+      toImageButtonOptions: { format: "svg", filename: id },
+    };
+    Plotly.react(document.getElementById(id), traces, themed, config);
   };
+  const paint = (width) => Object.keys(figures).forEach((id) => paintPlot(id, width));
+
+  toggles.forEach((button) =>
+    button.addEventListener("click", () => {
+      button.ariaPressed = button.ariaPressed === "true" ? "false" : "true";
+      paintPlot(button.dataset.plot);
+    }),
+  );
 
   document.getElementById("theme").addEventListener("click", () => {
-    chosen = root.dataset.theme === "dark" ? "light" : "dark";
+    const current = root.dataset.theme ?? (dark.matches ? "dark" : "light");
+    root.dataset.theme = current === "dark" ? "light" : "dark";
     paint();
   });
-  dark.addEventListener("change", paint);
-  paint();
+  dark.addEventListener("change", () => paint());
 
-  const keyOf = (cell) => (cell.dataset.value === undefined ? cell.textContent.trim() : Number(cell.dataset.value));
-  const before = (a, b) => (typeof a === typeof b ? (a < b ? -1 : a > b ? 1 : 0) : typeof a === "number" ? -1 : 1);
-  document.querySelectorAll("table.sortable th").forEach((head) => {
-    head.querySelector("button").addEventListener("click", () => {
-      const table = head.closest("table");
-      const column = [...head.parentNode.children].indexOf(head);
-      const sign = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
-      table.querySelectorAll("th").forEach((other) => other.removeAttribute("aria-sort"));
-      head.setAttribute("aria-sort", sign === 1 ? "ascending" : "descending");
-      const body = table.tBodies[0];
-      [...body.rows].sort((a, b) => sign * before(keyOf(a.cells[column]), keyOf(b.cells[column]))).forEach((row) => body.append(row));
-    });
+  let themeOfScreen;
+  window.addEventListener("beforeprint", () => {
+    themeOfScreen = root.dataset.theme;
+    root.dataset.theme = "light";
+    paint(PRINT_WIDTH);
   });
+  window.addEventListener("afterprint", () => {
+    if (themeOfScreen) root.dataset.theme = themeOfScreen;
+    else delete root.dataset.theme;
+    paint();
+  });
+
+  const compare = (a, b) => {
+    if (a.dataset.key !== undefined && b.dataset.key !== undefined) return Number(a.dataset.key) - Number(b.dataset.key);
+    return a.textContent.localeCompare(b.textContent, "en", { numeric: true });
+  };
+  const missing = (cell) => cell.textContent === "–";
+  const sortBy = (head) => {
+    const table = head.closest("table");
+    const sign = head.ariaSort === "ascending" ? -1 : 1;
+    table.querySelectorAll("thead th").forEach((other) => other.removeAttribute("aria-sort"));
+    head.ariaSort = sign === 1 ? "ascending" : "descending";
+    const cell = (row) => row.cells[head.cellIndex];
+    const rows = [...table.tBodies[0].rows];
+    rows.sort((a, b) => missing(cell(a)) - missing(cell(b)) || sign * compare(cell(a), cell(b)));
+    table.tBodies[0].append(...rows);
+  };
+  document.querySelectorAll("table.sortable thead button").forEach((button) =>
+    button.addEventListener("click", () => sortBy(button.closest("th"))),
+  );
+
+  paint();
 })();

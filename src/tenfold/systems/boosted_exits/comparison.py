@@ -12,7 +12,7 @@ from tenfold.statistics import PairedDifference, paired_difference
 Outcomes = Mapping[str, Sequence[Mapping[str, Any]]]
 """For each arm, the numbers of :func:`~tenfold.systems.boosted_exits.recipe.train_arm` of every seed."""
 
-_FEW_SEEDS = "The interval over seeds includes zero: the sign is not settled by this many seeds."
+_FEW_SEEDS = "The interval over seeds includes the target: this many seeds do not settle the verdict."
 
 
 def baseline_of(outcomes: Outcomes) -> str:
@@ -86,7 +86,8 @@ def _claim_of_difference(id: str, statement: str, found: PairedDifference, basel
         baseline=baseline,
         interval=found.interval,
     )
-    unsettled = made.interval is not None and made.interval[0] <= 0 <= made.interval[1]
+    bound = float(target.split()[-1])
+    unsettled = made.interval is not None and made.interval[0] <= bound <= made.interval[1]
     return made.model_copy(update={"note": _FEW_SEEDS}) if unsettled else made
 
 
@@ -116,9 +117,9 @@ def _claim_of_search(outcomes: Outcomes) -> Claim:
     chosen_on = np.mean([mean_ahead(run, "validation_accuracy") for run in runs])
     measured_on = np.mean([mean_ahead(run, "accuracy") for run in runs])
     note = (
-        f"At the same budgets the search is {chosen_on:+.2f} points from the family on the validation images that"
-        f" choose thresholds and {measured_on:+.2f} on test images, for {saved:.0%} less cost: part of what it finds among few"
-        " images is chance."
+        f"At equal budgets the search is {chosen_on:+.2f} points from the family on the validation images that choose "
+        f"thresholds and {measured_on:+.2f} on test images, for {saved:.0%} less cost: part of what it finds among "
+        "few images is chance."
     )
     return made.model_copy(update={"note": note})
 

@@ -36,7 +36,7 @@ class ModelOptions:
     """Which network.
 
     Attributes:
-        name: ``tiny-cnn``, ``small-cnn``, ``msdnet``, ``ranet``, or published settings such as ``msdnet-cifar100-anytime``;
+        name: ``tiny-cnn``, ``small-cnn``, ``msdnet``, ``ranet``; published settings, as ``msdnet-cifar100-anytime``;
             ``torchvision/NAME`` or ``timm/NAME``, given exits at ``taps``; or ``factory``, for a network of your own.
         factory: ``package.module:function``, called with ``num_classes``; gives an ``nn.Module``. For ``factory``.
         taps: modules after which exits are attached, such as ``[layer1, layer2]``; the network's own output is the
