@@ -45,20 +45,31 @@ def table_grid(table: Table) -> Grid:
     return Grid(table.title, table.columns, list(zip(*columns, strict=True)), table.caption)
 
 
-def metrics_grid(metrics: Metrics) -> Grid:
-    """Metrics of one run: arms as columns, metrics as rows, scalars first; the numbers of a row are rounded alike."""
-    rows = [
-        [Cell(_words(name)), *_metric_cells([values.get(name) for values in metrics.values()])]
-        for name in _metric_names(metrics.values())
+def metrics_grids(metrics: Metrics) -> list[Grid]:
+    """Metrics of one run: scalars with arms as columns, then those that are lists, a row for each arm of each.
+
+    The numbers of a row are rounded alike. A table without rows is left out.
+    """
+    names, list_names = _metric_names(metrics.values())
+    scalars = [
+        [Cell(_words(name)), *_metric_cells([values.get(name) for values in metrics.values()])] for name in names
     ]
-    return Grid("Metrics", ["metric", *metrics], rows)
+    lists = [
+        [Cell(_words(name)), Cell(arm), *_metric_cells([values[name]])]
+        for name in list_names
+        for arm, values in metrics.items()
+        if name in values
+    ]
+    grids = [Grid("Metrics", ["metric", *metrics], scalars), Grid("Lists", ["metric", "arm", "values"], lists)]
+    return [grid for grid in grids if grid.rows]
 
 
 def compared_metrics_grid(runs: Sequence[tuple[str, Results]]) -> Grid:
     """Metrics of several runs: runs as columns, a row for each arm of each metric."""
     arms = list(dict.fromkeys(arm for _, results in runs for arm in results.metrics))
     rows = []
-    for name in _metric_names(values for _, results in runs for values in results.metrics.values()):
+    names, list_names = _metric_names(values for _, results in runs for values in results.metrics.values())
+    for name in [*names, *list_names]:
         for arm in arms:
             found = [results.metrics.get(arm, {}) for _, results in runs]
             if any(name in values for values in found):
@@ -91,13 +102,13 @@ def _metric_cells(values: Sequence[Any]) -> list[Cell]:
     ]
 
 
-def _metric_names(arms: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Names of all metrics in order of appearance, those that are lists last."""
+def _metric_names(arms: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
+    """Names of the metrics that are scalars in every arm, and of the others, in order of appearance."""
     is_list: dict[str, bool] = {}
     for values in arms:
         for name, value in values.items():
             is_list[name] = is_list.get(name, False) or isinstance(value, list)
-    return sorted(is_list, key=lambda name: is_list[name])
+    return [name for name in is_list if not is_list[name]], [name for name in is_list if is_list[name]]
 
 
 def _words(name: str) -> str:

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from tenfold.report.display import Value, claim_scale, duration, exact, number
-from tenfold.report.grids import compared_facts_grid, compared_metrics_grid, metrics_grid, table_grid
+from tenfold.report.grids import compared_facts_grid, compared_metrics_grid, metrics_grids, table_grid
 from tenfold.report.plots import draw, overlay
 from tenfold.results import Claim, Cost, Plot, Results
 from tenfold.run import write_atomically
@@ -51,7 +51,7 @@ def write_report(results: Results, path: str | Path, title: str | None = None) -
         results.plots,
         results=results,
         tables=[table_grid(table) for table in results.tables],
-        metrics=metrics_grid(results.metrics),
+        metrics=metrics_grids(results.metrics),
     )
 
 

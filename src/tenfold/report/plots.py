@@ -1,6 +1,7 @@
 """Plots of a results file as plotly figures without colours: the page gives them those of its theme."""
 
 import html
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +64,7 @@ class Drawing:
 
 
 def draw(plots: Sequence[Plot]) -> list[Drawing]:
-    """Figures of all plots of a page: a series keeps its looks from plot to plot as far as no two in a plot share them."""
+    """Draw plots; a series that stands in several plots has the same colour in all, so that arms can be followed."""
     slots: dict[str, int] = {}
     drawings = []
     for position, plot in enumerate(plots):
@@ -141,7 +142,12 @@ def _layout(plot: Plot) -> go.Layout:
     numbers = [x for x in abscissae if not isinstance(x, str)]
     shared = len({tuple(series.x) for series in plot.series}) == 1
     if plot.kind == "bar" or len(numbers) < len(abscissae):
-        x_axis: dict[str, Any] = {"type": "category"}
+        categories = list(dict.fromkeys(_literal(x) if isinstance(x, str) else x for x in abscissae))
+        texts = [
+            "<br>".join(map(_literal, textwrap.wrap(str(x), 14, break_long_words=False)))
+            for x in dict.fromkeys(abscissae)
+        ]
+        x_axis: dict[str, Any] = {"type": "category", "tickvals": categories, "ticktext": texts}
     elif plot.log_x and all(x > 0 for x in numbers):  # a logarithmic axis would silently drop the others
         x_axis = {"type": "log", "tickformat": "~s" if min(numbers, default=1) >= 1 else "~g"}
     else:
