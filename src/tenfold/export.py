@@ -144,32 +144,49 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str | 
     module.load_state_dict(state)
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint of any origin without executing anything in it.
+def read_torch_file(path: str | Path, *, allow: Sequence[type] = ()) -> Any:
+    """What ``torch.save`` wrote, on the CPU: tensors and plain values, and nothing that would have to be executed.
 
     Args:
-        path: safetensors, or a torch file; the latter is read with ``weights_only=True``.
+        path: the file.
+        allow: further harmless types that it may hold.
 
     Raises:
-        UserError: the file is missing, damaged, or wants to build other objects than tensors and plain containers.
+        UserError: the file is missing or damaged, or holds anything else.
+    """
+    try:
+        with torch.serialization.safe_globals(list(allow)):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} is damaged, or holds objects other than tensors and plain values; nothing was executed: save its "
+            "state dict alone"
+        ) from error
+    except Exception as error:  # a damaged file can end the reader anywhere
+        raise UserError(f"{path} is damaged, or no file of torch.save; copy or download it again") from error
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint of any origin, safetensors or a torch file, without executing anything in it.
+
+    Raises:
+        UserError: the file is missing or damaged, is no checkpoint, or wants to build other objects than tensors and
+            plain values.
     """
     from safetensors.torch import load_file
 
     path = Path(path)
+    if path.suffix != ".safetensors":
+        content = read_torch_file(path)
+        if not isinstance(content, dict):
+            raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint")
+        return content
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).split(". ")[0].replace("Weights only load failed", "").strip(" .")
-        raise UserError(
-            f"{path} holds more than tensors and plain values, or is damaged; nothing was executed: {reason}"
-        ) from error
-    except (OSError, RuntimeError, EOFError, SafetensorError, ValueError) as error:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
         raise UserError(f"cannot read {path}: {' '.join(str(error).split())[:200]}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint")
-    return content
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from tenfold.errors import RunStopped
+from tenfold.errors import RunStopped, require
 from tenfold.parallel import all_finite, global_batch_norm, mean_over_ranks, rank
 
 Objective = Callable[[nn.Module, Any], tuple[Tensor, dict[str, Tensor]]]
@@ -367,6 +367,8 @@ def _strategy(options: TrainerOptions) -> str:
 def _loggers(names: Sequence[str], folder: Path) -> Any:
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+    if "tensorboard" in names:
+        require("tensorboard", "tensorboard")
     makers = {"csv": CSVLogger, "tensorboard": TensorBoardLogger}
     return [makers[name](save_dir=folder, name="metrics") for name in names] or False
 

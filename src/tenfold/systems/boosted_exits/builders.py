@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.errors import UserError, require
-from tenfold.export import read_checkpoint
+from tenfold.export import load_strictly, read_checkpoint
 from tenfold.systems.boosted_exits.attach import AttachedExits, attach_exits, trainable_parameter_groups
 from tenfold.systems.boosted_exits.cutting import cut
 from tenfold.systems.boosted_exits.model import EarlyExitModel, small_cnn
@@ -114,11 +114,7 @@ def _from_factory(factory: str | None, num_classes: int, arguments: dict[str, An
 
 def _load_trunk(trunk: nn.Module, path: str) -> None:
     found = read_checkpoint(path)
-    state = found.get("state_dict", found)
-    try:
-        trunk.load_state_dict(state)
-    except RuntimeError as error:
-        raise UserError(f"{path} does not fit the network: {error}") from error
+    load_strictly(trunk, found.get("state_dict", found), path)
 
 
 def stages_of(network: ExitNetwork, example: Tensor) -> EarlyExitModel:

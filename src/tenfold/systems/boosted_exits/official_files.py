@@ -4,7 +4,6 @@ Nothing that a file holds is executed: tensors and plain values are read, other 
 """
 
 import math
-import pickle
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tenfold.errors import UserError
+from tenfold.export import read_torch_file
 
 
 def read_saved(path: Path) -> Any:
@@ -22,18 +22,7 @@ def read_saved(path: Path) -> Any:
     Raises:
         UserError: the file cannot be read, or holds anything else.
     """
-    try:
-        with torch.serialization.safe_globals([Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path} is damaged, or holds objects other than tensors and plain values, which are not loaded; "
-            f"save its state dict alone"
-        ) from error
-    except Exception as error:  # a damaged file can end the reader anywhere
-        raise UserError(f"{path} is damaged, or no file of torch.save; copy or download it again") from error
+    return read_torch_file(path, allow=[Namespace])
 
 
 def read_lines(path: Path) -> list[str]:
