@@ -30,7 +30,12 @@ and biases of ``Linear``, elements of ``ReLU``, window elements of ``AvgPool2d``
 
 
 def count_parameters(module: nn.Module, trainable_only: bool = False) -> int:
-    """Number of parameters, shared ones once; with ``trainable_only`` those that require a gradient."""
+    """Number of parameters, shared ones once.
+
+    Args:
+        module: any module.
+        trainable_only: count only those that require a gradient.
+    """
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable_only)
 
 

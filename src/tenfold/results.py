@@ -212,6 +212,9 @@ class Results(_Strict):
 def load_results(path: str | Path) -> Results:
     """Read and validate a ``results.json``.
 
+    Args:
+        path: the file; of a run, ``RUN/results.json``.
+
     Raises:
         UserError: the file is missing, is not JSON, or does not follow the schema.
     """

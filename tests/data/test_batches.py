@@ -196,12 +196,17 @@ def test_workers_do_not_matter(files: ImageFiles) -> None:
     assert not torch.equal(other_seed[0][0], expected[0][0])
 
 
-def test_random_changes_differ_between_epochs(files: ImageFiles) -> None:
-    one = FileBatches(
-        files.subset([0]), 1, seed=0, transform=imagenet_transforms(6, training=True), mean=(0.0,) * 3, std=(1.0,) * 3
+def test_random_changes_differ_between_images_batches_and_epochs(files: ImageFiles) -> None:
+    one_image = torch.randint(0, 256, (1, 1, 40, 40), generator=Generator().manual_seed(0)).to(torch.uint8)
+    same = LabelledImages(one_image.expand(4, 1, 40, 40), torch.zeros(4, dtype=torch.int64), ("a",))
+    in_memory = TensorBatches(same, 2, seed=0, augmentations=[random_crop(30)], **PLAIN)
+    path = files.paths[0]
+    on_disk = FileBatches(
+        ImageFiles((path,) * 4, (0,) * 4, ("a",)), 2, seed=0, transform=imagenet_transforms(6, training=True), **RGB
     )
-    (first,), (second,) = list(one), list(one)
-    assert not torch.equal(first[0], second[0])
+    for batches in (in_memory, on_disk):
+        images = torch.cat([images for _ in range(2) for images, _ in batches])
+        assert len(images.unique(dim=0)) == 8
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from tenfold.data.augment import Augmentation
 from tenfold.data.folder import ImageFiles
@@ -138,6 +138,7 @@ class FileBatches(_ResumableBatches):
             seeded,
             batch_sampler=[rows[share].tolist() for rows in self._rows()],
             num_workers=self.workers,
+            collate_fn=_batch_or_error,
             generator=torch.Generator(),  # else starting the workers draws from the global one
         )
         for images, labels in _loaded(loader):
@@ -154,8 +155,11 @@ class _SeededImages(Dataset):
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image, label = self.data[index]
+    def __getitem__(self, index: int) -> tuple[Tensor, int] | UserError:
+        try:
+            image, label = self.data[index]
+        except UserError as error:  # raised in a worker, torch would wrap its line in a traceback, and wait for seconds
+            return error
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed: that would also seed the accelerators, whose state is not put back.
             torch.default_generator.manual_seed(_derived_seed(self.seed, index))
@@ -163,11 +167,16 @@ class _SeededImages(Dataset):
 
 
 def _loaded(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
-    """The loader's batches; an unreadable image's one line without the worker's traceback that torch puts before it."""
-    try:
-        yield from loader
-    except UserError as error:
-        raise UserError(str(error).splitlines()[-1].removeprefix(f"{UserError.__module__}.UserError: ")) from error
+    """The loader's batches, or the error of an image that cannot be read."""
+    for batch in loader:
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
+
+
+def _batch_or_error(samples: list[tuple[Tensor, int] | UserError]) -> Any:
+    """Collate samples; the first error among them instead where there is one."""
+    return next((sample for sample in samples if isinstance(sample, UserError)), None) or default_collate(samples)
 
 
 def evaluation_batches(
@@ -208,6 +217,7 @@ def evaluation_batches(
         _SeededImages(data, transform, _derived_seed(0, _CHANGES)),
         batch_sampler=[rows.tolist() for rows in chunks],
         num_workers=workers,
+        collate_fn=_batch_or_error,
         generator=torch.Generator(),  # as in training: the global one stays as it is
     )
     for rows, (images, labels) in zip(chunks, _loaded(loader), strict=True):

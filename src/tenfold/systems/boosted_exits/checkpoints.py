@@ -69,6 +69,10 @@ def official_to_ours(state_dict: Mapping[str, Tensor], model: Backbone) -> dict[
 
     Counters of batches, which files older than PyTorch 0.4.1 lack, become 0 where missing.
 
+    Args:
+        state_dict: tensors by official key.
+        model: the network they are for; left as it is.
+
     Raises:
         UserError: a key is missing, unexpected or of another shape, or a weight is not finite.
     """
@@ -96,7 +100,11 @@ def official_to_ours(state_dict: Mapping[str, Tensor], model: Backbone) -> dict[
 
 
 def ours_to_official(model: Backbone) -> dict[str, Tensor]:
-    """The model's state dict with official keys, without the prefix ``module.``."""
+    """The model's state dict with official keys, without the prefix ``module.``.
+
+    Args:
+        model: an MSDNet or a RANet.
+    """
     return {_official_name(key, model): value for key, value in model.state_dict().items()}
 
 

@@ -20,7 +20,14 @@ from tenfold.systems.boosted_exits.policies import (
 
 
 def exit_accuracies(records: ExitRecords) -> Tensor:
-    """Anytime accuracy: share of samples that each exit gets right, ``(exits,)`` float64 in [0, 1]."""
+    """Anytime accuracy: share of samples that each exit gets right.
+
+    Args:
+        records: samples of a test set.
+
+    Returns:
+        ``(exits,)`` float64 in [0, 1].
+    """
     return records.correct.double().mean(0)
 
 
