@@ -77,6 +77,13 @@ def listing(values: Sequence[float | None]) -> str:
     return f"{first} … {last} ({len(values)} values)"
 
 
+def target(text: str) -> str:
+    """A claim's target as mathematics writes it: ``">= -0.5"`` becomes ``"≥ −0.5"``."""
+    for ascii_sign, sign in ((">=", "≥"), ("<=", "≤"), ("==", "="), ("-", MINUS)):
+        text = text.replace(ascii_sign, sign)
+    return text
+
+
 def exact(value: Value) -> str:
     """A number with all its digits, as Python writes it; empty for anything else."""
     return repr(value) if is_number(value) else ""
@@ -85,10 +92,10 @@ def exact(value: Value) -> str:
 def duration(seconds: float) -> str:
     """Wall-clock time for people, from seconds."""
     if seconds < 60:
-        return f"{seconds:.2g} s" if seconds < 1 else f"{seconds:.1f} s"
+        return f"{seconds:.2g}\u00a0s" if seconds < 1 else f"{seconds:.1f}\u00a0s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+    return f"{hours}\u00a0h {minutes}\u00a0min" if hours else f"{minutes}\u00a0min {rest}\u00a0s"
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,9 @@ def claim_scale(claim: Claim) -> ClaimScale | None:
     target = float(comparison.lstrip("<>= "))
     shown = [claim.value, target, *(claim.interval or ())]
     middle = (min(shown) + max(shown)) / 2
-    half = 0.6 * (max(shown) - min(shown)) or abs(target) or 1.0
+    half = 0.6 * (max(shown) - min(shown))
+    if half <= 1e-9 * max(map(abs, shown)):  # all in one place, rounding apart
+        half = abs(target) or 1.0
 
     def place(number: float) -> float:
         return round(50 + 50 * (number - middle) / half, 2)

@@ -18,11 +18,6 @@ class Cell:
     exact: str = ""
     key: float | None = None
 
-    @property
-    def right(self) -> bool:
-        """Whether the cell goes to the right side of a column of numbers."""
-        return self.key is not None or self.text == MISSING
-
 
 @dataclass(frozen=True)
 class Grid:
@@ -33,10 +28,11 @@ class Grid:
     rows: Sequence[Sequence[Cell]]
     caption: str = ""
 
-    def numeric(self, column: int) -> bool:
-        """Whether a column holds numbers alone, some of which may be missing."""
-        cells = [row[column] for row in self.rows]
-        return all(cell.right for cell in cells) and any(cell.key is not None for cell in cells)
+    @property
+    def numeric(self) -> list[bool]:
+        """Whether each column is one of numbers: of the cells that are not missing, at least half hold one."""
+        columns = [[cell for cell in column if cell.text != MISSING] for column in zip(*self.rows, strict=True)]
+        return [0 < len(cells) <= 2 * sum(cell.key is not None for cell in cells) for cells in columns]
 
 
 def table_grid(table: Table) -> Grid:

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from tenfold.report.display import Value, claim_scale, duration, exact, number
+from tenfold.report.display import Value, claim_scale, duration, exact, number, target
 from tenfold.report.grids import compared_facts_grid, compared_metrics_grid, metrics_grids, table_grid
 from tenfold.report.plots import draw, overlay
 from tenfold.results import Claim, Cost, Plot, Results
@@ -129,6 +129,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "number": number,
         "exact": exact,
+        "target": target,
         "duration": duration,
         "claim_scale": claim_scale,
         "cost_facts": _cost_facts,

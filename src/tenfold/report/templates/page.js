@@ -3,7 +3,7 @@
   const PRINT_WIDTH = 640;
   const root = document.documentElement;
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
-  const touch = window.matchMedia("(pointer: coarse)").matches;
+  const hovers = window.matchMedia("(hover: hover)").matches;
   const figures = JSON.parse(document.getElementById("figures").textContent);
 
   const probe = document.createElement("span");
@@ -41,7 +41,7 @@
     const themed = {
       ...layout,
       width,
-      dragmode: touch ? false : "zoom", // a finger on a plot scrolls the page
+      dragmode: hovers ? "zoom" : false, // a finger on a plot scrolls the page
       xaxis: themedAxis(layout.xaxis),
       yaxis: themedAxis(layout.yaxis),
       font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: colour("ink") },
@@ -52,7 +52,7 @@
     const config = {
       responsive: true,
       displaylogo: false,
-      displayModeBar: touch ? false : "hover",
+      displayModeBar: hovers ? "hover" : false,
       modeBarButtons: [["toImage", "resetScale2d"]],
       toImageButtonOptions: { format: "svg", filename: id },
     };
