@@ -7,8 +7,9 @@ import pytest
 
 from tenfold.errors import UserError
 from tenfold.report import IndexEntry, write_index, write_report
+from tenfold.report.grids import table_grid
 from tenfold.report.plots import COLOURS, draw, overlay
-from tenfold.results import Plot, Series
+from tenfold.results import Plot, Series, Table
 
 PAGES = ("report", "index", "comparison", "bare")
 
@@ -119,6 +120,14 @@ def test_plots_of_other_axes_are_not_drawn_over_each_other(results_of):
     curve = results_of().plots[0]
     other = curve.model_copy(update={"y_label": "something else"})
     assert [len(plot.series) for plot in overlay([("a", [curve]), ("b", [curve]), ("c", [other])])] == [4, 2]
+
+
+def test_a_column_is_one_of_numbers_where_half_of_what_it_holds_is():
+    rows = [["a", 0.5, None, "x"], ["b", 0.25, None, 1], ["c", "everyone", None, None]]
+    grid = table_grid(Table(id="t", title="t", columns=["1", "2", "3", "4"], rows=rows))
+    assert grid.numeric == [False, True, False, True]
+    assert [row[1].text for row in grid.rows] == ["0.50", "0.25", "everyone"]
+    assert [row[1].key for row in grid.rows] == [0.5, 0.25, None]
 
 
 def line(*names, **changes):
