@@ -150,6 +150,39 @@ def test_a_network_of_the_users_own(tmp_path, monkeypatch, capsys, mode):
     assert evaluated["accuracy"] == pytest.approx(results.metrics["boosted"]["accuracy"], abs=1e-3)
 
 
+def test_a_folder_of_images_and_a_torchvision_network(tmp_path, capsys):
+    import numpy as np
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for label, name in enumerate(("dark", "grey", "bright")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(12):
+            pixels = random.integers(80 * label, 80 * label + 40, (24, 30, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
+    data = ["--data.name", "folder", "--data.root", str(tmp_path / "photos"), "--data.validation", "6",
+            "--data.augment", "imagenet", "--data.image_size", "32", "--data.workers", "1"]  # fmt: skip
+    network = ["--model.name", "torchvision/resnet18", "--model.taps", "[layer1, layer2]"]
+    settings = [
+        "--seeds",
+        "1",
+        "--optimiser.epochs",
+        "1",
+        "--optimiser.batch_size",
+        "8",
+        "--arms",
+        "[joint]",
+        "--quiet",
+    ]
+    assert main(["run", "boosted-exits", "--out", str(tmp_path / "run"), *data, *network, *settings]) == 0
+    results = load_results(tmp_path / "run" / "results.json")
+    assert len(results.metrics["boosted"]["accuracy"]) == 3
+    assert results.cost.flops > 1e7
+    capsys.readouterr()
+    assert main(["predict", str(tmp_path / "run"), str(tmp_path / "photos" / "dark" / "0.png")]) == 0
+    assert json.loads(capsys.readouterr().out)["label"] in ("dark", "grey", "bright")
+
+
 @pytest.mark.skipif("TENFOLD_DATA" not in os.environ, reason="needs TENFOLD_DATA")
 def test_fashion_mnist_is_split_by_position():
     splits = load_splits("fashion-mnist", validation=1000)

@@ -55,9 +55,10 @@ class LabelledImages:
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
-    def subset(self, indices: Tensor | slice) -> "LabelledImages":
+    def subset(self, indices: Tensor | slice | Sequence[int]) -> "LabelledImages":
         """Some of the images, with the same classes."""
-        return LabelledImages(self.images[indices], self.labels[indices], self.classes)
+        chosen = indices if isinstance(indices, Tensor | slice) else torch.as_tensor(indices, dtype=torch.int64)
+        return LabelledImages(self.images[chosen], self.labels[chosen], self.classes)
 
 
 def images_from_arrays(images: ArrayLike, labels: ArrayLike, classes: Sequence[str] | None = None) -> LabelledImages:

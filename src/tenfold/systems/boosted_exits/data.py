@@ -99,9 +99,9 @@ class Splits:
             transform=imagenet_transforms(self.image_shape[-1], training=self.augment == "imagenet"),
         )  # fmt: skip
 
-    def plain_training_batches(self, batch_size: int = 512) -> Batches:
-        """The training images in order, without augmentation."""
-        return self._in_order(self.train, batch_size)
+    def plain_training_batches(self, batch_size: int = 512, *, limit: int = 10_000) -> Batches:
+        """The first ``limit`` training images in order, without augmentation."""
+        return self._in_order(self.train.subset(range(min(limit, len(self.train)))), batch_size)
 
     def validation_batches(self, batch_size: int = 512) -> Batches:
         """The validation images; not augmented, unlike in the official loader (spec 9, trap 8)."""
