@@ -14,7 +14,7 @@ from tenfold.results import Claim, Results, load_results
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = [ROOT / "src/tenfold/systems/boosted_exits/README.md"]
+SYSTEMS = ROOT / "src" / "tenfold" / "systems"
 
 
 def table(columns, rows):
@@ -30,21 +30,27 @@ def verdict(claim: Claim) -> str:
     return "holds, not settled" if "do not settle" in claim.note else "holds"
 
 
-def small() -> str:
-    """Claims and accuracies of the preset small."""
-    results: Results = load_results(RESULTS / "boosted-exits-small.json")
-    accuracy = next(found for found in results.tables if found.id == "accuracy")
-    claims = [
+def claims_of(results: Results, digits: str = "+.2f") -> str:
+    """The claims of a run, and why those that do not hold do not."""
+    rows = [
         [
             claim.statement,
-            "-" if claim.value is None else f"{claim.value:+.2f}",
-            "-" if claim.interval is None else f"{claim.interval[0]:+.2f} .. {claim.interval[1]:+.2f}",
+            "-" if claim.value is None else f"{claim.value:{digits}}",
+            "-" if claim.interval is None else f"{claim.interval[0]:{digits}} .. {claim.interval[1]:{digits}}",
             claim.target,
             verdict(claim),
         ]
         for claim in results.claims
     ]
     notes = [f"- {claim.statement}: {claim.note}" for claim in results.claims if claim.note and not claim.holds]
+    made = table(["claim", "measured", "interval", "target", "verdict"], rows)
+    return "\n\n".join([made, *(["\n".join(notes)] if notes else [])])
+
+
+def boosted_exits_small() -> str:
+    """Claims and accuracies of the preset small."""
+    results = load_results(RESULTS / "boosted-exits-small.json")
+    accuracy = next(found for found in results.tables if found.id == "accuracy")
     seconds, threads = results.cost.seconds, results.environment["threads"]
     return "\n\n".join(
         [
@@ -57,13 +63,12 @@ def small() -> str:
             ),
             "Claims, in accuracy points, paired over seeds with 95 % intervals (not settled: the interval includes the "
             "target):",
-            table(["claim", "measured", "interval", "target", "verdict"], claims),
-            *(["\n".join(notes)] if notes else []),
+            claims_of(results),
         ]
     )
 
 
-def serving() -> str:
+def boosted_exits_serving() -> str:
     """Realised against predicted saving, and the comparison with earlyon."""
     results = json.loads((RESULTS / "boosted-exits-serving.json").read_text(encoding="utf-8"))
     rows = [
@@ -89,14 +94,20 @@ def serving() -> str:
     )
 
 
+PAGES = {
+    SYSTEMS / "boosted_exits" / "README.md": {"small": boosted_exits_small, "serving": boosted_exits_serving},
+}
+"""For each page the parts that are made from results, by the name in the comment before them."""
+
+
 def main() -> int:
     """Rewrite the pages, or check them."""
     check, stale = "--check" in sys.argv, []
-    for page in PAGES:
+    for page, parts in PAGES.items():
         text = page.read_text(encoding="utf-8")
         made = text
-        for make in (small, serving):
-            pattern = re.compile(rf"(<!-- results: {make.__name__} -->\n).*?(<!-- end -->)", re.S)
+        for name, make in parts.items():
+            pattern = re.compile(rf"(<!-- results: {name} -->\n).*?(<!-- end -->)", re.S)
             content = make()
             made = pattern.sub(lambda found, content=content: f"{found[1]}{content}\n{found[2]}", made)
         if made != text:

@@ -5,7 +5,7 @@ process group every function is the plain single-process case.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import MethodType
 from typing import Any
@@ -83,6 +83,33 @@ def gather_rows(rows: Tensor, indices: Tensor, total: int) -> Tensor:
         dist.all_reduce(as_sum)  # every row has one owner and is zero elsewhere
         merged = as_sum.to(merged.dtype)
     return merged
+
+
+@torch.no_grad()
+def compute_rows(
+    compute: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor, Tensor]], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """What a function gives for all rows, each rank computing its share of them.
+
+    Args:
+        compute: maps a batch on ``device`` to ``(batch, ...)``.
+        batches: this rank's ``(inputs, labels, indices)``.
+        device: where it computes.
+
+    Returns:
+        The outputs ``(rows, ...)`` and the labels ``(rows, ...)`` in order, on the CPU, the same on every rank.
+    """
+    outputs, labels, indices = [], [], []
+    for inputs, truth, rows in batches:
+        outputs.append(compute(inputs.to(device)))
+        labels.append(truth)
+        indices.append(rows)
+    places = torch.cat(indices).to(device)
+    total = total_over_ranks(len(places))
+    return (
+        gather_rows(torch.cat(outputs), places, total).cpu(),
+        gather_rows(torch.cat(labels).to(device), places, total).cpu(),
+    )
 
 
 class _SumOverRanks(torch.autograd.Function):

@@ -5,6 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tenfold.results import Claim, claim
+
+UNSETTLED = "The interval over seeds includes the target: this many seeds do not settle the verdict."
+
 
 @dataclass(frozen=True)
 class PairedDifference:
@@ -49,3 +53,32 @@ def paired_difference(ours: ArrayLike, baseline: ArrayLike, confidence: float = 
         return PairedDifference(mean, float("nan"), float("nan"), 1)
     half = float(stats.t.ppf((1 + confidence) / 2, difference.size - 1) * difference.std(ddof=1) / difference.size**0.5)
     return PairedDifference(mean, mean - half, mean + half, int(difference.size))
+
+
+def claim_of_difference(
+    id: str, statement: str, found: PairedDifference, *, baseline: str, target: str = "> 0", unit: str, note: str = ""
+) -> Claim:
+    """A claim about a paired difference; where its interval includes the target, a note says so.
+
+    Args:
+        id: see :class:`tenfold.results.Claim`.
+        statement: see there.
+        found: what was measured.
+        baseline: see there.
+        target: see there.
+        unit: see there.
+        note: comes before the note about the interval.
+    """
+    made = claim(
+        id,
+        statement,
+        value=found.mean,
+        target=target,
+        unit=unit,
+        baseline=baseline,
+        interval=found.interval,
+        note=note,
+    )
+    bound = float(target.split()[-1])
+    unsettled = made.interval is not None and made.interval[0] <= bound <= made.interval[1]
+    return made.model_copy(update={"note": f"{note} {UNSETTLED}".strip()}) if unsettled else made

@@ -9,11 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from tenfold import load_results
 from tenfold.cli import main
-from tenfold.systems.boosted_exits.data import load_splits
 
 SHARED = Path(__file__).parents[1] / "shared"
 FAST = ["--seeds", "1", "--optimiser.epochs", "3", "--arms", "[joint]", "--model.arguments", "{widths: [4, 4, 6]}"]
@@ -103,27 +101,6 @@ def test_arms_start_from_the_same_weights_and_see_the_same_images(whole):
     assert first["joint"] == pytest.approx(first["boosted"], rel=0.2)
 
 
-def test_validation_images_are_not_augmented_unless_asked():
-    def validation(**options):
-        splits = load_splits("digits", validation=50, augment="crop-flip", **options)
-        return splits, torch.cat([images for images, _, _ in splits.validation_batches()])
-
-    splits, plain = validation()
-    again = torch.cat([images for images, _, _ in splits.validation_batches()])
-    assert torch.equal(plain, again)
-    pixels = (plain * splits.std[0] + splits.mean[0]) * 255
-    torch.testing.assert_close(pixels.round(), splits.validation.images.float())
-    _, official = validation(augment_validation=True)
-    assert not torch.equal(plain, official)
-
-
-def test_splits_are_disjoint_and_complete():
-    splits = load_splits("digits", validation=300)
-    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [1100, 300, 397]
-    rows = torch.cat([part.images.flatten(1) for part in (splits.train, splits.validation, splits.test)])
-    assert len(rows.unique(dim=0)) == 1797
-
-
 @pytest.mark.parametrize("mode", ["joint", "heads", "finetune"])
 def test_a_network_of_the_users_own(tmp_path, monkeypatch, capsys, mode):
     monkeypatch.syspath_prepend(str(SHARED))
@@ -181,11 +158,3 @@ def test_a_folder_of_images_and_a_torchvision_network(tmp_path, capsys):
     capsys.readouterr()
     assert main(["predict", str(tmp_path / "run"), str(tmp_path / "photos" / "dark" / "0.png")]) == 0
     assert json.loads(capsys.readouterr().out)["label"] in ("dark", "grey", "bright")
-
-
-@pytest.mark.skipif("TENFOLD_DATA" not in os.environ, reason="needs TENFOLD_DATA")
-def test_fashion_mnist_is_split_by_position():
-    splits = load_splits("fashion-mnist", validation=1000)
-    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [7000, 1000, 2000]
-    assert splits.train.classes[9] == "Ankle boot"
-    assert any("not comparable" in note for note in splits.notes)

@@ -20,13 +20,18 @@ from tenfold.data.images import (
     images_from_arrays,
     split_indices,
 )
+from tenfold.data.inputs import read_images
+from tenfold.data.splits import Batches, ImageOptions, Splits, load_splits
 
 __all__ = [
     "FASHION_CLASSES",
     "Augmentation",
+    "Batches",
     "FileBatches",
     "ImageFiles",
+    "ImageOptions",
     "LabelledImages",
+    "Splits",
     "TensorBatches",
     "channel_statistics",
     "digits",
@@ -40,10 +45,12 @@ __all__ = [
     "load_cifar",
     "load_idx",
     "load_image_array",
+    "load_splits",
     "normalise",
     "random_crop",
     "random_flip",
     "read_idx",
     "read_image",
+    "read_images",
     "split_indices",
 ]

@@ -1,14 +1,13 @@
 """Networks by name, for the recipe and for the manifests of saved models."""
 
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from tenfold.errors import UserError, require
-from tenfold.export import load_strictly, read_checkpoint
+from tenfold.errors import UserError
+from tenfold.networks import named_network
 from tenfold.systems.boosted_exits.attach import AttachedExits, attach_exits, trainable_parameter_groups
 from tenfold.systems.boosted_exits.cutting import cut
 from tenfold.systems.boosted_exits.model import EarlyExitModel, small_cnn
@@ -71,50 +70,12 @@ def build_network(
             return network.train()
         except (TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"model {name!r} cannot be built on images {tuple(image_shape)}: {error}") from error
-    trunk = _trunk(name, num_classes, arguments, factory)
-    if weights is not None:
-        _load_trunk(trunk, weights)
+    trunk = named_network(
+        name, num_classes=num_classes, arguments=arguments, factory=factory, weights=weights, others=[*STAGED]
+    )
     if not taps:
         raise UserError(f"model {name!r} has no exits of its own: name modules that get one with model.taps")
     return attach_exits(trunk, list(taps), num_classes, example=torch.zeros(2, *image_shape), **exits)
-
-
-def _trunk(name: str, num_classes: int, arguments: dict[str, Any], factory: str | None) -> nn.Module:
-    library, _, architecture = name.partition("/")
-    if library == "torchvision" and architecture:
-        models = require("torchvision.models", "all")
-        try:
-            return models.get_model(architecture, num_classes=num_classes, **arguments)
-        except (ValueError, TypeError) as error:
-            raise UserError(f"torchvision cannot build {architecture!r}: {error}") from error
-    if library == "timm" and architecture:
-        timm = require("timm", "timm")
-        try:
-            return timm.create_model(architecture, num_classes=num_classes, **arguments)
-        except (RuntimeError, ValueError, TypeError) as error:
-            raise UserError(f"timm cannot build {architecture!r}: {error}") from error
-    if name == "factory":
-        return _from_factory(factory, num_classes, arguments)
-    raise UserError(f"there is no model {name!r}; there are: {', '.join(STAGED)}, torchvision/NAME, timm/NAME, factory")
-
-
-def _from_factory(factory: str | None, num_classes: int, arguments: dict[str, Any]) -> nn.Module:
-    module_name, _, function = (factory or "").partition(":")
-    if not (module_name and function):
-        raise UserError(f"model.factory must be package.module:function; got {factory!r}")
-    try:
-        make = getattr(import_module(module_name), function)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"model.factory {factory!r} cannot be imported: {error}") from error
-    network = make(num_classes=num_classes, **arguments)
-    if not isinstance(network, nn.Module):
-        raise UserError(f"model.factory {factory!r} gave a {type(network).__name__}, not a torch.nn.Module")
-    return network
-
-
-def _load_trunk(trunk: nn.Module, path: str) -> None:
-    found = read_checkpoint(path)
-    load_strictly(trunk, found.get("state_dict", found), path)
 
 
 def stages_of(network: ExitNetwork, example: Tensor) -> EarlyExitModel:

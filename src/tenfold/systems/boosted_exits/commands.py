@@ -1,16 +1,14 @@
 """What the command line does with a finished run or a model folder of boosted exits."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 from tenfold.cost import Convention, count_parameters, measure_latency
+from tenfold.data import Splits, load_splits, normalise, read_images
 from tenfold.errors import UserError
 from tenfold.export import Manifest, load_manifest, load_weights, save_model
 from tenfold.run import read_config, write_atomically
@@ -20,9 +18,8 @@ from tenfold.systems.boosted_exits.checkpoints import (
     parse_official_arguments,
     read_official_arguments,
 )
-from tenfold.systems.boosted_exits.data import Splits, load_splits
-from tenfold.systems.boosted_exits.data import predict as predict_images
 from tenfold.systems.boosted_exits.metrics import calibration_errors, exit_accuracies, exit_costs
+from tenfold.systems.boosted_exits.metrics import predict as predict_images
 from tenfold.systems.boosted_exits.msdnet import MSDNet
 from tenfold.systems.boosted_exits.onnx import export_branching, export_staged
 from tenfold.systems.boosted_exits.serving import EarlyExitRunner
@@ -181,10 +178,9 @@ def predict(run: str, inputs: list[str], *, factory: str | None = None) -> str:
     network, manifest = load_network(run, factory)
     extra, shape = manifest.extra, manifest.arguments["image_shape"]
     runner = EarlyExitRunner(stages_of(network, torch.zeros(2, *shape)), _policy(manifest, run).thresholds)
-    mean, std = (torch.tensor(extra[name]).view(-1, 1, 1) for name in ("mean", "std"))
     lines = []
-    for name, image in _read_images(inputs, shape):
-        output = runner((((image.float() / 255) - mean) / std)[None])
+    for name, image in read_images(inputs, shape):
+        output = runner(normalise(image[None], extra["mean"], extra["std"]))
         probabilities = output.logits[0].softmax(-1)
         label, leaving = int(probabilities.argmax()), int(output.exits[0])
         lines.append(
@@ -206,42 +202,6 @@ def _policy(manifest: Manifest, run: str) -> ExitPolicy:
             f"{run} has no thresholds yet: solve them with tenfold boosted-exits thresholds RUN --save true"
         )
     return ExitPolicy.from_dict(manifest.extra["policy"])
-
-
-def _read_images(inputs: list[str], shape: list[int]) -> Iterator[tuple[str, Tensor]]:
-    from PIL import Image, UnidentifiedImageError
-
-    channels, height, width = shape
-    for name in inputs:
-        if name.endswith(".npy"):
-            yield from _read_array(name, shape)
-            continue
-        try:
-            with Image.open(name) as image:
-                converted = image.convert("L" if channels == 1 else "RGB").resize(
-                    (width, height), Image.Resampling.BILINEAR
-                )
-        except (OSError, UnidentifiedImageError) as error:
-            raise UserError(f"cannot read the image {name}: {error}") from error
-        pixels = torch.from_numpy(np.array(converted)).reshape(height, width, channels)
-        yield name, pixels.permute(2, 0, 1)
-
-
-def _read_array(name: str, shape: list[int]) -> Iterator[tuple[str, Tensor]]:
-    try:
-        array = np.load(name, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read the array {name}: {error}") from error
-    if array.dtype != np.uint8:
-        raise UserError(f"{name} holds {array.dtype}; images are uint8, 0 to 255")
-    if array.ndim == 2:
-        array = array[None, None]
-    elif array.ndim == 3:
-        array = np.moveaxis(array, -1, 0)[None]
-    if array.ndim != 4 or list(array.shape[1:]) != list(shape):
-        raise UserError(f"{name} has shape {array.shape}; the network takes images (n, {', '.join(map(str, shape))})")
-    for number, image in enumerate(array):
-        yield f"{name}[{number}]", torch.from_numpy(image)
 
 
 def thresholds(

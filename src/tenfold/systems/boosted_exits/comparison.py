@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tenfold.results import Claim, Plot, Series, Table, claim
-from tenfold.statistics import PairedDifference, paired_difference
+from tenfold.statistics import PairedDifference, claim_of_difference, paired_difference
 
 Outcomes = Mapping[str, Sequence[Mapping[str, Any]]]
 """For each arm, the numbers of :func:`~tenfold.systems.boosted_exits.recipe.train_arm` of every seed."""
 
-_FEW_SEEDS = "The interval over seeds includes the target: this many seeds do not settle the verdict."
+_POINTS = "accuracy points"
 
 
 def baseline_of(outcomes: Outcomes) -> str:
@@ -27,7 +27,7 @@ def claims_of(outcomes: Outcomes, delivered: Mapping[str, Any]) -> list[Claim]:
     def compare(id: str, statement: str, quantity: Any, other: str, target: str = "> 0") -> None:
         if other in outcomes:
             found = difference(outcomes, quantity, "boosted", other)
-            claims.append(_claim_of_difference(id, statement, found, other, target))
+            claims.append(claim_of_difference(id, statement, found, baseline=other, target=target, unit=_POINTS))
 
     area = "Boosted training has more area under the anytime accuracy-cost curve than {}"
     compare("area-joint", area.format("joint training"), "area", "joint")
@@ -76,21 +76,6 @@ def claims_of(outcomes: Outcomes, delivered: Mapping[str, Any]) -> list[Claim]:
     return claims
 
 
-def _claim_of_difference(id: str, statement: str, found: PairedDifference, baseline: str, target: str = "> 0") -> Claim:
-    made = claim(
-        id,
-        statement,
-        value=found.mean,
-        target=target,
-        unit="accuracy points",
-        baseline=baseline,
-        interval=found.interval,
-    )
-    bound = float(target.split()[-1])
-    unsettled = made.interval is not None and made.interval[0] <= bound <= made.interval[1]
-    return made.model_copy(update={"note": _FEW_SEEDS}) if unsettled else made
-
-
 def _claim_of_search(outcomes: Outcomes) -> Claim:
     """Searched against geometric thresholds at the cost that each really has on the test split.
 
@@ -107,12 +92,13 @@ def _claim_of_search(outcomes: Outcomes) -> Claim:
 
     runs = outcomes["boosted"]
     saved = 1 - np.mean([np.mean(run["searched"]["cost"]) / np.mean(run["geometric"]["cost"]) for run in runs])
-    made = _claim_of_difference(
+    made = claim_of_difference(
         "searched-thresholds",
         "Searched thresholds are at least as accurate on test as the geometric family at the same cost",
         difference(outcomes, gain, "boosted", None),
-        "geometric thresholds",
+        baseline="geometric thresholds",
         target=">= 0",
+        unit=_POINTS,
     )
     chosen_on = np.mean([mean_ahead(run, "validation_accuracy") for run in runs])
     measured_on = np.mean([mean_ahead(run, "accuracy") for run in runs])

@@ -3,12 +3,15 @@
 import math
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tenfold.cost import Convention, count_flops
+from tenfold.data import Batches
 from tenfold.errors import UserError
+from tenfold.parallel import compute_rows
 from tenfold.systems.boosted_exits.model import EarlyExitModel, State
 from tenfold.systems.boosted_exits.policies import (
     ExitPolicy,
@@ -17,6 +20,26 @@ from tenfold.systems.boosted_exits.policies import (
     check_costs,
     check_ensembles,
 )
+
+
+def predict(network: Any, batches: Batches, device: torch.device) -> tuple[list[Tensor], Tensor]:
+    """Ensemble logits of all exits on all images, from all ranks.
+
+    Args:
+        network: a network with exits; evaluated in eval mode on ``device``, left there in its own mode.
+        batches: see :data:`tenfold.data.Batches`.
+        device: where it computes.
+
+    Returns:
+        N tensors ``(images, classes)`` and the labels ``(images,)``, on the CPU, the same on every rank.
+    """
+    training = network.training
+    network.to(device).eval()
+    ensembles, labels = compute_rows(
+        lambda images: torch.stack(network.ensemble(network(images)), dim=1), batches, device
+    )
+    network.train(training)
+    return list(ensembles.unbind(1)), labels
 
 
 def exit_accuracies(records: ExitRecords) -> Tensor:

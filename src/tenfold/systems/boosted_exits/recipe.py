@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 import tenfold
 from tenfold.cost import count_parameters
+from tenfold.data import Batches, Splits, load_splits
 from tenfold.export import save_model
 from tenfold.parallel import gather_rows, rank, total_over_ranks
 from tenfold.results import Cost, Results
 from tenfold.run import Run, environment, peak_process_memory_mb
 from tenfold.systems.boosted_exits.builders import ExitNetwork, build_network, parameter_groups, stages_of
 from tenfold.systems.boosted_exits.comparison import claims_of, plots_of, summarise, tables_of
-from tenfold.systems.boosted_exits.data import Batches, Splits, load_splits, predict
 from tenfold.systems.boosted_exits.method import BoostedExitLoss
 from tenfold.systems.boosted_exits.metrics import (
     area_under_curve,
@@ -31,6 +31,7 @@ from tenfold.systems.boosted_exits.metrics import (
     exit_accuracies,
     exit_costs,
     hard_share,
+    predict,
 )
 from tenfold.systems.boosted_exits.model import EarlyExitModel
 from tenfold.systems.boosted_exits.serving import EarlyExitRunner

@@ -3,32 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tenfold.data.splits import ImageOptions
 from tenfold.errors import UserError
 from tenfold.training import TrainerOptions
-
-
-@dataclass
-class DataOptions:
-    """Which images, and how they are split.
-
-    Attributes:
-        name: ``digits`` (embedded), ``mnist``, ``fashion-mnist``, ``cifar10``, ``cifar100``, ``imagenet``, or
-            ``folder`` (any class-per-folder tree).
-        root: folder of the data; ``TENFOLD_DATA`` where null.
-        validation: images taken from the training split to choose epochs and thresholds.
-        augment: what training images go through: ``none``, ``flip``, ``crop-flip`` (4 pixels of padding), ``imagenet``.
-        augment_validation: augment validation images, too, as the official loader does.
-        image_size: side to which the images of ``folder`` and ``imagenet`` are brought.
-        workers: processes that decode image files.
-    """
-
-    name: Literal["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "imagenet", "folder"] = "digits"
-    root: str | None = None
-    validation: int = 300
-    augment: Literal["none", "flip", "crop-flip", "imagenet"] = "none"
-    augment_validation: bool = False
-    image_size: int = 224
-    workers: int = 0
 
 
 @dataclass
@@ -107,7 +84,7 @@ class Config:
         budget: mean cost a sample may have when the delivered network is served, as a share of the full cost.
         cost: how costs are counted: ``multiply-adds``, ``torch`` (two per multiply-add) or ``msdnet`` (the official
             counter).
-        data: see :class:`DataOptions`.
+        data: see :class:`tenfold.data.ImageOptions`.
         model: see :class:`ModelOptions`.
         method: see :class:`MethodOptions`.
         optimiser: see :class:`OptimiserOptions`.
@@ -120,7 +97,7 @@ class Config:
     arms: list[str] = field(default_factory=lambda: ["joint", "joint-rescaled"])
     budget: float = 0.5
     cost: Literal["multiply-adds", "torch", "msdnet"] = "multiply-adds"
-    data: DataOptions = field(default_factory=DataOptions)
+    data: ImageOptions = field(default_factory=ImageOptions)
     model: ModelOptions = field(default_factory=ModelOptions)
     method: MethodOptions = field(default_factory=MethodOptions)
     optimiser: OptimiserOptions = field(default_factory=OptimiserOptions)
@@ -182,7 +159,7 @@ def _paper(preset: str, dataset: Literal["cifar100", "imagenet"], network: str) 
         seeds=1,
         arms=["joint-rescaled" if rescale else "joint"],
         cost="msdnet",
-        data=DataOptions(
+        data=ImageOptions(
             name=dataset,
             validation=50000 if imagenet else 5000,
             augment="imagenet" if imagenet else "crop-flip",
@@ -200,7 +177,7 @@ def _paper(preset: str, dataset: Literal["cifar100", "imagenet"], network: str) 
 
 
 _SMALL_FASHION: dict[str, Any] = {
-    "data": DataOptions(name="fashion-mnist", validation=1000, augment="flip"),
+    "data": ImageOptions(name="fashion-mnist", validation=1000, augment="flip"),
     "optimiser": OptimiserOptions(epochs=16, milestones=[8, 12]),
 }
 

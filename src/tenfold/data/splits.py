@@ -1,36 +1,20 @@
-"""The images of the experiment: three splits, and what their batches go through."""
+"""Three splits of labelled images by the name of their data set, and what their batches go through."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from tenfold.data import (
-    FASHION_CLASSES,
-    Augmentation,
-    FileBatches,
-    ImageFiles,
-    LabelledImages,
-    TensorBatches,
-    channel_statistics,
-    digits,
-    evaluation_batches,
-    find_data,
-    find_image_files,
-    find_imagenet,
-    has_idx,
-    imagenet_transforms,
-    load_cifar,
-    load_idx,
-    random_crop,
-    random_flip,
-    split_indices,
-)
+from tenfold.data.augment import Augmentation, random_crop, random_flip
+from tenfold.data.batches import FileBatches, TensorBatches, evaluation_batches
+from tenfold.data.cifar import load_cifar
+from tenfold.data.folder import ImageFiles, find_image_files, find_imagenet, imagenet_transforms
+from tenfold.data.idx import FASHION_CLASSES, has_idx, load_idx
+from tenfold.data.images import LabelledImages, channel_statistics, digits, find_data, split_indices
 from tenfold.errors import UserError
-from tenfold.parallel import gather_rows, total_over_ranks
 
 Batches = Iterable[tuple[Tensor, Tensor, Tensor]]
 """``(images, labels, indices)``, this rank's share of the images, in order."""
@@ -46,6 +30,30 @@ _STATISTICS = {
     "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
+
+
+@dataclass
+class ImageOptions:
+    """Which images, and how they are split.
+
+    Attributes:
+        name: ``digits`` (embedded), ``mnist``, ``fashion-mnist``, ``cifar10``, ``cifar100``, ``imagenet``, or
+            ``folder`` (any class-per-folder tree).
+        root: folder of the data; ``TENFOLD_DATA`` where null.
+        validation: images taken from the training split to choose epochs and thresholds.
+        augment: what training images go through: ``none``, ``flip``, ``crop-flip`` (4 pixels of padding), ``imagenet``.
+        augment_validation: augment validation images, too, as the official loader does.
+        image_size: side to which the images of ``folder`` and ``imagenet`` are brought.
+        workers: processes that decode image files.
+    """
+
+    name: Literal["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "imagenet", "folder"] = "digits"
+    root: str | None = None
+    validation: int = 300
+    augment: Literal["none", "flip", "crop-flip", "imagenet"] = "none"
+    augment_validation: bool = False
+    image_size: int = 224
+    workers: int = 0
 
 
 @dataclass(frozen=True)
@@ -239,29 +247,3 @@ def _split_files(
         workers=workers,
         notes=tuple(notes),
     )
-
-
-@torch.no_grad()
-def predict(network: Any, batches: Batches, device: torch.device) -> tuple[list[Tensor], Tensor]:
-    """Ensemble logits of all exits on all images, from all ranks.
-
-    Args:
-        network: a network with exits; evaluated in eval mode on ``device``, left there in its own mode.
-        batches: see :data:`Batches`.
-        device: where it computes.
-
-    Returns:
-        N tensors ``(images, classes)`` and the labels ``(images,)``, on the CPU, the same on every rank.
-    """
-    training = network.training
-    network.to(device).eval()
-    ensembles, labels, indices = [], [], []
-    for images, truth, rows in batches:
-        ensembles.append(torch.stack(network.ensemble(network(images.to(device))), dim=1))
-        labels.append(truth)
-        indices.append(rows)
-    network.train(training)
-    rows = torch.cat(indices).to(device)
-    total = total_over_ranks(len(rows))
-    merged = gather_rows(torch.cat(ensembles), rows, total).cpu()
-    return list(merged.unbind(1)), gather_rows(torch.cat(labels).to(device), rows, total).cpu()
