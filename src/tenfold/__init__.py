@@ -9,6 +9,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "ActivationUncertainty": "tenfold.systems.activation_uncertainty",
+    "UncertainModel": "tenfold.systems.activation_uncertainty",
     "BoostedExitLoss": "tenfold.systems.boosted_exits",
     "EarlyExitModel": "tenfold.systems.boosted_exits",
     "EarlyExitRunner": "tenfold.systems.boosted_exits",

@@ -45,6 +45,13 @@ SYSTEMS = (
         paper="Boosted Dynamic Neural Networks, AAAI 2023",
         package="tenfold.systems.boosted_exits",
     ),
+    System(
+        id="activation-uncertainty",
+        alias="activation-strength",
+        summary="dropout-grade prediction uncertainty from neuron activations in one forward pass",
+        paper="Dropout Prediction Uncertainty Estimation Using Neuron Activation Strength, 2021; WSDM 2021",
+        package="tenfold.systems.activation_uncertainty",
+    ),
 )
 
 

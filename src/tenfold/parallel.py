@@ -15,6 +15,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils import _pytree as pytree
 
 
 def rank() -> int:
@@ -87,13 +88,13 @@ def gather_rows(rows: Tensor, indices: Tensor, total: int) -> Tensor:
 
 @torch.no_grad()
 def compute_rows(
-    compute: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor, Tensor]], device: torch.device
+    compute: Callable[[Any], Tensor], batches: Iterable[tuple[Any, Tensor, Tensor]], device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """What a function gives for all rows, each rank computing its share of them.
 
     Args:
         compute: maps a batch on ``device`` to ``(batch, ...)``.
-        batches: this rank's ``(inputs, labels, indices)``.
+        batches: this rank's ``(inputs, labels, indices)``; inputs are a tensor, or a tuple or dict of tensors.
         device: where it computes.
 
     Returns:
@@ -101,7 +102,7 @@ def compute_rows(
     """
     outputs, labels, indices = [], [], []
     for inputs, truth, rows in batches:
-        outputs.append(compute(inputs.to(device)))
+        outputs.append(compute(pytree.tree_map(lambda value: value.to(device), inputs)))
         labels.append(truth)
         indices.append(rows)
     places = torch.cat(indices).to(device)

@@ -58,19 +58,32 @@ def tap_hooks(model: nn.Module, paths: Sequence[str], visit: Visit) -> Iterator[
 
     Args:
         model: the network.
-        paths: names of modules, see :func:`find_module`.
+        paths: names of modules, see :func:`find_module`. Of a module that runs several times in a forward pass, such
+            as a shared activation, ``name#n`` is the n-th run, counted from 0.
         visit: called with the name and the tensor; what it returns, if anything, replaces the tensor.
 
     Raises:
-        UserError: a module does not exist, gives no tensor, or runs twice within the block (its output would be
-            ambiguous: use one block per forward pass, and tap a module that runs once).
+        UserError: a module does not exist, gives no tensor, or runs twice within the block although no run is named
+            (its output would be ambiguous: use one block per forward pass).
     """
-    seen: set[str] = set()
+    runs: dict[str, int] = {}
+    wanted: dict[str, set[str]] = {}
+    for path in paths:
+        wanted.setdefault(path.partition("#")[0], set()).add(path)
 
-    def hook(path: str, module: nn.Module, arguments: Any, output: Any) -> Any:
-        if path in seen:
-            raise UserError(f"tap {path!r} runs more than once in a forward pass; tap a module that runs once")
-        seen.add(path)
+    def hook(name: str, module: nn.Module, arguments: Any, output: Any) -> Any:
+        run = runs.get(name, 0)
+        runs[name] = run + 1
+        path = f"{name}#{run}"
+        if path not in wanted[name]:
+            if name not in wanted[name]:
+                return None
+            if run:
+                raise UserError(
+                    f"tap {name!r} runs more than once in a forward pass; tap a module that runs once, or one run: "
+                    f"{name}#0, {name}#1 ..."
+                )
+            path = name
         leaves, structure = pytree.tree_flatten(output)
         position = next((n for n, leaf in enumerate(leaves) if isinstance(leaf, Tensor)), None)
         if position is None:
@@ -82,8 +95,8 @@ def tap_hooks(model: nn.Module, paths: Sequence[str], visit: Visit) -> Iterator[
         return pytree.tree_unflatten(leaves, structure)
 
     with ExitStack() as handles:
-        for path in paths:
-            handles.callback(find_module(model, path).register_forward_hook(partial(hook, path)).remove)
+        for name in wanted:
+            handles.callback(find_module(model, name).register_forward_hook(partial(hook, name)).remove)
         yield
 
 

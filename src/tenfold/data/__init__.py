@@ -1,8 +1,9 @@
 """Field formats that systems share, and batches that resume."""
 
 from tenfold.data.augment import Augmentation, random_crop, random_flip
-from tenfold.data.batches import FileBatches, TensorBatches, evaluation_batches, normalise
+from tenfold.data.batches import FileBatches, RowBatches, TensorBatches, evaluation_batches, normalise
 from tenfold.data.cifar import load_cifar
+from tenfold.data.emnist import load_emnist
 from tenfold.data.folder import (
     ImageFiles,
     find_image_files,
@@ -31,6 +32,7 @@ __all__ = [
     "ImageFiles",
     "ImageOptions",
     "LabelledImages",
+    "RowBatches",
     "Splits",
     "TensorBatches",
     "channel_statistics",
@@ -43,6 +45,7 @@ __all__ = [
     "imagenet_transforms",
     "images_from_arrays",
     "load_cifar",
+    "load_emnist",
     "load_idx",
     "load_image_array",
     "load_splits",

@@ -4,7 +4,7 @@ The order of an epoch depends on the seed and the epoch alone; what is random ab
 the batch. A batch is the *global* one: rank r of w gets its rows r, r+w, r+2w, ...
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from tenfold.data.folder import ImageFiles
 from tenfold.data.images import LabelledImages
 from tenfold.errors import UserError
 from tenfold.parallel import rank, world_size
+from tenfold.seeds import derived_seed
 
 _ORDER, _CHANGES = 0, 1  # what a derived seed is for
 
@@ -46,7 +47,7 @@ class _ResumableBatches:
 
     def _rows(self) -> list[Tensor]:
         """Row numbers of the global batches that are still to be given in this epoch."""
-        generator = torch.Generator().manual_seed(_derived_seed(self.seed, _ORDER, self.epoch))
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, _ORDER, self.epoch))
         order = torch.randperm(self.samples, generator=generator)
         return list(order[: len(self) * self.batch_size].split(self.batch_size))[self.given :]
 
@@ -93,12 +94,34 @@ class TensorBatches(_ResumableBatches):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         share = self._share()
         for rows in self._rows():
-            generator = torch.Generator().manual_seed(_derived_seed(self.seed, _CHANGES, self.epoch, self.given))
+            generator = torch.Generator().manual_seed(derived_seed(self.seed, _CHANGES, self.epoch, self.given))
             images = self.data.images[rows]
             for augmentation in self.augmentations:  # drawn for all ranks' rows, so that ranks do not matter
                 images = augmentation(images, generator)
             self._advance()
             yield normalise(images[share], self.mean, self.std), self.data.labels[rows[share]]
+
+
+class RowBatches(_ResumableBatches):
+    """Shuffled training batches of rows of a table: ``(columns of the rows, targets)``.
+
+    Args:
+        columns: tensors ``(n, ...)`` by the name of the network's argument.
+        targets: ``(n, ...)`` what is to be predicted.
+        batch_size: rows of a step, over all processes together; at most all rows.
+        seed: of the order.
+    """
+
+    def __init__(self, columns: Mapping[str, Tensor], targets: Tensor, batch_size: int, *, seed: int) -> None:
+        super().__init__(len(targets), batch_size, seed)
+        self.columns, self.targets = dict(columns), targets
+
+    def __iter__(self) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+        share = self._share()
+        for rows in self._rows():
+            own = rows[share]
+            self._advance()
+            yield {name: column[own] for name, column in self.columns.items()}, self.targets[own]
 
 
 class FileBatches(_ResumableBatches):
@@ -133,7 +156,7 @@ class FileBatches(_ResumableBatches):
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         share = self._share()
-        seeded = _SeededImages(self.data, self.transform, _derived_seed(self.seed, _CHANGES, self.epoch))
+        seeded = _SeededImages(self.data, self.transform, derived_seed(self.seed, _CHANGES, self.epoch))
         loader = DataLoader(
             seeded,
             batch_sampler=[rows[share].tolist() for rows in self._rows()],
@@ -162,7 +185,7 @@ class _SeededImages(Dataset):
             return error
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed: that would also seed the accelerators, whose state is not put back.
-            torch.default_generator.manual_seed(_derived_seed(self.seed, index))
+            torch.default_generator.manual_seed(derived_seed(self.seed, index))
             return self.transform(image), label
 
 
@@ -206,7 +229,7 @@ def evaluation_batches(
         for number, rows in enumerate(chunks):
             images = data.images[rows]
             for augmentation in augmentations:
-                images = augmentation(images, torch.Generator().manual_seed(_derived_seed(0, _CHANGES, number)))
+                images = augmentation(images, torch.Generator().manual_seed(derived_seed(0, _CHANGES, number)))
             yield normalise(images, mean, std), data.labels[rows], rows
         return
     if transform is None:
@@ -214,7 +237,7 @@ def evaluation_batches(
     if len(indices) == 0:  # fewer images than ranks
         return
     loader = DataLoader(
-        _SeededImages(data, transform, _derived_seed(0, _CHANGES)),
+        _SeededImages(data, transform, derived_seed(0, _CHANGES)),
         batch_sampler=[rows.tolist() for rows in chunks],
         num_workers=workers,
         collate_fn=_batch_or_error,
@@ -229,12 +252,3 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     scale = 1 / (255 * torch.tensor(std, dtype=torch.float32, device=images.device)).view(-1, 1, 1)
     shift = (torch.tensor(mean, device=images.device) / torch.tensor(std, device=images.device)).view(-1, 1, 1)
     return images.to(torch.float32).mul_(scale).sub_(shift)
-
-
-def _derived_seed(*parts: int) -> int:
-    """One seed from several numbers: a 64-bit mix, so that neighbouring numbers give unrelated streams."""
-    mixed = 0x9E3779B97F4A7C15
-    for part in parts:
-        mixed = (mixed ^ (part & 0xFFFFFFFFFFFFFFFF)) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
-        mixed ^= mixed >> 31
-    return mixed >> 1

@@ -11,6 +11,7 @@ from torch import Tensor
 from tenfold.data.augment import Augmentation, random_crop, random_flip
 from tenfold.data.batches import FileBatches, TensorBatches, evaluation_batches
 from tenfold.data.cifar import load_cifar
+from tenfold.data.emnist import load_emnist
 from tenfold.data.folder import ImageFiles, find_image_files, find_imagenet, imagenet_transforms
 from tenfold.data.idx import FASHION_CLASSES, has_idx, load_idx
 from tenfold.data.images import LabelledImages, channel_statistics, digits, find_data, split_indices
@@ -37,8 +38,9 @@ class ImageOptions:
     """Which images, and how they are split.
 
     Attributes:
-        name: ``digits`` (embedded), ``mnist``, ``fashion-mnist``, ``cifar10``, ``cifar100``, ``imagenet``, or
-            ``folder`` (any class-per-folder tree).
+        name: ``digits`` (embedded), ``mnist``, ``fashion-mnist``, ``emnist-balanced`` (``-byclass``, ``-bymerge``,
+            ``-letters``, ``-digits``, ``-mnist``), ``cifar10``, ``cifar100``, ``imagenet``, or ``folder`` (any
+            class-per-folder tree).
         root: folder of the data; ``TENFOLD_DATA`` where null.
         validation: images taken from the training split to choose epochs and thresholds.
         augment: what training images go through: ``none``, ``flip``, ``crop-flip`` (4 pixels of padding), ``imagenet``.
@@ -47,7 +49,10 @@ class ImageOptions:
         workers: processes that decode image files.
     """
 
-    name: Literal["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "imagenet", "folder"] = "digits"
+    name: Literal[
+        "digits", "mnist", "fashion-mnist", "emnist-balanced", "emnist-byclass", "emnist-bymerge", "emnist-letters",
+        "emnist-digits", "emnist-mnist", "cifar10", "cifar100", "imagenet", "folder",
+    ] = "digits"  # fmt: skip
     root: str | None = None
     validation: int = 300
     augment: Literal["none", "flip", "crop-flip", "imagenet"] = "none"
@@ -143,7 +148,7 @@ def load_splits(
     """Read a data set and split it.
 
     Args:
-        name: ``digits``, ``mnist``, ``fashion-mnist``, ``cifar10``, ``cifar100``, ``imagenet`` or ``folder``.
+        name: see :class:`ImageOptions`.
         root: its folder; ``TENFOLD_DATA`` where ``None``. ``folder`` wants ``train/`` and ``test/`` or ``val/`` in
             it, or the class folders themselves, of whose images a fifth is then the test.
         validation: images taken from the training split.
@@ -191,6 +196,9 @@ def _read_images(name: str, root: str | None, validation: int) -> tuple[Labelled
     if name in ("cifar10", "cifar100"):
         load = partial(load_cifar, root, classes=int(name.removeprefix("cifar")))
         return load("train"), load("test"), []
+    if name.startswith("emnist-"):
+        split = name.removeprefix("emnist-")
+        return load_emnist(root, split, "train"), load_emnist(root, split, "test"), []
     folder, classes = ("FashionMNIST", FASHION_CLASSES) if name == "fashion-mnist" else ("MNIST", tuple("0123456789"))
     test = load_idx(root, "test", name=folder, classes=classes)
     if has_idx(root, "train", name=folder) or name != "fashion-mnist":

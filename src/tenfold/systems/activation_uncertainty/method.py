@@ -1,0 +1,341 @@
+"""Dropout uncertainty from activation strength (Yu et al., arXiv 2110.06435; Chen et al., WSDM 2021).
+
+::
+
+    label    T passes with dropout over held-out inputs:  U(x) = spread of the outputs
+    read     one pass without dropout:                    f(x) = how strongly each hidden unit fires
+    fit      a small network g:                           g(f(x)) -> U(x)
+    serve    one pass:                                    y = model(x),  U = g(f(x)), a by-product
+
+Monte-Carlo dropout pays T passes for every input that is served; here they are paid once, for a few thousand inputs.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tenfold.errors import UserError
+from tenfold.systems.activation_uncertainty.calls import (
+    Chooser,
+    Inputs,
+    call,
+    clean,
+    device_of,
+    main_output,
+    mask_of,
+    numbered,
+    to_device,
+)
+from tenfold.systems.activation_uncertainty.dropout import DropoutController
+from tenfold.systems.activation_uncertainty.estimator import FittedEstimator, Loss, Task, fit_estimator
+from tenfold.systems.activation_uncertainty.features import ActivationFeatures, Form, Pool
+from tenfold.systems.activation_uncertainty.fingerprint import fingerprint
+from tenfold.systems.activation_uncertainty.metrics import Quality, quality
+from tenfold.systems.activation_uncertainty.passes import DropoutLabels, dropout_labels
+from tenfold.systems.activation_uncertainty.selection import LayerSelection, select_layers
+from tenfold.systems.activation_uncertainty.serving import (
+    EstimatorManifest,
+    FeatureRange,
+    UncertainModel,
+    save_estimator,
+)
+from tenfold.systems.activation_uncertainty.targets import Target, TargetName, guess_target
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """What :meth:`ActivationUncertainty.fit` found."""
+
+    fitted: FittedEstimator
+    features: ActivationFeatures
+    feature_range: FeatureRange
+    selection: LayerSelection | None
+    passes: int
+
+
+class ActivationUncertainty:
+    """Learns to tell, from one pass, how far dropout would move a network's prediction.
+
+    Args:
+        model: any trained network. It is never changed.
+        example: a small batch, see :data:`~tenfold.systems.activation_uncertainty.calls.Inputs`.
+        target: what uncertainty is, see :mod:`~tenfold.systems.activation_uncertainty.targets`; by the shape of the
+            output where ``auto``.
+        taps: which activations are read, see
+            :class:`~tenfold.systems.activation_uncertainty.features.ActivationFeatures`.
+        form: ``value``, ``on-off`` or ``both``.
+        pool: ``auto``, ``class-token`` or ``tokens``.
+        extras: ``embeddings`` and ``logits`` as further features.
+        places: which of the network's dropout is random, see
+            :class:`~tenfold.systems.activation_uncertainty.dropout.DropoutController`.
+        rate: of all of it; its own where ``None``.
+        add: modules after which units are dropped although the network has no dropout there.
+        drop_path: whether stochastic depth counts as dropout.
+        output: picks the prediction from what the network gives; transformers' ``logits`` are found.
+        passes: T of the labels.
+        seed: of masks and fits.
+
+    Raises:
+        UserError: the network has no dropout and none is added, or a name stands for nothing.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 3))
+        >>> held_out = torch.randn(300, 4, generator=torch.Generator().manual_seed(0))
+        >>> learner = ActivationUncertainty(net, held_out[:2], passes=20).fit([held_out])
+        >>> probability, uncertainty = learner.serve()(held_out[:5])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example: Inputs,
+        *,
+        target: TargetName | str = "auto",
+        taps: str | Sequence[str] = "auto",
+        form: Form = "value",
+        pool: Pool = "auto",
+        extras: Sequence[str] = (),
+        places: str | Sequence[str] = "all",
+        rate: float | None = None,
+        add: str | Sequence[str] = (),
+        drop_path: bool = False,
+        output: Chooser | None = None,
+        passes: int = 100,
+        seed: int = 0,
+    ) -> None:
+        self.model = model
+        self.example = example
+        self.output = output
+        self.passes = passes
+        self.seed = seed
+        with torch.no_grad(), clean(model):
+            first = main_output(call(model, example), output)
+        self.target = Target(guess_target(first) if target == "auto" else target)  # type: ignore[arg-type]
+        self.target.check(first)
+        self.dropout = DropoutController(model, example, places=places, rate=rate, add=add, drop_path=drop_path)
+        self.features = ActivationFeatures(
+            model, example, taps=taps, form=form, pool=pool, extras=extras, output=output
+        )
+        self._fit: _Fit | None = None
+
+    def label(
+        self, batches: Iterable[Any], *, passes: int | None = None, seed: int | None = None, **options: Any
+    ) -> DropoutLabels:
+        """Labels and features of inputs, which should not have trained the model.
+
+        Args:
+            batches: inputs, or ``(inputs, ids)``.
+            passes: T; that of the learner where ``None``.
+            seed: of the masks; labels for a test need another one than those that were learnt.
+            options: of :func:`~tenfold.systems.activation_uncertainty.passes.label_batches`: ``how``,
+                ``memory_limit_mb``, ``per_sample``, ``prefix``.
+        """
+        return dropout_labels(
+            self.model, batches, self.dropout, self.target, passes=passes or self.passes,
+            seed=self.seed if seed is None else seed, features=self.features, output=self.output, **options,
+        )  # fmt: skip
+
+    def fit(
+        self,
+        data: DropoutLabels | Iterable[Any],
+        *,
+        loss: Loss = "auto",
+        task: Task = "regression",
+        hidden: tuple[int, ...] = (100, 50),
+        select: bool = False,
+        tolerance: float = 0.01,
+        **options: Any,
+    ) -> "ActivationUncertainty":
+        """Fit the estimator post hoc (spec 2.4).
+
+        Args:
+            data: labels of held-out inputs, or the inputs themselves.
+            loss: see :mod:`~tenfold.systems.activation_uncertainty.estimator`.
+            task: ``regression`` or ``buckets``.
+            hidden: widths of the estimator.
+            select: keep the cheapest subset of layers that is almost as good as all.
+            tolerance: how far below all layers' R2 it may be, on validation rows.
+            options: further ones of :func:`~tenfold.systems.activation_uncertainty.estimator.fit_estimator`.
+
+        Returns:
+            Itself.
+
+        Raises:
+            UserError: too few rows, labels that are all the same, NaN.
+        """
+        labels = data if isinstance(data, DropoutLabels) else self.label(data)
+        if labels.features is None:
+            raise UserError("these labels were made without features; label with the learner itself")
+
+        def fit(features: Tensor) -> FittedEstimator:
+            return fit_estimator(
+                features, labels.spread, power=self.target.power, passes=labels.passes, loss=loss, task=task,
+                hidden=hidden, seed=self.seed, **options,
+            )  # fmt: skip
+
+        slices = self.features.slices()
+        names: Sequence[str] = list(slices)
+        selection = select_layers(labels.features, slices, fit, tolerance=tolerance) if select else None
+        if selection is not None:
+            names = selection.chosen.names
+        chosen = self.features.only(names)
+        columns = self.columns(names)
+        self._fit = _Fit(
+            fit(labels.features[:, columns]),
+            chosen,
+            FeatureRange(len(columns)).fit(labels.features[:, columns]),
+            selection,
+            labels.passes,
+        )
+        return self
+
+    def columns(self, names: Iterable[str]) -> list[int]:
+        """Columns of the features of some taps, in order."""
+        wanted = set(names)
+        slices = self.features.slices()
+        return [c for name in slices if name in wanted for c in range(self.features.width)[slices[name]]]
+
+    @property
+    def result(self) -> FittedEstimator:
+        """The fitted estimator and how it came about."""
+        return self._fitted.fitted
+
+    @property
+    def selection(self) -> LayerSelection | None:
+        """The subsets of layers that were tried, where :meth:`fit` selected."""
+        return self._fitted.selection
+
+    @property
+    def _fitted(self) -> _Fit:
+        if self._fit is None:
+            raise UserError("the estimator is not fitted yet: call fit first")
+        return self._fit
+
+    @torch.no_grad()
+    def estimate(self, labels: DropoutLabels) -> Tensor:
+        """U ``(rows,)`` from the features that came with labels."""
+        if labels.features is None:
+            raise UserError("these labels were made without features; label with the learner itself")
+        return self.result.estimator(labels.features[:, self.columns(self._fitted.features.blocks)])
+
+    def evaluate(self, data: DropoutLabels | Iterable[Any], *, passes: int = 100) -> Quality:
+        """How good the estimates are on inputs that neither trained the model nor the estimator.
+
+        Args:
+            data: labels made with another seed, or the inputs themselves.
+            passes: T of their labels.
+        """
+        labels = data if isinstance(data, DropoutLabels) else self.label(data, passes=passes, seed=self.seed + 1)
+        return quality(labels.uncertainty, self.estimate(labels))
+
+    def serve(self) -> UncertainModel:
+        """The model with its estimator: ``(prediction, uncertainty)`` from one pass."""
+        found = self._fitted
+        return UncertainModel(
+            self.model, found.features, found.fitted.estimator, self.target, self.output, found.feature_range
+        )
+
+    def save(self, folder: str | Path, metrics: dict[str, float] | None = None, labels: str = "dropout") -> None:
+        """Write the estimator, which is loaded with
+        :func:`~tenfold.systems.activation_uncertainty.serving.load_estimator` onto the same main model.
+
+        Args:
+            folder: made if need be.
+            metrics: numbers to keep with it.
+            labels: where the labels come from, ``dropout`` or ``ensemble``.
+        """
+        found = self._fitted
+        manifest = EstimatorManifest(
+            features=found.features.to_dict(),
+            estimator=found.fitted.estimator.settings,
+            target=self.target.name,
+            passes=found.passes,
+            labels=labels,
+            dropout=[asdict(site) for site in self.dropout.sites],
+            inference_only=self.dropout.inference_only,
+            fingerprint=fingerprint(self.model, self.example, self.output),
+            rows={"train": found.fitted.train_rows, "validation": found.fitted.validation_rows},
+            metrics={"validation_r2": found.fitted.r2, **(metrics or {})},
+        )
+        save_estimator(folder, self.serve(), manifest)
+
+
+def ensemble_labels(
+    models: Sequence[nn.Module],
+    batches: Callable[[], Iterable[Any]],
+    target: Target,
+    *,
+    features: ActivationFeatures,
+    served: int = 0,
+    output: Chooser | None = None,
+) -> DropoutLabels:
+    """Labels from the spread of an ensemble instead of dropout (paper B), features from its served member.
+
+    Args:
+        models: members, trained on the same data with other seeds or orders.
+        batches: gives the batches, once for each member.
+        target: definition of the uncertainty; the class of ``class`` is the served member's.
+        features: made on the served member.
+        served: which member is served.
+        output: picks the prediction from what a network gives.
+
+    Raises:
+        UserError: fewer than two members, or two that are the same (spec 9, trap 16).
+    """
+    if len(models) < 2:
+        raise UserError(f"an ensemble needs at least 2 members; got {len(models)}")
+    states = [torch.cat([p.detach().flatten().float().cpu() for p in model.parameters()]) for model in models]
+    for n, state in enumerate(states):
+        for other in range(n):
+            if state.shape == states[other].shape and torch.equal(state, states[other]):
+                raise UserError(f"members {other} and {n} of the ensemble are the same network")
+    passes = [_member_pass(model, batches(), target, output) for model in models]
+    ids, outputs = passes[served]
+    everyone = torch.stack([found for _, found in passes])
+    quantities = target.quantities(everyone)
+    mean = quantities.mean(0)
+    m2 = (quantities - mean).square().sum(0)
+    predicted = outputs.argmax(-1) if target.classes else outputs
+    spread = target.spread(mean, m2, len(models), predicted)
+    read = read_features(models[served], batches(), features, output)
+    return DropoutLabels(ids, outputs.float(), mean.float(), spread.float(), len(models), target, read)
+
+
+@torch.no_grad()
+def _member_pass(
+    model: nn.Module, batches: Iterable[Any], target: Target, output: Chooser | None
+) -> tuple[Tensor, Tensor]:
+    ids, outputs = [], []
+    with clean(model):
+        for inputs, own in numbered(batches):
+            ids.append(own)
+            outputs.append(target.check(main_output(call(model, to_device(inputs, device_of(model))), output)).cpu())
+    return torch.cat(ids), torch.cat(outputs)
+
+
+@torch.no_grad()
+def read_features(
+    model: nn.Module, batches: Iterable[Any], features: ActivationFeatures, output: Chooser | None = None
+) -> Tensor:
+    """Features ``(rows, width)`` float32 of all inputs, from one pass without dropout, on the CPU.
+
+    Args:
+        model: the network.
+        batches: inputs, or ``(inputs, ids)``.
+        features: what is read.
+        output: picks the prediction from what the network gives.
+    """
+    parts = []
+    with clean(model):
+        for inputs, _ in numbered(batches):
+            placed = to_device(inputs, device_of(model))
+            with features.collect(mask_of(placed)) as read:
+                out = main_output(call(model, placed), output)
+            parts.append(read.features(out).float().cpu())
+    if not parts:
+        raise UserError("there are no rows: the data are empty")
+    return torch.cat(parts)
