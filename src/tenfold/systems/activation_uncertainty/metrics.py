@@ -115,6 +115,8 @@ def equivalent_passes(r2: float, by_passes: Mapping[int, float]) -> tuple[float,
     values = np.maximum.accumulate([by_passes[t] for t in passes])  # R2 grows with T but for noise
     if r2 >= values[-1]:
         return float(passes[-1]), True
+    if r2 <= values[0]:
+        return float(passes[0]), False
     return float(np.exp(np.interp(r2, values, np.log(passes)))), False
 
 

@@ -5,7 +5,7 @@ that follow their ``forward`` gives what was recorded. It works for any network,
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -106,16 +106,16 @@ class PrefixCache:
             rows: batch size of what was recorded.
             repeats: how many times the batch is repeated in a pass.
         """
-        replayed = []
-        try:
+        with ExitStack() as restored:
             for path, outputs in self._recorded.items():
                 module = self.model.get_submodule(path)
+                own = module.__dict__.get("forward")  # a module may already have one that is not its class's
+                if own is None:
+                    restored.callback(delattr, module, "forward")
+                else:
+                    restored.callback(setattr, module, "forward", own)
                 module.forward = self._player(path, [repeat_rows(output, repeats, rows) for output in outputs])
-                replayed.append(module)
             yield
-        finally:
-            for module in replayed:
-                del module.forward
 
     def _player(self, path: str, outputs: list[Any]) -> Any:
         position = -1
