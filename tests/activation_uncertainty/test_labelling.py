@@ -10,18 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from uncertainty_job import batches, make_model
 
 from tenfold.errors import UserError
 from tenfold.systems.activation_uncertainty import ActivationUncertainty, label_to_folder, read_labels
 
-SHARED = Path(__file__).parents[1] / "shared"
-sys.path.insert(0, str(SHARED))
-from uncertainty_job import batches, make_model  # noqa: E402
+JOB = Path(__file__).parents[1] / "shared" / "uncertainty_job.py"
 
 
 def job(folder, rank=0, world=1):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RANK": str(rank), "WORLD_SIZE": str(world)}
-    return subprocess.Popen([sys.executable, str(SHARED / "uncertainty_job.py"), str(folder)], env=environment)
+    return subprocess.Popen([sys.executable, str(JOB), str(folder)], env=environment)
 
 
 def learner(seed=0):
@@ -49,7 +48,6 @@ def test_a_killed_job_resumes_to_the_same_labels(whole, tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not list(folder.glob("*.tmp*")) or True
     with pytest.raises(UserError, match="not finished|missing"):
         read_labels(folder)
     assert job(folder).wait() == 0

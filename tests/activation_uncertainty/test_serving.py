@@ -8,7 +8,13 @@ import torch
 from torch import nn
 
 from tenfold.errors import UserError
-from tenfold.systems.activation_uncertainty import ActivationUncertainty, JointTask, UncertainModel, load_estimator
+from tenfold.systems.activation_uncertainty import (
+    ActivationFeatures,
+    ActivationUncertainty,
+    JointTask,
+    UncertainModel,
+    load_estimator,
+)
 from tenfold.systems.activation_uncertainty.commands import export_uncertain
 from tenfold.systems.activation_uncertainty.method import ensemble_labels, read_features
 
@@ -63,10 +69,8 @@ def test_an_estimator_is_loaded_onto_its_own_model_only(learner, tmp_path):
         load_estimator(tmp_path, further)
     with pytest.raises(UserError, match="names or shapes"):
         load_estimator(tmp_path, nn.Sequential(nn.Linear(8, 3)))
-    doubled = mlp().double()
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="further training"):
         load_estimator(tmp_path, mlp(1))
-    assert doubled is not None
     weights = (tmp_path / "estimator.safetensors").read_bytes()
     for damaged in (weights[:-5], b"", weights[:100] + b"x" + weights[101:]):
         (tmp_path / "estimator.safetensors").write_bytes(damaged)
@@ -110,15 +114,20 @@ def test_inputs_far_from_the_data_are_reported(learner):
 
 
 def test_statistics_can_be_taken_anew_for_a_quantised_main_model(learner):
-    quantised = torch.ao.quantization.quantize_dynamic(copy.deepcopy(learner.model), {nn.Linear}, dtype=torch.qint8)
-    served = UncertainModel(
-        quantised, learner.serve().features.__class__.from_dict(quantised, learner.serve().features.to_dict()),
-        copy.deepcopy(learner.result.estimator), learner.target,
-    )  # fmt: skip
-    features = read_features(quantised, [ROWS], served.features)
-    served.set_statistics(features)
+    """Trap 14: the estimator is kept, the features' statistics are those of the changed model."""
+    quantised = copy.deepcopy(learner.model)
+    with torch.no_grad():
+        for weight in quantised.parameters():
+            step = weight.abs().max() / 31 + 1e-12  # six bits
+            weight.copy_((weight / step).round() * step)
+    features = ActivationFeatures.from_dict(quantised, learner.serve().features.to_dict())
+    served = UncertainModel(quantised, features, copy.deepcopy(learner.result.estimator), learner.target)
+    served.set_statistics(read_features(quantised, [ROWS], features))
+    read = served.estimator.standardise(read_features(quantised, [ROWS], features))
+    torch.testing.assert_close(read.mean(0), torch.zeros(read.shape[1]), atol=1e-4, rtol=0)
     correlation = torch.corrcoef(torch.stack([served(ROWS)[1], learner.serve()(ROWS)[1]]))[0, 1]
-    assert correlation > 0.95
+    assert correlation > 0.8
+    assert served.score(ROWS).far.float().mean() < 0.02
 
 
 def test_joint_training_leaves_the_main_model_alone():

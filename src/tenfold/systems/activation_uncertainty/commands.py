@@ -11,9 +11,12 @@ import torch
 
 from tenfold.errors import UserError
 from tenfold.export import export_onnx, save_model
-from tenfold.run import read_config, write_atomically
+from tenfold.run import read_config, read_json, write_atomically
 from tenfold.systems.activation_uncertainty.calls import call
 from tenfold.systems.activation_uncertainty.data import load_task
+from tenfold.systems.activation_uncertainty.features import ActivationFeatures
+from tenfold.systems.activation_uncertainty.fingerprint import fingerprint
+from tenfold.systems.activation_uncertainty.labelling import MANIFEST as LABELS_MANIFEST
 from tenfold.systems.activation_uncertainty.labelling import label_to_folder, read_labels
 from tenfold.systems.activation_uncertainty.method import ActivationUncertainty
 from tenfold.systems.activation_uncertainty.metrics import quality
@@ -325,12 +328,7 @@ def learner_of_labels(model: torch.nn.Module, example: Any, labels: str) -> Acti
     Raises:
         UserError: the labels are of another model.
     """
-    from tenfold.run import read_json
-    from tenfold.systems.activation_uncertainty.features import ActivationFeatures
-    from tenfold.systems.activation_uncertainty.fingerprint import fingerprint
-    from tenfold.systems.activation_uncertainty.labelling import MANIFEST
-
-    found = read_json(Path(labels) / MANIFEST)
+    found = read_json(Path(labels) / LABELS_MANIFEST)
     if fingerprint(model, example)["values"] != found["model"]:
         raise UserError(f"the labels in {labels} are of another model; label again")
     sites = found["dropout"]

@@ -144,6 +144,8 @@ def _numbers(path: Path, separator: str, rows: int | None, skip: int = 0) -> NDA
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    if content.count(b"\n", 0, 10_000) < skip or not content.strip():
+        raise UserError(f"{path} is empty; it must have at least one row")
     if len(separator) > 1:
         content = content.replace(separator.encode(), b"\t")
         separator = "\t"
