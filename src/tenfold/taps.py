@@ -84,6 +84,8 @@ def tap_hooks(model: nn.Module, paths: Sequence[str], visit: Visit) -> Iterator[
                     f"{name}#0, {name}#1 ..."
                 )
             path = name
+        if isinstance(output, Tensor):
+            return visit(path, output)
         leaves, structure = pytree.tree_flatten(output)
         position = next((n for n, leaf in enumerate(leaves) if isinstance(leaf, Tensor)), None)
         if position is None:

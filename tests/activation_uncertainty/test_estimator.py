@@ -31,10 +31,12 @@ def rows(count=2000, passes=None, seed=0):
     return features, draws.var(0), true
 
 
-@pytest.mark.parametrize(("loss", "low", "high"), [("mse_std", 0.74, 0.86), ("gamma", 0.93, 1.07), ("mse_var", 0.9, 1.1)])
+@pytest.mark.parametrize(
+    ("loss", "low", "high"), [("mse_std", 0.74, 0.86), ("gamma", 0.93, 1.07), ("mse_var", 0.9, 1.1)]
+)
 def test_level_learnt_from_two_passes(loss, low, high):
     """Trap 8: E[s] is below the standard deviation; E[s^2] is the variance."""
-    features, spread, true = rows(6000, passes=2)
+    features, spread, _ = rows(6000, passes=2)
     fitted = fit_estimator(features, spread, loss=loss, passes=2)
     tests, _, truth = rows(2000, seed=1)
     with torch.no_grad():

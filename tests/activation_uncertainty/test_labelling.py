@@ -48,7 +48,7 @@ def test_a_killed_job_resumes_to_the_same_labels(whole, tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    with pytest.raises(UserError, match="not finished|missing"):
+    with pytest.raises(UserError, match=r"not finished|missing"):
         read_labels(folder)
     assert job(folder).wait() == 0
     same(read_labels(folder), whole)

@@ -1,4 +1,4 @@
-"""One pass, two answers: to the bit the main model's own, the same after saving, exporting, loading (traps 3, 13, 14)."""
+"""One pass, two answers: the main model's own to the bit, the same after saving and exporting (traps 3, 13, 14)."""
 
 import copy
 import json

@@ -112,11 +112,10 @@ class Estimator(nn.Module):
         if self.buckets:
             return raw.softmax(-1) @ self.bucket_levels
         raw = raw[:, 0]
-        if self.loss == "gamma":
-            return (self.level[1] * raw.clamp(-30, 30).exp()) ** self.power
-        if self.loss == "mse_var":
-            return (self.level[1] * raw).clamp(min=0) ** self.power
-        return (self.level[0] + self.level[1] * raw).clamp(min=0)
+        if self.loss == "mse_std":
+            return torch.addcmul(self.level[0], self.level[1], raw).relu()
+        spread = self.level[1] * (raw.clamp(-30, 30).exp() if self.loss == "gamma" else raw.relu())
+        return spread.sqrt() if self.power == 0.5 else spread
 
     def bucket_probabilities(self, features: Tensor) -> Tensor:
         """``(rows, buckets)`` from the lowest uncertainty to the highest; only for the task ``buckets``."""

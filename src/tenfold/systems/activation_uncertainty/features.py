@@ -127,8 +127,9 @@ class ActivationFeatures:
             mask: ``(batch, tokens)``, true for valid tokens; all where ``None``.
         """
         read = ReadFeatures(self, mask)
-        paths = [tap.path for tap in self.taps]
-        by_path = {path: [tap for tap in self.taps if tap.path == path] for path in paths}
+        by_path: dict[str, list[Tap]] = {}
+        for tap in self.taps:
+            by_path.setdefault(tap.path, []).append(tap)
 
         def visit(path: str, output: Tensor) -> None:
             for tap in by_path[path]:
@@ -140,6 +141,8 @@ class ActivationFeatures:
     def read(self, tap: Tap, output: Tensor, mask: Tensor | None) -> Tensor:
         """Features ``(rows, width)`` of one module's output."""
         x = FUNCTIONS[tap.function](output) if tap.function else output
+        if x.ndim == 2 and self.form == "value":
+            return x
         if tap.channels_first:
             x = x.movedim(1, -1)
         if x.ndim > 2 and self.pool == "tokens" and not tap.channels_first:
