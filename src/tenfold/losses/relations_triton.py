@@ -22,7 +22,7 @@ try:
 except ImportError:  # wheels for CPU and macOS come without it
     triton = None
 
-_ROWS, _COLUMNS = 64, 64
+_ROWS = 64
 
 
 def require_triton() -> None:
@@ -88,7 +88,8 @@ class _TritonKL(torch.autograd.Function):
 def _tiles(a: Tensor, u: Tensor) -> dict[str, Any]:
     return {
         "ROWS": _ROWS,
-        "COLUMNS": _COLUMNS,
+        # Four float32 tiles of 64 would not fit the shared memory of smaller GPUs.
+        "COLUMNS": 32 if a.dtype == torch.float32 else 64,
         "WIDTH_S": max(16, triton.next_power_of_2(a.shape[-1])),
         "WIDTH_T": max(16, triton.next_power_of_2(u.shape[-1])),
         # Tensor cores would round float32 to 10 bits: inputs of float32 are multiplied as such.
