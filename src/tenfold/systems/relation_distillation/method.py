@@ -222,8 +222,7 @@ class RelationDistiller(nn.Module):
         self.layers = _layer_pairs(student, teacher, student_layer, teacher_layer, more_layers)
         self.heads = [_align(student, teacher, pair, heads) for pair in self.layers]
         self.untrained: list[str] = []
-        self.register_state_dict_post_hook(_drop_teacher)
-        self.register_load_state_dict_pre_hook(_restore_teacher)
+        leave_teacher_out(self)
         self.train()
         if example is not None:
             self.untrained = freeze_unreached(student, self.loss(example)["loss"])
@@ -410,8 +409,13 @@ def freeze_unreached(student: nn.Module, loss: Tensor) -> list[str]:
     return listed + sorted(p for p in unreached if not any(p.startswith(f"{module}.") for module in listed))
 
 
+def leave_teacher_out(distiller: nn.Module) -> None:
+    """Keep ``distiller.teacher`` out of its state dict: frozen, it would only swell every checkpoint."""
+    distiller.register_state_dict_post_hook(_drop_teacher)
+    distiller.register_load_state_dict_pre_hook(_restore_teacher)
+
+
 def _drop_teacher(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    """A frozen teacher would only swell every checkpoint."""
     for name in [name for name in state if name.startswith(f"{prefix}teacher.")]:
         del state[name]
 

@@ -88,7 +88,7 @@ class AttentionLayer:
     projections: tuple[str, ...]
 
 
-class _Reached(BaseException):
+class Reached(BaseException):
     """Raised at the last tap; no ``except Exception`` of a network on the way may take it for an error."""
 
 
@@ -184,7 +184,7 @@ def tap_layers(
     numbers = [resolve_layer(layer, recorder.count, type(model).__name__) for layer in layers]
     recorder.want(set(numbers), max(numbers) if stop else None)
     output = None
-    with recorder, suppress(_Reached):
+    with recorder, suppress(Reached):
         output = call(model, inputs)
     missing = [number for number in numbers if number not in recorder.taps]
     if missing:
@@ -237,7 +237,7 @@ class _Recorder:
         if number in self._wanted:
             self.taps[number] = found()
         if number == self._last:
-            raise _Reached
+            raise Reached
 
     def __enter__(self) -> "_Recorder":
         return self
