@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from tenfold.errors import UserError
 
-_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,13 @@ class ImageFiles(Dataset):
         return ImageFiles(tuple(self.paths[i] for i in indices), tuple(self.labels[i] for i in indices), self.classes)
 
 
-def read_image(path: str | Path) -> Any:
+def read_image(path: str | Path | IO[bytes], *, name: str | None = None) -> Any:
     """Decode an image file to an RGB PIL image; CMYK, palette and grey ones are converted,
     of 16 bits the upper eight are kept.
+
+    Args:
+        path: the file, or an open one.
+        name: what the message calls it; its path where ``None``.
 
     Raises:
         UserError: the file is missing, damaged or no image.
@@ -54,7 +58,7 @@ def read_image(path: str | Path) -> Any:
                 return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
             return image.convert("RGB")
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read the image {path}: {error}") from error
+        raise UserError(f"cannot read the image {name or path}: {error}") from error
 
 
 def find_image_files(folder: str | Path) -> ImageFiles:
@@ -72,7 +76,7 @@ def find_image_files(folder: str | Path) -> ImageFiles:
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in _ENDINGS)
+        found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in IMAGE_ENDINGS)
         if not found:
             raise UserError(f"the class folder {folder / name} holds no images")
         paths += found
