@@ -46,7 +46,11 @@ def test_arithmetic_in_the_interpreter():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_equal_to_the_direct_form_on_a_gpu():
-    cases = [(197, 48, 64, torch.float32, 1e-4), (197, 48, 64, torch.bfloat16, 1e-2), (1025, 16, 64, torch.bfloat16, 1e-2)]
+    cases = [
+        (197, 48, 64, torch.float32, 1e-4),
+        (197, 48, 64, torch.bfloat16, 1e-2),
+        (1025, 16, 64, torch.bfloat16, 1e-2),
+    ]
     code = _CHECK.format(device="cuda", cases=str(cases))
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ran.stdout.strip() == "equal", ran.stderr[-2000:]

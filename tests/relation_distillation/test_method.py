@@ -13,7 +13,8 @@ from tenfold.systems.relation_distillation.mae import MAEDecoder, MaskedAutoenco
 from tenfold.systems.relation_distillation.masking import keep_patches, random_patches
 from tenfold.systems.relation_distillation.method import RelationDistiller, RelationLoss, default_teacher_layer
 from tenfold.systems.relation_distillation.model import set_drop_path, sincos_positions, vision_transformer
-from tenfold.systems.relation_distillation.taps import attention_layers, tap
+from tenfold.systems.relation_distillation.layers import attention_layers
+from tenfold.systems.relation_distillation.taps import tap
 
 IMAGES = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -97,7 +98,9 @@ def test_gradients_reach_the_student_up_to_the_tap_and_nothing_else():
     distiller.loss(IMAGES)["loss"].backward()
     assert all(p.grad is None for p in teacher.parameters())
     missing = {name for name, p in student.named_parameters() if p.grad is None}
-    last = {f"blocks.2.{name}" for name, _ in student.blocks[2].named_parameters() if name.split(".")[0] in ("norm2", "mlp")}
+    last = {
+        f"blocks.2.{name}" for name, _ in student.blocks[2].named_parameters() if name.split(".")[0] in ("norm2", "mlp")
+    }
     assert missing == last | {"blocks.2.attn.proj.weight", "blocks.2.attn.proj.bias", "norm.weight", "norm.bias"}
     assert distiller.untrained == ["blocks.2.attn.proj", "blocks.2.norm2", "blocks.2.mlp", "norm"] or set(
         distiller.untrained
@@ -196,7 +199,9 @@ def test_relation_heads_and_mean(heads):
     if heads == "mean":
         logits = [(t.q @ t.k.mT * t.scale).mean(1, keepdim=True) for t in (ours, theirs)]
     else:
-        joined = [[x.transpose(1, 2).reshape(3, 17, heads, -1).transpose(1, 2) for x in (t.q, t.k)] for t in (ours, theirs)]
+        joined = [
+            [x.transpose(1, 2).reshape(3, 17, heads, -1).transpose(1, 2) for x in (t.q, t.k)] for t in (ours, theirs)
+        ]
         logits = [q @ k.mT / math.sqrt(q.shape[-1]) for q, k in joined]
     p, t = (x.log_softmax(-1) for x in logits)
     torch.testing.assert_close(found, (t.exp() * (t - p)).sum(-1).mean().detach())

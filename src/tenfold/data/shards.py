@@ -1,7 +1,7 @@
 """Images without a folder per class: flat trees, and webdataset's tar shards, read at random places.
 
-A shard is an ordinary tar whose files come in groups of one name with several endings: ``000017.jpg``,
-``000017.cls``. Uncompressed, each file lies in one piece, so that an index of places is enough to read any image: order,
+A shard is an ordinary tar whose files come in groups of one name with several endings: ``17.jpg``, ``17.cls``.
+Uncompressed, each file lies in one piece, so that an index of places is enough to read any image: order,
 ranks and resumption are then those of :class:`tenfold.data.FileBatches`, unlike with a stream.
 """
 
@@ -66,9 +66,7 @@ class ShardImages(Dataset):
 
     def subset(self, indices: Sequence[int]) -> "ShardImages":
         """Some of the images, with the same classes."""
-        return ShardImages(
-            tuple(self.places[i] for i in indices), tuple(self.labels[i] for i in indices), self.classes
-        )
+        return ShardImages(tuple(self.places[i] for i in indices), tuple(self.labels[i] for i in indices), self.classes)
 
 
 def find_shards(pattern: str) -> ShardImages:
@@ -117,7 +115,7 @@ def find_shards(pattern: str) -> ShardImages:
 def _shards(pattern: str) -> list[Path]:
     span = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
     if span is None:
-        found = [Path(name) for name in sorted(glob.glob(pattern))]
+        found = [Path(name) for name in sorted(glob.glob(pattern))]  # noqa: PTH207 (absolute patterns, too)
         if not found:
             raise UserError(f"there are no shards {pattern}")
         return found

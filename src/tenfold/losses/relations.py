@@ -186,7 +186,9 @@ def relation_agreement(
     chosen = student.topk(top, -1).indices[..., None] == teacher.topk(top, -1).indices[..., None, :]
     overlap = chosen.any(-1).to(weights.dtype).mean(-1)
     log_p, log_t = student.log_softmax(-1), teacher.log_softmax(-1)
-    visible = torch.full_like(weights, student.shape[-1]) if mask is None else mask.sum(-1, keepdim=True).expand_as(mask)
+    visible = (
+        torch.full_like(weights, student.shape[-1]) if mask is None else mask.sum(-1, keepdim=True).expand_as(mask)
+    )
     kept = (log_t.exp() * (log_t - log_p)).sum(-1)
     uniform = (log_t.exp() * log_t).sum(-1) + visible.to(log_t.dtype).clamp(min=1).log()[:, None]
     divergence, reference = ((part.mean(1) * weights).sum() for part in (kept, uniform))

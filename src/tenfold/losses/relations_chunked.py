@@ -35,6 +35,7 @@ class ChunkedKL(torch.autograd.Function):
         weights: Tensor,
         chunk: int | None,
     ) -> Tensor:
+        """Loss, and the gradients that the backward pass will scale."""
         batch, heads, tokens, _ = a_s.shape
         maps = batch * heads
         rows, together = _block_size(tokens, maps, chunk, a_s.is_cuda)
@@ -74,7 +75,8 @@ class ChunkedKL(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of the forward pass times the incoming one."""
         d_a, d_b = ctx.saved_tensors
         scaled = [(gradient * d).to(d.dtype) if needed else None for d, needed in zip((d_a, d_b), ctx.needs_input_grad)]  # noqa: B905
         return (*scaled, *[None] * 8)

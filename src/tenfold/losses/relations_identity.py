@@ -41,13 +41,12 @@ class IdentityKL(torch.autograd.Function):
         added_t: Tensor | None,
         weights: Tensor,
     ) -> Tensor:
+        """Loss, and the gradients that the backward pass will scale."""
         # In float32 at least: bfloat16 attention would lose the small differences that the divergence is made of.
         a, b, u, w = (wide(x) for x in (a_s, b_s, a_t, b_t))
         width_s, width_t = a.shape[-1], u.shape[-1]
         batch, heads, tokens, _ = a.shape
-        added_s, added_t = (
-            None if x is None else x.expand(batch, heads, tokens, tokens) for x in (added_s, added_t)
-        )
+        added_s, added_t = (None if x is None else x.expand(batch, heads, tokens, tokens) for x in (added_s, added_t))
         of_teacher = _Attention(u, w, torch.cat([w, b], -1), scale_t, added_t)
         of_student = _Attention(a, b, b, scale_s, added_s)
         mean_w, mean_b = of_teacher.output.split([width_t, width_s], -1)
@@ -70,7 +69,8 @@ class IdentityKL(torch.autograd.Function):
         return (rows.mean(1) * weights).sum()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of the forward pass times the incoming one."""
         d_a, d_b = ctx.saved_tensors
         return (gradient * d_a).to(d_a.dtype), (gradient * d_b).to(d_b.dtype), *[None] * 7
 

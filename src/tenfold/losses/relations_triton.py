@@ -54,9 +54,7 @@ def triton_kl(a_s: Tensor, b_s: Tensor, a_t: Tensor, b_t: Tensor, scale_s: float
 
 class _TritonKL(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, a_s: Tensor, b_s: Tensor, a_t: Tensor, b_t: Tensor, scale_s: float, scale_t: float
-    ) -> Tensor:
+    def forward(ctx: Any, a_s: Tensor, b_s: Tensor, a_t: Tensor, b_t: Tensor, scale_s: float, scale_t: float) -> Tensor:
         a, b, u, w = (x.contiguous() for x in (a_s, b_s, a_t, b_t))
         batch, heads, tokens, _ = a.shape
         maps = batch * heads
@@ -100,7 +98,7 @@ def _tiles(a: Tensor, u: Tensor) -> dict[str, Any]:
 if triton is not None:
 
     @triton.jit
-    def _load(base, rows, tokens, width, WIDTH: tl.constexpr):  # noqa: ANN001, ANN202
+    def _load(base, rows, tokens, width, WIDTH: tl.constexpr):
         columns = tl.arange(0, WIDTH)
         inside = (rows[:, None] < tokens) & (columns[None, :] < width)
         return tl.load(base + rows[:, None] * width + columns[None, :], mask=inside, other=0.0)
@@ -110,7 +108,7 @@ if triton is not None:
         a_ptr, b_ptr, u_ptr, w_ptr, kl_ptr, lse_s_ptr, lse_t_ptr, scale_s, scale_t, tokens, width_s, width_t,
         ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH_S: tl.constexpr, WIDTH_T: tl.constexpr,
         PRECISION: tl.constexpr,
-    ):  # fmt: skip  # noqa: ANN001, ANN202
+    ):  # fmt: skip
         one = tl.program_id(0).to(tl.int64)
         rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
         a = _load(a_ptr + one * tokens * width_s, rows, tokens, width_s, WIDTH_S)
@@ -142,9 +140,7 @@ if triton is not None:
         tl.store(lse_t_ptr + place, lse_t, mask=kept)
 
     @triton.jit
-    def _slope(
-        a, b, u, w, lse_s, lse_t, rows, columns, tokens, scale_s, scale_t, PRECISION: tl.constexpr
-    ):  # noqa: ANN001, ANN202
+    def _slope(a, b, u, w, lse_s, lse_t, rows, columns, tokens, scale_s, scale_t, PRECISION: tl.constexpr):
         """``P_s - P_t`` of a tile, zero outside of the map."""
         s = tl.dot(a, tl.trans(b), input_precision=PRECISION) * scale_s
         t = tl.dot(u, tl.trans(w), input_precision=PRECISION) * scale_t
@@ -156,7 +152,7 @@ if triton is not None:
         a_ptr, b_ptr, u_ptr, w_ptr, lse_s_ptr, lse_t_ptr, weight_ptr, d_ptr, scale_s, scale_t, tokens, width_s,
         width_t, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH_S: tl.constexpr, WIDTH_T: tl.constexpr,
         PRECISION: tl.constexpr,
-    ):  # fmt: skip  # noqa: ANN001, ANN202
+    ):  # fmt: skip
         one = tl.program_id(0).to(tl.int64)
         rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
         kept = rows < tokens
@@ -180,7 +176,7 @@ if triton is not None:
         a_ptr, b_ptr, u_ptr, w_ptr, lse_s_ptr, lse_t_ptr, weight_ptr, d_ptr, scale_s, scale_t, tokens, width_s,
         width_t, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH_S: tl.constexpr, WIDTH_T: tl.constexpr,
         PRECISION: tl.constexpr,
-    ):  # fmt: skip  # noqa: ANN001, ANN202
+    ):  # fmt: skip
         one = tl.program_id(0).to(tl.int64)
         columns = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
         b = _load(b_ptr + one * tokens * width_s, columns, tokens, width_s, WIDTH_S)

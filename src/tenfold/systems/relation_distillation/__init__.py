@@ -7,9 +7,18 @@ from importlib import import_module
 from typing import Any
 
 _ROOMS = {
-    "method": ["RelationDistiller", "RelationLoss", "freeze_unreached"],
-    "taps": ["AttentionLayer", "Tap", "attention_layers", "tap", "tap_layers"],
-    "alignment": ["common_tokens", "heads_per_block", "regrouped", "relation_heads", "set_heads", "set_heads_per_block"],
+    "method": ["RelationDistiller", "RelationLoss"],
+    "freezing": ["freeze_unreached"],
+    "layers": ["AttentionLayer", "Tap", "attention_layers"],
+    "taps": ["tap", "tap_layers"],
+    "alignment": [
+        "common_tokens",
+        "heads_per_block",
+        "regrouped",
+        "relation_heads",
+        "set_heads",
+        "set_heads_per_block",
+    ],
     "model": ["load_backbone", "set_drop_path", "sincos_positions", "vision_transformer"],
     "mae": ["MAEDecoder", "MaskedAutoencoder"],
     "masking": ["keep_patches", "random_patches"],

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tenfold.errors import UserError
-from tenfold.systems.relation_distillation.taps import AttentionLayer, Tap, attention_layers, patch_size
+from tenfold.systems.relation_distillation.layers import AttentionLayer, Tap, attention_layers, patch_size
 
 Heads = Literal["auto", "adaptive", "mean"] | int
 """``adaptive``, a number of relation heads, ``mean``, or ``auto``: adaptive where possible, else relation heads."""

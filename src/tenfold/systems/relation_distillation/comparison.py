@@ -146,7 +146,10 @@ def plots_of(outcomes: Outcomes, data: str, teacher: Sequence[Mapping[str, float
                 kind="line",
                 x_label="epoch",
                 y_label="nats per row",
-                series=[Series(name=name, x=[x for x, _ in points], y=[y for _, y in points]) for name, points in curves.items()],
+                series=[
+                    Series(name=name, x=[x for x, _ in points], y=[y for _, y in points])
+                    for name, points in curves.items()
+                ],
                 caption="First seed. Relations of untrained networks are nearly uniform: the divergence starts small "
                 "and falls fast; the agreement in the table is what to look at.",
             )

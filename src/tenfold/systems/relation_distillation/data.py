@@ -1,6 +1,7 @@
 """The images of the experiment, and the views of them that pre-training and fine-tuning see."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,13 @@ IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def load_images(
-    name: str, *, root: str | None = None, validation: int = 300, image_size: int = 224, workers: int = 0
+    name: str,
+    *,
+    root: str | None = None,
+    validation: int = 300,
+    image_size: int = 224,
+    workers: int = 0,
+    limit: int | None = None,
 ) -> Splits:
     """Read a data set and split it.
 
@@ -40,12 +47,22 @@ def load_images(
         validation: images taken from the training split; ``clothing64`` has a validation split of its own.
         image_size: side of the images of ``clothing64``, ``folder`` and ``imagenet``.
         workers: processes that decode image files.
+        limit: keep only the first images of the training split.
 
     Raises:
         UserError: the data are missing or damaged, or a split would be empty.
     """
-    if name != "clothing64":
-        return load_splits(name, root=root, validation=validation, image_size=image_size, workers=workers)
+    if limit is not None and limit < 1:
+        raise UserError(f"data.limit must be at least 1; got {limit}")
+    splits = (
+        _read_clothing(root, image_size)
+        if name == "clothing64"
+        else load_splits(name, root=root, validation=validation, image_size=image_size, workers=workers)
+    )
+    return splits if limit is None else replace(splits, train=splits.train.subset(range(min(limit, len(splits.train)))))
+
+
+def _read_clothing(root: str | None, image_size: int) -> Splits:
     archive = _find_archive(find_data(root))
     train, held, test = (load_image_archive(archive, part, size=image_size) for part in ("train", "validation", "test"))
     if not train.classes == held.classes == test.classes:

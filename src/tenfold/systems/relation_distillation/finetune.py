@@ -9,7 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tenfold.data import Augmentation, FileBatches, LabelledImages, Splits, TensorBatches, random_flip, random_resized_crop
+from tenfold.data import (
+    Augmentation,
+    FileBatches,
+    LabelledImages,
+    Splits,
+    TensorBatches,
+    random_flip,
+    random_resized_crop,
+)
 from tenfold.errors import UserError, require
 from tenfold.systems.relation_distillation.model import set_drop_path
 from tenfold.systems.relation_distillation.optimisers import adamw, cosine_schedule, parameter_groups
@@ -169,14 +177,16 @@ class _FileAugmentation:
         if randaugment is not None:
             timm = require("timm.data.auto_augment", "timm")
             mean = tuple(round(255 * value) for value in (0.485, 0.456, 0.406))
-            self.policy = timm.rand_augment_transform(randaugment, {"translate_const": int(size * 0.45), "img_mean": mean})
+            self.policy = timm.rand_augment_transform(
+                randaugment, {"translate_const": int(size * 0.45), "img_mean": mean}
+            )
 
     def __call__(self, image: Any) -> Tensor:
         image = self.geometry(image)
         return self.to_tensor(image if self.policy is None else self._augmented(image))
 
     def _augmented(self, image: Any) -> Any:
-        """timm draws from Python's and numpy's generators: seed them from torch's, and put them back."""
+        """Timm draws from Python's and numpy's generators: seed them from torch's, and put them back."""
         import numpy
 
         seed = int(torch.randint(2**31, ()))

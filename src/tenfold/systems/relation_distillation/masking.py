@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.errors import UserError
-from tenfold.systems.relation_distillation.taps import patch_size
+from tenfold.systems.relation_distillation.layers import patch_size
 
 
 def random_patches(model: nn.Module, images: Tensor, mask_ratio: float) -> Tensor:
@@ -46,7 +46,7 @@ class _Keep(nn.Module):
 
 @contextmanager
 def keep_patches(model: Any, keep: Tensor) -> Iterator[None]:
-    """Within the block, a timm vision transformer sees only some patches of each image, after their positions are added.
+    """Within the block, a timm vision transformer sees only some patches of each image, with their own positions.
 
     Args:
         model: has timm's ``patch_drop`` between position embedding and blocks.

@@ -35,16 +35,10 @@ from tenfold.systems.relation_distillation.alignment import (
     repeat_heads,
     set_heads,
 )
+from tenfold.systems.relation_distillation.freezing import freeze_unreached, leave_teacher_out
+from tenfold.systems.relation_distillation.layers import Tap, Tapper, attention_layers, images_of, resolve_layer
 from tenfold.systems.relation_distillation.masking import keep_patches, random_patches
-from tenfold.systems.relation_distillation.taps import (
-    Tap,
-    Tapper,
-    attention_layers,
-    images_of,
-    resolve_layer,
-    tap,
-    tap_layers,
-)
+from tenfold.systems.relation_distillation.taps import tap, tap_layers
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tinymim": {"pairs": ("qk", "vv"), "heads": "auto"},
@@ -112,7 +106,7 @@ class RelationLoss(nn.Module):
         total: Tensor | None = None
         for pair, weight in zip(self.pairs, self.weights, strict=True):
             sides = (*operands(student, pair), *operands(teacher, pair))
-            scales = {"scale_s": student.scale, "scale_t": teacher.scale}
+            scales: dict[str, Any] = {"scale_s": student.scale, "scale_t": teacher.scale}
             if self.softmax:
                 value = relation_kl(
                     *sides, **scales, mask=mask, causal=student.causal or teacher.causal, kernel=self.kernel,
@@ -141,7 +135,9 @@ def _bias(one: Tap, pair: str, mask: Tensor | None) -> Tensor | None:
     excluded = one.bias.detach() <= lowest / 2
     if mask is not None:  # what is only the padding again is already in the mask, which fused kernels take
         padding = ~mask[:, None, None, :]
-        if bool((excluded | padding).eq(padding).all()) and (pair != "qk" or not one.bias.masked_fill(excluded, 0).any()):
+        if bool((excluded | padding).eq(padding).all()) and (
+            pair != "qk" or not one.bias.masked_fill(excluded, 0).any()
+        ):
             return None
     if pair == "qk":
         return one.bias
@@ -248,7 +244,9 @@ class RelationDistiller(nn.Module):
             ``loss`` to be minimised, and the pairs' divergences of the first layer pair; scalars.
         """
         for_student, for_teacher, mask, keep, images = self._inputs(batch)
-        students, output = self._tap(self.student, [s for s, _, _ in self.layers], for_student, keep, self.decoder is None)
+        students, output = self._tap(
+            self.student, [s for s, _, _ in self.layers], for_student, keep, self.decoder is None
+        )
         with torch.no_grad():
             teachers, _ = self._tap(self.teacher, [t for _, t, _ in self.layers], for_teacher, keep, True)
         losses: dict[str, Tensor] = {}
@@ -329,7 +327,11 @@ class RelationDistiller(nn.Module):
 
 
 def _layer_pairs(
-    student: nn.Module, teacher: nn.Module, student_layer: Any, teacher_layer: Any, more: Sequence[tuple[int, int, float]]
+    student: nn.Module,
+    teacher: nn.Module,
+    student_layer: Any,
+    teacher_layer: Any,
+    more: Sequence[tuple[int, int, float]],
 ) -> list[tuple[Any, Any, float]]:
     depth_s, depth_t = depth(student), depth(teacher)
     if teacher_layer == "auto":
@@ -368,8 +370,7 @@ def _align(student: nn.Module, teacher: nn.Module, pair: tuple[Any, Any, float],
     if obstacle is None:
         set_heads(layer, wanted)
         return "adaptive"
-    widths = [_width(one) for one in (layer, theirs[pair[1] - 1])]
-    common = largest_common_heads(*widths, wanted)
+    common = largest_common_heads(_width(layer), _width(theirs[pair[1] - 1]), wanted)
     if heads == "adaptive" or common == 1:
         raise UserError(
             f"the student's layer {layer.name!r} cannot run with the teacher's {wanted} heads: {obstacle}; use "
@@ -380,46 +381,3 @@ def _align(student: nn.Module, teacher: nn.Module, pair: tuple[Any, Any, float],
 
 def _width(layer: Any) -> int:
     return getattr(layer.module, layer.projections[0]).out_features // (3 if len(layer.projections) == 1 else 1)
-
-
-def freeze_unreached(student: nn.Module, loss: Tensor) -> list[str]:
-    """Freeze the parameters that a loss does not depend on.
-
-    They would stay at their random initial values, be decayed by the optimiser, and make distributed training wait for
-    gradients that never come.
-
-    Args:
-        student: the network.
-        loss: a loss of it, with its graph.
-
-    Returns:
-        Names of the largest modules none of whose parameters has a gradient.
-    """
-    named = [(name, p) for name, p in student.named_parameters() if p.requires_grad]
-    gradients = torch.autograd.grad(loss, [p for _, p in named], allow_unused=True)
-    unreached = {name for (name, _), gradient in zip(named, gradients, strict=True) if gradient is None}
-    for name, parameter in named:
-        if name in unreached:
-            parameter.requires_grad_(False)
-    listed: list[str] = []
-    for name, module in student.named_modules():
-        own = {f"{name}.{p}" if name else p for p, _ in module.named_parameters()}
-        if name and own and own <= unreached and not any(name.startswith(f"{above}.") for above in listed):
-            listed.append(name)
-    return listed + sorted(p for p in unreached if not any(p.startswith(f"{module}.") for module in listed))
-
-
-def leave_teacher_out(distiller: nn.Module) -> None:
-    """Keep ``distiller.teacher`` out of its state dict: frozen, it would only swell every checkpoint."""
-    distiller.register_state_dict_post_hook(_drop_teacher)
-    distiller.register_load_state_dict_pre_hook(_restore_teacher)
-
-
-def _drop_teacher(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    for name in [name for name in state if name.startswith(f"{prefix}teacher.")]:
-        del state[name]
-
-
-def _restore_teacher(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    for name, value in module.teacher.state_dict().items():
-        state.setdefault(f"{prefix}teacher.{name}", value)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tenfold.data import Batches
 from tenfold.errors import UserError
 from tenfold.parallel import gather_rows, total_over_ranks
-from tenfold.systems.relation_distillation.taps import Reached
+from tenfold.systems.relation_distillation.recorders import Reached
 
 ALEXNET_ERRORS = {
     "gaussian_noise": 0.886428, "shot_noise": 0.894468, "impulse_noise": 0.922640, "defocus_blur": 0.819880,
@@ -139,7 +139,7 @@ def restricted_logits(logits: Tensor, columns: Sequence[int]) -> Tensor:
 
 
 def mean_corruption_error(errors: Mapping[str, Sequence[float]]) -> float:
-    """mCE in percent: for each corruption the errors of its severities over AlexNet's, averaged over corruptions.
+    """MCE in percent: for each corruption the errors of its severities over AlexNet's, averaged over corruptions.
 
     Args:
         errors: error rate in [0, 1] of each severity, by corruption as in :data:`ALEXNET_ERRORS`.

@@ -54,7 +54,9 @@ def vision_transformer(
     timm_vit = require("timm.models.vision_transformer", "timm")
     per_block = [heads] * depth if isinstance(heads, int) else list(heads)
     if depth < 1 or patch < 1 or image_size % patch or prefix_tokens < 1:
-        raise UserError(f"a ViT needs blocks, a class token, and a patch that divides its images of {image_size} pixels")
+        raise UserError(
+            f"a ViT needs blocks, a class token, and a patch that divides its images of {image_size} pixels"
+        )
     if len(per_block) != depth or any(count < 1 or width % count for count in per_block):
         raise UserError(f"heads must be {depth} numbers that divide the width {width}; got {per_block}")
     model = timm_vit.VisionTransformer(
@@ -168,9 +170,7 @@ def load_backbone(model: Any, state: Mapping[str, Tensor]) -> list[str]:
     own = model.state_dict()
     state = {name: value for name, value in state.items() if not name.startswith(("norm.", "decoder_", "mask_token"))}
     if "pos_embed" in state and state["pos_embed"].shape != own["pos_embed"].shape:
-        state["pos_embed"] = resize_positions(
-            state["pos_embed"], model.patch_embed.grid_size, model.num_prefix_tokens
-        )
+        state["pos_embed"] = resize_positions(state["pos_embed"], model.patch_embed.grid_size, model.num_prefix_tokens)
     for name, value in state.items():
         if name in own and value.shape != own[name].shape and not name.startswith("head."):
             raise UserError(

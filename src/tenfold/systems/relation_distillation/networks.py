@@ -1,4 +1,4 @@
-"""Teachers and students by name and weights: the sizes of the settings, timm's networks, transformers' from a folder."""
+"""Teachers and students by name and weights: the sizes of the settings, timm's networks, transformers' folders."""
 
 import hashlib
 from collections.abc import Sequence

@@ -62,7 +62,7 @@ def parameter_groups(
 def adamw(groups: list[dict[str, Any]], betas: tuple[float, float]) -> Optimizer:
     """AdamW on groups of :func:`parameter_groups`."""
     kept = [{key: value for key, value in group.items() if key != "names"} for group in groups]
-    return torch.optim.AdamW(kept, betas=betas)
+    return torch.optim.AdamW(kept, betas=betas, fused=True)
 
 
 def cosine_schedule(*, epochs: int, steps: int, warmup: float, lowest: float = 0.0) -> Any:

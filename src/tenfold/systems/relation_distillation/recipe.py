@@ -68,6 +68,7 @@ def run(config: Config, run: Run) -> Results:
     splits = load_images(
         config.data.name, root=config.data.root, validation=config.data.validation,
         image_size=config.data.image_size, workers=config.data.workers,
+        limit=config.data.limit,
     )  # fmt: skip
     check_arms(config, splits, arms)
     learnt = run.step("teacher", lambda folder: train_teacher(config, splits, folder, run))
@@ -85,7 +86,9 @@ def run(config: Config, run: Run) -> Results:
                 step_two = f"{name}/seed{seed}/{labels}"
                 found |= run.step(
                     step_two,
-                    lambda folder: evaluate_arm(config, splits, arm, found, weights, seed, labels, folder, run, step_two),  # noqa: B023
+                    lambda folder: evaluate_arm(
+                        config, splits, arm, found, weights, seed, labels, folder, run, step_two
+                    ),
                 )
             outcomes[name].append(found)
     delivered = run.step("delivery", lambda _: deliver(config, splits, teacher, outcomes["relations"][0], run))

@@ -19,6 +19,7 @@ class DataOptions:
         unlabelled: pre-train on these images instead of the training split: a folder of images at any depth, or tar
             shards such as ``shards/train-{0000..0146}.tar``.
         validation: images taken from the training split for choices such as the sweep's.
+        limit: use only so many of the training images, the first ones; all where null.
         image_size: side of the images of ``clothing64``, ``folder`` and ``imagenet``.
         crop_scale: smallest share of an image's area that a pre-training crop takes.
         flip: mirror half of the images in training.
@@ -26,12 +27,13 @@ class DataOptions:
         workers: processes that decode image files.
     """
 
-    name: Literal[
-        "digits", "clothing64", "mnist", "fashion-mnist", "cifar10", "cifar100", "imagenet", "folder"
-    ] = "digits"
+    name: Literal["digits", "clothing64", "mnist", "fashion-mnist", "cifar10", "cifar100", "imagenet", "folder"] = (
+        "digits"
+    )
     root: str | None = None
     unlabelled: str | None = None
     validation: int = 200
+    limit: int | None = None
     image_size: int = 224
     crop_scale: float = 0.2
     flip: bool = True
@@ -293,7 +295,10 @@ def arms_of(config: Config) -> dict[str, Arm]:
     ):
         if value < 1:
             raise UserError(f"{name} must be at least 1; got {value}")
-    for name, share in (("data.crop_scale", config.data.crop_scale), ("finetune.crop_scale", config.finetune.crop_scale)):
+    for name, share in (
+        ("data.crop_scale", config.data.crop_scale),
+        ("finetune.crop_scale", config.finetune.crop_scale),
+    ):
         if not 0 < share <= 1:
             raise UserError(f"{name} is a share of an image's area, in (0, 1]; got {share}")
     return arms | {"relations": Arm()}

@@ -17,12 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tenfold.errors import UserError
-from tenfold.systems.relation_distillation.method import default_teacher_layer, freeze_unreached, leave_teacher_out
-from tenfold.systems.relation_distillation.taps import Reached, resolve_layer
+from tenfold.systems.relation_distillation.freezing import freeze_unreached, leave_teacher_out
+from tenfold.systems.relation_distillation.layers import resolve_layer
+from tenfold.systems.relation_distillation.method import default_teacher_layer
+from tenfold.systems.relation_distillation.recorders import Reached
 
 Target = Literal["cls", "output", "ffn", "ffn-residual", "attention", "attention-residual", "qkv"]
-"""``cls``: the class token. ``output``: the last block's. Of the target block: ``ffn`` and ``attention`` branches before
-and after the residual is added, and the ``qkv`` projections."""
+"""``cls``: the class token. ``output``: the last block's. Of the target block: ``ffn`` and ``attention`` branches
+before and after the residual is added, and the ``qkv`` projections."""
 TARGETS: tuple[str, ...] = get_args(Target)
 
 
@@ -166,4 +168,3 @@ class FeatureDistiller(nn.Module):
     def trainable_parameters(self) -> list[nn.Parameter]:
         """The parameters that an optimiser shall get: student and projections."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
-
