@@ -9,11 +9,11 @@ import torch
 from tenfold.errors import UserError
 from tenfold.losses import relation_kl
 from tenfold.systems.relation_distillation.alignment import heads_per_block
+from tenfold.systems.relation_distillation.layers import attention_layers
 from tenfold.systems.relation_distillation.mae import MAEDecoder, MaskedAutoencoder, patchify
 from tenfold.systems.relation_distillation.masking import keep_patches, random_patches
 from tenfold.systems.relation_distillation.method import RelationDistiller, RelationLoss, default_teacher_layer
 from tenfold.systems.relation_distillation.model import set_drop_path, sincos_positions, vision_transformer
-from tenfold.systems.relation_distillation.layers import attention_layers
 from tenfold.systems.relation_distillation.taps import tap
 
 IMAGES = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))

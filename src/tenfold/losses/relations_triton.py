@@ -68,7 +68,7 @@ class _TritonKL(torch.autograd.Function):
         return divergence.mean()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         a, b, u, w, lse_s, lse_t = ctx.saved_tensors
         batch, heads, tokens, _ = a.shape
         maps = batch * heads

@@ -135,7 +135,8 @@ class TrainingCrop:
 
         image, labels = functional.pil_to_tensor(pair[0]), torch.from_numpy(pair[1])[None]
         factor = 0.5 + 1.5 * float(torch.rand(()))
-        size = resized_size(*labels.shape[-2:], round(4 * self.crop * factor), round(self.crop * factor))
+        height, width = labels.shape[-2:]
+        size = resized_size(height, width, round(4 * self.crop * factor), round(self.crop * factor))
         image = functional.resize(image, list(size), antialias=True)
         labels = functional.resize(labels, list(size), interpolation=functional.InterpolationMode.NEAREST)
         for _ in range(10):

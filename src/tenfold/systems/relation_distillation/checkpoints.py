@@ -237,7 +237,7 @@ def from_transformers(other: Any) -> Any:
     Raises:
         UserError: it is another kind of model, or has projections without bias.
     """
-    config = getattr(other, "config", None)
+    config: Any = getattr(other, "config", None)
     if getattr(config, "model_type", "") not in ("vit", "vit_mae"):
         raise UserError(f"{type(other).__name__} is no ViT or ViT-MAE of transformers")
     if not config.qkv_bias:

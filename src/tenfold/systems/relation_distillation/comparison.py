@@ -43,7 +43,9 @@ def claims_of(outcomes: Outcomes, data: str) -> list[Claim]:
         id: str, statement: str, ours: str, other: str, quantity: str = "full", target: str = "> 0", note: str = ""
     ) -> None:
         if ours in outcomes and other in outcomes and (quantity != "few" or few):
-            found = paired_difference(*(values_of(outcomes, arm, quantity, data) for arm in (ours, other)))
+            found = paired_difference(
+                values_of(outcomes, ours, quantity, data), values_of(outcomes, other, quantity, data)
+            )
             claims.append(
                 claim_of_difference(
                     id, statement, found, baseline=other, target=target, unit="accuracy points", note=note
@@ -186,8 +188,8 @@ def tables_of(outcomes: Outcomes, data: str) -> list[Table]:
             title="Test accuracy (%), means over seeds",
             columns=["arm", *(_TITLES[q] for q in quantities), "pre-training (s)", "paper: ViT-B on ImageNet"],
             rows=rows,
-            caption=f"{'Mean per-class accuracy' if metric_of(data) == 'per_class' else 'Top-1'} after fine-tuning. The "
-            "paper's numbers are of other networks on other data: their order is what compares.",
+            caption=f"{'Mean per-class accuracy' if metric_of(data) == 'per_class' else 'Top-1'} after "
+            "fine-tuning. The paper's numbers are of other networks on other data: their order is what compares.",
         )
     ]
     agreeing = {arm: runs for arm, runs in outcomes.items() if runs[0]["agreement"]}
@@ -202,8 +204,8 @@ def tables_of(outcomes: Outcomes, data: str) -> list[Table]:
                     [arm, *(_mean_or_none([run["agreement"].get(name) for run in runs]) for name in names)]
                     for arm, runs in agreeing.items()
                 ],
-                caption="overlap: share of the five tokens that a row attends to most, in common. share: divergence over "
-                "that of a uniform student (1 is no better than uniform).",
+                caption="overlap: share of the five tokens that a row attends to most, in common. share: divergence "
+                "over that of a uniform student (1 is no better than uniform).",
             )
         )
     return tables

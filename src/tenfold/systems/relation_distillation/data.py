@@ -69,7 +69,7 @@ def _read_clothing(root: str | None, image_size: int) -> Splits:
         raise UserError(f"{archive}: the classes of its splits differ")
     mean, std = channel_statistics(train)
     return Splits(
-        name=name,
+        name="clothing64",
         train=train,
         validation=held,
         test=test,

@@ -186,6 +186,7 @@ def _as_bias(mask: Tensor | None, q: Tensor) -> Tensor | None:
 
 
 def is_transformers(model: nn.Module) -> bool:
+    """Whether the model's class, or one that it derives from, is of transformers."""
     return any(kind.__module__.startswith("transformers.") for kind in type(model).__mro__)
 
 

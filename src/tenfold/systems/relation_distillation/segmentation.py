@@ -111,7 +111,7 @@ def _add_relative_positions(model: Any, layer_scale: float) -> None:
     relpos = require("timm.models.vision_transformer_relpos", "timm")
     layers = require("timm.layers", "timm")
 
-    class RelativeAttention(relpos.RelPosAttention):  # type: ignore[name-defined, misc]
+    class RelativeAttention(relpos.RelPosAttention):  # type: ignore[name-defined]
         def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
             return super().forward(x)
 
@@ -226,7 +226,7 @@ def evaluate_segmentation(
     score = SegmentationScore(model.classes, IGNORED)
     for number in range(len(files)):
         (image, labels), _ = files[number]
-        size = resized_size(*labels.shape, 4 * model.crop, model.crop)
+        size = resized_size(labels.shape[0], labels.shape[1], 4 * model.crop, model.crop)
         resized = functional.resize(functional.pil_to_tensor(image), list(size), antialias=True)
         pixels = functional.normalize(resized.float() / 255, list(mean), list(std)).to(device)
         logits = sliding_logits(model, pixels, model.crop, stride, model.classes)
