@@ -64,6 +64,7 @@ def finetune(
         on_epoch: called after every epoch.
     """
     set_drop_path(model, drop_path, "linear")
+    model.train()
     model.pos_embed.requires_grad_(True)
     groups = parameter_groups(
         model.named_parameters(), learning_rate=learning_rate, weight_decay=weight_decay, layer_decay=layer_decay,

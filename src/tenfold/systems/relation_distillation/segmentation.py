@@ -172,6 +172,7 @@ def train_segmentation(
         trainer: where it runs.
     """
     set_drop_path(model.backbone, drop_path, "linear")
+    model.train()
     batches = FileBatches(
         files, batch_size, seed=seed, transform=TrainingCrop(model.crop, mean),  # type: ignore[arg-type]
         # Labels travel as a fourth channel: this normalises them to themselves.

@@ -343,11 +343,29 @@ _SMALL_STUDENTS: dict[str, Any] = {"learning_rate": 4e-3, "layer_decay": 0.75, "
 
 PRESETS = {
     "tiny": Config(
-        arms=["scratch", "mae", "cls", "feature-qkv"],
-        seeds=2,
-        data=DataOptions(flip=False, crop_scale=0.6, jitter=0.2),
+        seeds=1,
+        data=DataOptions(flip=False, crop_scale=1.0, jitter=0.2),
+        teacher=TeacherOptions(
+            width=64, depth=4, heads=[8], batch_size=50, epochs=24, learning_rate=2e-3, decoder_width=32
+        ),
+        student=StudentOptions(depth=3),
+        distil=DistilOptions(epochs=10, batch_size=50, learning_rate=2e-3, drop_path=0.0),
+        finetune=FinetuneOptions(
+            epochs=6, few_epochs=30, batch_size=50, learning_rate=1e-3, crop_scale=0.8, warmup_epochs=1.0
+        ),
     ),
-    "small": Config(preset="small"),
+    "small": Config(
+        preset="small",
+        data=DataOptions(name="fashion-mnist", validation=1000, limit=3000, crop_scale=0.6, jitter=0.2),
+        teacher=TeacherOptions(
+            width=64, depth=4, heads=[8], patch=4, batch_size=50, epochs=16, learning_rate=2e-3, decoder_width=32
+        ),
+        student=StudentOptions(depth=3),
+        distil=DistilOptions(epochs=10, batch_size=50, learning_rate=2e-3, drop_path=0.0),
+        finetune=FinetuneOptions(
+            epochs=5, few_epochs=30, batch_size=50, learning_rate=1e-3, crop_scale=0.8, warmup_epochs=1.0
+        ),
+    ),
     "paper": _paper("paper", 768, 12, _paper_teacher(1024, 24, [16], "mae_pretrain_vit_large.pth")),
     "paper-small": _paper(
         "paper-small", 384, 6, _paper_teacher(768, 12, [12] * 11 + [16], "TinyMIM-PT-B.pth"), **_SMALL_STUDENTS
