@@ -281,10 +281,10 @@ def test_segmentation_trains_and_is_measured_at_original_size(ade20k, tmp_path):
     assert rates["neck.1.weight"] == rates["decoder.bottleneck.conv.weight"] == 1
     statistics = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
     training, validation = find_ade20k(ade20k, "training"), find_ade20k(ade20k, "validation")
-    fitted = train_segmentation(model, training, folder=tmp_path / "fit", iterations=24, batch_size=3,
-                                learning_rate=5e-3, warmup=2, drop_path=0.0, **statistics)  # fmt: skip
+    fitted = train_segmentation(model, training, folder=tmp_path / "fit", iterations=12, batch_size=3,
+                                learning_rate=1e-2, warmup=1, drop_path=0.0, **statistics)  # fmt: skip
     losses = [row["train/decoder"] for row in fitted.history]
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.9 * losses[0]
     found = evaluate_segmentation(model, validation, **statistics)
     assert 0 <= found["miou"] <= 100 and math.isfinite(found["pixel_accuracy"])
 

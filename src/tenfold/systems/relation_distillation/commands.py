@@ -37,8 +37,10 @@ def _classifier(folder: str) -> tuple[Any, Manifest]:
 
 def _splits_of(run: str, manifest: Manifest, data: str | None, root: str | None) -> Any:
     options: dict[str, Any] = {}
-    if (Path(run) / "config.yaml").exists():
-        saved = read_config(run)["data"]
+    # RUN/pretrained is a folder within its run.
+    of = next((folder for folder in (Path(run), Path(run).parent) if (folder / "config.yaml").exists()), None)
+    if of is not None:
+        saved = read_config(of)["data"]
         options = {name: saved[name] for name in ("name", "root", "validation", "workers")}
     options |= {name: value for name, value in {"name": data, "root": root}.items() if value is not None}
     if "name" not in options:
