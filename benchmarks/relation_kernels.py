@@ -32,7 +32,9 @@ def main() -> None:
     }
     for tokens, batch, heads in ((197, 128 if gpu else 8, 16), (1025, 64 if gpu else 1, 16)):
         shape = {"tokens": tokens, "batch": batch, "heads": heads, "width_s": 48, "width_t": 64}
-        exact = compare_forms(**shape, forms=("direct",), dtype=torch.float64, repeats=2)[0]["loss"] if not gpu else None
+        exact = (
+            compare_forms(**shape, forms=("direct",), dtype=torch.float64, repeats=2)[0]["loss"] if not gpu else None
+        )
         rows = compare_forms(**shape, repeats=9)
         for row in rows:
             row["relative_error"] = None if exact is None else abs(row["loss"] - exact) / exact

@@ -1,7 +1,7 @@
 """Distil a DINO-type ViT of timm into a ViT-Tiny, and a BERT of transformers into one of two layers: local folders only.
 
-    python relation_distillation.py vit TEACHER_FOLDER IMAGE_FOLDER OUT
-    python relation_distillation.py bert TEACHER_FOLDER TEXT_FILE OUT
+python relation_distillation.py vit TEACHER_FOLDER IMAGE_FOLDER OUT
+python relation_distillation.py bert TEACHER_FOLDER TEXT_FILE OUT
 """
 
 import sys
@@ -63,7 +63,14 @@ def distil_bert(teacher_folder, text, out, *, epochs=3, batch=32, length=128, le
     # MiniLMv2: Q-Q, K-K and V-V over relation heads; padding takes no part.
     heads = teacher.config.num_attention_heads
     found = distill_relations(
-        student, teacher, batches, epochs=epochs, folder=out, preset="minilmv2", heads=heads, learning_rate=learning_rate
+        student,
+        teacher,
+        batches,
+        epochs=epochs,
+        folder=out,
+        preset="minilmv2",
+        heads=heads,
+        learning_rate=learning_rate,
     )
     student.save_pretrained(Path(out) / "student")
     return found

@@ -98,10 +98,14 @@ def test_few_labels_per_class():
 
 
 def test_an_archive_of_images(tmp_path):
-    files = {f"set/{split}/{name}/{n}.png": picture(n) for split in ("train", "test") for name in "ba" for n in range(3)}
+    files = {
+        f"set/{split}/{name}/{n}.png": picture(n) for split in ("train", "test") for name in "ba" for n in range(3)
+    }
     write_tar(tmp_path / "set.tar.gz", files, "w:gz")
     data = load_image_archive(tmp_path / "set.tar.gz", "train", size=8)
-    assert data.images.shape == (6, 3, 8, 8) and data.classes == ("a", "b") and data.labels.tolist() == [0] * 3 + [1] * 3
+    assert (
+        data.images.shape == (6, 3, 8, 8) and data.classes == ("a", "b") and data.labels.tolist() == [0] * 3 + [1] * 3
+    )
     with pytest.raises(UserError, match="0 classes"):
         load_image_archive(tmp_path / "set.tar.gz", "validation", size=8)
     content = (tmp_path / "set.tar.gz").read_bytes()
@@ -160,9 +164,7 @@ def test_learning_rates_fall_with_the_layers():
     assert rates["blocks.11.mlp.fc2.weight"] == pytest.approx(0.65)
     assert rates["head.weight"] == rates["fc_norm.weight"] == 1
     assert decays["head.weight"] == 0.05 and decays["head.bias"] == decays["cls_token"] == decays["fc_norm.weight"] == 0
-    pretraining = parameter_groups(
-        model.named_parameters(), learning_rate=1.0, weight_decay=0.05, decay_tokens=True
-    )
+    pretraining = parameter_groups(model.named_parameters(), learning_rate=1.0, weight_decay=0.05, decay_tokens=True)
     assert next(g["weight_decay"] for g in pretraining if "cls_token" in g["names"]) == 0.05
     assert layer_number("norm.weight", 12) == 13
 
