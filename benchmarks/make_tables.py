@@ -134,8 +134,8 @@ def relation_kernels() -> str:
     return "\n\n".join(
         [
             f"`python benchmarks/relation_kernels.py`: forward and backward of both relations, ViT-L to ViT-B head "
-            f"widths, {sizes}, {environment['device']}, {environment['threads']} threads, torch {environment['torch']}. "
-            "Speed and memory as ratios to the direct form; error of the loss against float64:",
+            f"widths, {sizes}, {environment['device']}, {environment['threads']} threads, "
+            f"torch {environment['torch']}. Speed and memory as ratios to the direct form; error of the loss against float64:",
             table(["tokens", "form", "time", "faster", "extra memory", "less", "error"], rows),
         ]
     )

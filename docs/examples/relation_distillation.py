@@ -1,7 +1,6 @@
-"""Distil a DINO-type ViT of timm into a ViT-Tiny, and a BERT of transformers into one of two layers: local folders only.
+"""Distil a timm ViT of DINO into a ViT-Tiny, and a transformers BERT into one of two layers, from local folders.
 
-python relation_distillation.py vit TEACHER_FOLDER IMAGE_FOLDER OUT
-python relation_distillation.py bert TEACHER_FOLDER TEXT_FILE OUT
+Run ``python relation_distillation.py vit TEACHER_FOLDER IMAGE_FOLDER OUT``, or with ``bert`` and a text file.
 """
 
 import sys
@@ -37,6 +36,7 @@ class Views(Dataset):
 
 
 def distil_vit(teacher_folder, images, out, *, epochs=100, batch=256, learning_rate=1.5e-4):
+    """Teacher: a folder with config.json and weights, as timm's hub has them. Images: a folder, without labels."""
     teacher = timm.create_model(f"local-dir:{teacher_folder}")
     settings = teacher.pretrained_cfg
     size = settings["input_size"][-1]
@@ -50,6 +50,7 @@ def distil_vit(teacher_folder, images, out, *, epochs=100, batch=256, learning_r
 
 
 def distil_bert(teacher_folder, text, out, *, epochs=3, batch=32, length=128, learning_rate=5e-4):
+    """Teacher: a folder of save_pretrained with its tokenizer. Text: a file, one sample per line."""
     teacher = transformers.AutoModel.from_pretrained(teacher_folder, local_files_only=True)
     tokenizer = transformers.AutoTokenizer.from_pretrained(teacher_folder, local_files_only=True)
     config = transformers.BertConfig(**(teacher.config.to_dict() | {"num_hidden_layers": 2}))

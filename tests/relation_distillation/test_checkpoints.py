@@ -1,7 +1,6 @@
 """Official files and transformers' models (spec 4; traps 14, 15)."""
 
 import argparse
-import copy
 
 import pytest
 import torch

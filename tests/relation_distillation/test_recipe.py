@@ -1,4 +1,4 @@
-"""The experiment end to end: one run, killed and resumed, in two processes, ablations, commands (trap 17, bad input)."""
+"""The experiment end to end: killed and resumed, in two processes, ablations, commands, bad input (trap 17)."""
 
 import json
 import os
@@ -19,9 +19,10 @@ from tenfold.systems.relation_distillation.model import vision_transformer
 from tenfold.systems.relation_distillation.settings import ARMS, AXES, PRESETS, Config, arms_of, sweep_config
 from tenfold.training import TrainerOptions
 
-FAST = ["--seeds", "1", "--teacher.width", "32", "--teacher.depth", "3", "--teacher.epochs", "1", "--distil.epochs", "2",
-        "--finetune.epochs", "1", "--finetune.few_epochs", "2", "--student.width", "16", "--student.depth", "2",
-        "--data.validation", "900", "--trainer.threads", "1"]  # fmt: skip
+FAST = (
+    "--seeds 1 --teacher.width 32 --teacher.depth 3 --teacher.epochs 1 --distil.epochs 2 --finetune.epochs 1 "
+    "--finetune.few_epochs 2 --student.width 16 --student.depth 2 --data.validation 900 --trainer.threads 1"
+).split()
 
 
 def start(folder, *arguments):
@@ -87,7 +88,8 @@ batches = TensorBatches(data, 16, seed=1, mean=(0.5,), std=(0.3,))
 found = distill_relations(student, teacher, batches, epochs=2, folder=folder, inputs=lambda batch: batch[0],
                           trainer=TrainerOptions(accelerator="cpu", devices=devices, loggers=[]))
 if rank() == 0:
-    print(*[row["train/loss"] for row in found.history], *[float(v.double().sum()) for v in student.state_dict().values()])
+    print(*[row["train/loss"] for row in found.history])
+    print(*[float(v.double().sum()) for v in student.state_dict().values()])
 """
 
 

@@ -206,6 +206,9 @@ def load_teacher_weights(network: Any, path: str) -> None:
 def to_transformers(model: Any) -> Any:
     """A transformers ``ViTModel`` that computes the same as a pre-training ViT of ours; save it with its own method.
 
+    Args:
+        model: pre-training ViT of :func:`~tenfold.systems.relation_distillation.model.vision_transformer`.
+
     Raises:
         UserError: the model has a head, registers, or blocks with different head counts: a transformers configuration
             has one number for all.
@@ -233,6 +236,9 @@ def to_transformers(model: Any) -> Any:
 
 def from_transformers(other: Any) -> Any:
     """Our pre-training ViT with the weights of a transformers ``ViTModel`` or ``ViTMAEModel``, in eval mode.
+
+    Args:
+        other: the transformers model.
 
     Raises:
         UserError: it is another kind of model, or has projections without bias.
