@@ -135,7 +135,8 @@ def relation_kernels() -> str:
         [
             f"`python benchmarks/relation_kernels.py`: forward and backward of both relations, ViT-L to ViT-B head "
             f"widths, {sizes}, {environment['device']}, {environment['threads']} threads, "
-            f"torch {environment['torch']}. Speed and memory as ratios to the direct form; error of the loss against float64:",
+            f"torch {environment['torch']}. Speed and memory as ratios to the direct form; error of the loss against "
+            "float64:",
             table(["tokens", "form", "time", "faster", "extra memory", "less", "error"], rows),
         ]
     )

@@ -139,6 +139,28 @@ def test_shards_are_read_at_any_place(tmp_path):
     assert batch.shape == (4, 3, 8, 8)
 
 
+def test_imagenet_as_kaggle_has_it(tmp_path):
+    from tenfold.data import find_imagenet
+
+    place = tmp_path / "ILSVRC/Data/CLS-LOC"
+    (place / "val").mkdir(parents=True)
+    for wnid in ("n02", "n01"):
+        (place / "train" / wnid).mkdir(parents=True)
+        (place / "train" / wnid / f"{wnid}_1.JPEG").write_bytes(picture())
+    rows = ["ImageId,PredictionString"]
+    for n, wnid in enumerate(("n02", "n01"), 1):
+        (place / "val" / f"ILSVRC2012_val_{n:08}.JPEG").write_bytes(picture(n))
+        rows.append(f"ILSVRC2012_val_{n:08},{wnid} 1 2 3 4 {wnid} 5 6 7 8")
+    with pytest.raises(UserError, match="LOC_val_solution"):
+        find_imagenet(tmp_path, "val")
+    (tmp_path / "LOC_val_solution.csv").write_text("\n".join(rows))
+    assert find_imagenet(tmp_path, "val").labels == (1, 0)
+    assert find_imagenet(tmp_path, "train").classes == find_imagenet(tmp_path, "val").classes == ("n01", "n02")
+    (tmp_path / "LOC_val_solution.csv").write_text("\n".join(rows[:2]))
+    with pytest.raises(UserError, match="no label"):
+        find_imagenet(tmp_path, "val")
+
+
 def test_unlabelled_folders(tmp_path):
     (tmp_path / "deep" / "er").mkdir(parents=True)
     (tmp_path / "deep" / "er" / "1.png").write_bytes(picture())

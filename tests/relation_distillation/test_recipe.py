@@ -19,10 +19,11 @@ from tenfold.systems.relation_distillation.model import vision_transformer
 from tenfold.systems.relation_distillation.settings import ARMS, AXES, PRESETS, Config, arms_of, sweep_config
 from tenfold.training import TrainerOptions
 
-FAST = (
-    "--seeds 1 --teacher.width 32 --teacher.depth 3 --teacher.epochs 1 --distil.epochs 2 --finetune.epochs 1 "
-    "--finetune.few_epochs 2 --student.width 16 --student.depth 2 --data.validation 900 --trainer.threads 1"
-).split()
+FAST = [
+    *("--seeds", "1", "--teacher.width", "32", "--teacher.depth", "3", "--teacher.epochs", "1", "--distil.epochs", "2"),
+    *("--finetune.epochs", "1", "--finetune.few_epochs", "2", "--student.width", "16", "--student.depth", "2"),
+    *("--data.validation", "900", "--trainer.threads", "1"),
+]
 
 
 def start(folder, *arguments):

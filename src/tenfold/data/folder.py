@@ -1,5 +1,6 @@
 """Image files in folders: a folder per class, ImageNet's layouts; decoded when they are asked for."""
 
+import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,13 +90,17 @@ def find_imagenet(root: str | Path, split: str) -> ImageFiles:
 
     Args:
         root: folder with ``train/<wnid>/`` and ``val/<wnid>/``, or a flat ``val/ILSVRC2012_val_00000001.JPEG`` ... with
-            the development kit in ``ILSVRC2012_devkit_t12`` or ``devkit``.
+            the development kit in ``ILSVRC2012_devkit_t12`` or ``devkit``; or Kaggle's ``ILSVRC/Data/CLS-LOC/`` with
+            these two folders, the flat one's labels in ``LOC_val_solution.csv``.
         split: ``"train"`` or ``"val"``.
 
     Raises:
         UserError: the folders are missing or incomplete.
     """
     root = Path(root)
+    kaggle = root / "ILSVRC" / "Data" / "CLS-LOC"
+    if kaggle.is_dir():
+        return _kaggle_validation(root, kaggle / "val") if split == "val" else find_image_files(kaggle / split)
     folder = root / split
     if split == "val" and folder.is_dir() and not any(entry.is_dir() for entry in folder.iterdir()):
         return _flat_validation(root)
@@ -137,6 +142,27 @@ def _flat_validation(root: Path) -> ImageFiles:
     if unknown := set(identifiers) - set(label_of):
         raise UserError(f"the ground truth in {kit} names the class {min(unknown)}, which its meta.mat does not hold")
     return ImageFiles(paths, tuple(label_of[identifier] for identifier in identifiers), classes)
+
+
+def _kaggle_validation(root: Path, folder: Path) -> ImageFiles:
+    """Kaggle's flat validation images: the first word of each prediction is the wnid."""
+    table = root / "LOC_val_solution.csv"
+    try:
+        with table.open(encoding="utf-8", newline="") as file:
+            wnids = {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(file)}
+    except OSError as error:
+        raise UserError(
+            f"cannot read {table}, which holds the labels of {folder}: {error.strerror or error}"
+        ) from error
+    except (KeyError, IndexError, AttributeError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{table} is not Kaggle's table of ImageId and PredictionString") from error
+    paths = tuple(sorted(folder.glob("*.JPEG")))
+    missing = [path for path in paths if path.stem not in wnids]
+    if missing or not paths:
+        raise UserError(f"{missing[0] if missing else folder} has no label in {table}")
+    classes = tuple(sorted(set(wnids.values())))
+    rank = {wnid: index for index, wnid in enumerate(classes)}
+    return ImageFiles(paths, tuple(rank[wnids[path.stem]] for path in paths), classes)
 
 
 def imagenet_transforms(size: int, *, training: bool) -> Any:
