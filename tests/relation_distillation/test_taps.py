@@ -131,6 +131,14 @@ def test_heads_that_belong_to_parameters_are_not_changed():
     assert distiller.loss(IMAGES)["loss"] > 0
 
 
+def test_images_are_resized_for_a_teacher_of_other_patches():
+    student = vision_transformer(image_size=16, patch=4, width=48, depth=2, heads=2)
+    teacher = vit()  # patches of 8 pixels, images of 32
+    small = torch.nn.functional.interpolate(IMAGES, (16, 16))
+    for batch in (small, (small, {"pixel_values": small})):
+        assert RelationDistiller(student, teacher).loss(batch)["loss"] > 0
+
+
 def test_distilling_between_libraries():
     torch.manual_seed(1)
     student = vision_transformer(image_size=32, patch=8, width=48, depth=2, heads=2)

@@ -294,8 +294,12 @@ class RelationDistiller(nn.Module):
         mask = for_student.get("attention_mask") if isinstance(for_student, Mapping) else None
         mask = None if mask is None else mask.bool()
         images = images_of(for_student)
-        if self.grid == "match-input" and isinstance(for_teacher, Tensor) and images is not None:
-            for_teacher = matched_input(for_teacher, self.student, self.teacher)
+        if self.grid == "match-input" and images is not None:
+            if isinstance(for_teacher, Tensor):
+                for_teacher = matched_input(for_teacher, self.student, self.teacher)
+            elif isinstance(for_teacher, Mapping) and "pixel_values" in for_teacher:
+                resized = matched_input(for_teacher["pixel_values"], self.student, self.teacher)
+                for_teacher = {**for_teacher, "pixel_values": resized}
         keep = None
         if self.mask_ratio:
             if images is None:
