@@ -79,7 +79,8 @@ def distill_relations(
     if first is None:
         raise UserError("there are no batches to distil from")
     prepare = inputs or (lambda batch: batch)
-    distiller = RelationDistiller(student, teacher, **(PRESETS[preset] | settings), example=prepare(first))
+    # The training moves both to its devices; until then they are where the batches are.
+    distiller = RelationDistiller(student.cpu(), teacher.cpu(), **(PRESETS[preset] | settings), example=prepare(first))
     steps = len(batches)  # type: ignore[arg-type]
 
     def objective(model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:

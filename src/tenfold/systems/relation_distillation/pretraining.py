@@ -127,6 +127,7 @@ def make_task(config: Config, splits: Splits, arm: Arm, teacher: Teacher, studen
         student: what learns, in place.
     """
     options, example = config.distil, splits.example(2)
+    teacher.network.cpu()  # the arm before may have left it on a GPU; the example is on the CPU
     if arm.target == "none":
         return None
     if arm.target == "mae":
