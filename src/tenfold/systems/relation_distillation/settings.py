@@ -349,7 +349,7 @@ PRESETS = {
             width=64, depth=4, heads=[8], batch_size=50, epochs=24, learning_rate=2e-3, decoder_width=32
         ),
         student=StudentOptions(depth=3),
-        distil=DistilOptions(epochs=12, batch_size=50, learning_rate=2e-3, drop_path=0.0),
+        distil=DistilOptions(epochs=10, batch_size=50, learning_rate=2e-3, drop_path=0.0),
         finetune=FinetuneOptions(
             epochs=6, few_epochs=30, batch_size=50, learning_rate=1e-3, crop_scale=0.8, warmup_epochs=1.0
         ),
