@@ -147,7 +147,59 @@ def activation_uncertainty_serving() -> str:
     )
 
 
+def relation_distillation_small() -> str:
+    """Claims and accuracies of the preset small."""
+    results = load_results(RESULTS / "relation-distillation-small.json")
+    parts = [
+        f"`tenfold run relation-distillation --preset small`: {results.environment['data']}, "
+        f"{results.environment['train_images']:,} training images, {results.cost.seconds / 60:.1f} minutes on "
+        f"{results.environment['threads']} threads. {' '.join(results.notes[:-1])}"
+    ]
+    for found in results.tables:
+        rows = [[f"{v:.2f}" if isinstance(v, float) else "" if v is None else v for v in row] for row in found.rows]
+        parts += [f"{found.title}. {found.caption}", table(found.columns, rows)]
+    parts += [
+        "Claims, in accuracy points, paired over seeds with 95 % intervals (not settled: the interval includes the "
+        "target):",
+        claims_of(results),
+    ]
+    return "\n\n".join(parts)
+
+
+def relation_kernels() -> str:
+    """Time and memory of the forms of the loss."""
+    results = json.loads((RESULTS / "relation-kernels.json").read_text(encoding="utf-8"))
+    rows = [
+        [
+            shape["tokens"],
+            row["form"],
+            f"{row['milliseconds']:.0f} ms",
+            f"{row['speedup']:.2f}",
+            f"{row['mebibytes']:.0f} MiB",
+            f"{row['memory_ratio']:.1f}",
+            "" if row["relative_error"] is None else f"{row['relative_error']:.0e}",
+        ]
+        for shape in results["shapes"]
+        for row in shape["rows"]
+    ]
+    environment, shapes = results["environment"], results["shapes"]
+    sizes = " and ".join(f"{s['batch']} x {s['heads']} maps of {s['tokens']} tokens" for s in shapes)
+    return "\n\n".join(
+        [
+            f"`python benchmarks/relation_kernels.py`: forward and backward of both relations, ViT-L to ViT-B head "
+            f"widths, {sizes}, {environment['device']}, {environment['threads']} threads, "
+            f"torch {environment['torch']}. Speed and memory as ratios to the direct form; error of the loss against "
+            "float64:",
+            table(["tokens", "form", "time", "faster", "extra memory", "less", "error"], rows),
+        ]
+    )
+
+
 PAGES = {
+    SYSTEMS / "relation_distillation" / "README.md": {
+        "small": relation_distillation_small,
+        "kernels": relation_kernels,
+    },
     SYSTEMS / "boosted_exits" / "README.md": {"small": boosted_exits_small, "serving": boosted_exits_serving},
     SYSTEMS / "activation_uncertainty" / "README.md": {
         "small": activation_uncertainty_small,

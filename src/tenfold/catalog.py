@@ -52,6 +52,13 @@ SYSTEMS = (
         paper="Dropout Prediction Uncertainty Estimation Using Neuron Activation Strength, 2021; WSDM 2021",
         package="tenfold.systems.activation_uncertainty",
     ),
+    System(
+        id="relation-distillation",
+        alias="tinymim",
+        summary="distils token relations of a masked-image-modelling teacher into a small ViT",
+        paper="TinyMIM, CVPR 2023",
+        package="tenfold.systems.relation_distillation",
+    ),
 )
 
 

@@ -1,6 +1,7 @@
 """Field formats that systems share, and batches that resume."""
 
-from tenfold.data.augment import Augmentation, random_crop, random_flip
+from tenfold.data.archive import load_image_archive
+from tenfold.data.augment import Augmentation, color_jitter, random_crop, random_flip, random_resized_crop
 from tenfold.data.batches import FileBatches, RowBatches, TensorBatches, evaluation_batches, normalise
 from tenfold.data.cifar import load_cifar
 from tenfold.data.emnist import load_emnist
@@ -36,6 +37,7 @@ __all__ = [
     "Splits",
     "TensorBatches",
     "channel_statistics",
+    "color_jitter",
     "digits",
     "evaluation_batches",
     "find_data",
@@ -47,11 +49,13 @@ __all__ = [
     "load_cifar",
     "load_emnist",
     "load_idx",
+    "load_image_archive",
     "load_image_array",
     "load_splits",
     "normalise",
     "random_crop",
     "random_flip",
+    "random_resized_crop",
     "read_idx",
     "read_image",
     "read_images",

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from tenfold.data.augment import Augmentation
 from tenfold.data.folder import ImageFiles
 from tenfold.data.images import LabelledImages
+from tenfold.data.shards import ShardImages
 from tenfold.errors import UserError
 from tenfold.parallel import rank, world_size
 from tenfold.seeds import derived_seed
@@ -139,7 +140,7 @@ class FileBatches(_ResumableBatches):
 
     def __init__(
         self,
-        data: ImageFiles,
+        data: ImageFiles | ShardImages,
         batch_size: int,
         *,
         seed: int,
@@ -172,7 +173,7 @@ class FileBatches(_ResumableBatches):
 class _SeededImages(Dataset):
     """Images whose random changes depend on the seed and the image, not on the worker that makes them."""
 
-    def __init__(self, data: ImageFiles, transform: Callable[[Any], Tensor], seed: int) -> None:
+    def __init__(self, data: ImageFiles | ShardImages, transform: Callable[[Any], Tensor], seed: int) -> None:
         self.data, self.transform, self.seed = data, transform, seed
 
     def __len__(self) -> int:

@@ -1,9 +1,10 @@
 """Image files in folders: a folder per class, ImageNet's layouts; decoded when they are asked for."""
 
+import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch.utils.data import Dataset
 
 from tenfold.errors import UserError
 
-_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,13 @@ class ImageFiles(Dataset):
         return ImageFiles(tuple(self.paths[i] for i in indices), tuple(self.labels[i] for i in indices), self.classes)
 
 
-def read_image(path: str | Path) -> Any:
+def read_image(path: str | Path | IO[bytes], *, name: str | None = None) -> Any:
     """Decode an image file to an RGB PIL image; CMYK, palette and grey ones are converted,
     of 16 bits the upper eight are kept.
+
+    Args:
+        path: the file, or an open one.
+        name: what the message calls it; its path where ``None``.
 
     Raises:
         UserError: the file is missing, damaged or no image.
@@ -54,7 +59,7 @@ def read_image(path: str | Path) -> Any:
                 return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
             return image.convert("RGB")
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read the image {path}: {error}") from error
+        raise UserError(f"cannot read the image {name or path}: {error}") from error
 
 
 def find_image_files(folder: str | Path) -> ImageFiles:
@@ -72,7 +77,7 @@ def find_image_files(folder: str | Path) -> ImageFiles:
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in _ENDINGS)
+        found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in IMAGE_ENDINGS)
         if not found:
             raise UserError(f"the class folder {folder / name} holds no images")
         paths += found
@@ -85,13 +90,17 @@ def find_imagenet(root: str | Path, split: str) -> ImageFiles:
 
     Args:
         root: folder with ``train/<wnid>/`` and ``val/<wnid>/``, or a flat ``val/ILSVRC2012_val_00000001.JPEG`` ... with
-            the development kit in ``ILSVRC2012_devkit_t12`` or ``devkit``.
+            the development kit in ``ILSVRC2012_devkit_t12`` or ``devkit``; or Kaggle's ``ILSVRC/Data/CLS-LOC/`` with
+            these two folders, the flat one's labels in ``LOC_val_solution.csv``.
         split: ``"train"`` or ``"val"``.
 
     Raises:
         UserError: the folders are missing or incomplete.
     """
     root = Path(root)
+    kaggle = root / "ILSVRC" / "Data" / "CLS-LOC"
+    if kaggle.is_dir():
+        return _kaggle_validation(root, kaggle / "val") if split == "val" else find_image_files(kaggle / split)
     folder = root / split
     if split == "val" and folder.is_dir() and not any(entry.is_dir() for entry in folder.iterdir()):
         return _flat_validation(root)
@@ -133,6 +142,27 @@ def _flat_validation(root: Path) -> ImageFiles:
     if unknown := set(identifiers) - set(label_of):
         raise UserError(f"the ground truth in {kit} names the class {min(unknown)}, which its meta.mat does not hold")
     return ImageFiles(paths, tuple(label_of[identifier] for identifier in identifiers), classes)
+
+
+def _kaggle_validation(root: Path, folder: Path) -> ImageFiles:
+    """Kaggle's flat validation images: the first word of each prediction is the wnid."""
+    table = root / "LOC_val_solution.csv"
+    try:
+        with table.open(encoding="utf-8", newline="") as file:
+            wnids = {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(file)}
+    except OSError as error:
+        raise UserError(
+            f"cannot read {table}, which holds the labels of {folder}: {error.strerror or error}"
+        ) from error
+    except (KeyError, IndexError, AttributeError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{table} is not Kaggle's table of ImageId and PredictionString") from error
+    paths = tuple(sorted(folder.glob("*.JPEG")))
+    missing = [path for path in paths if path.stem not in wnids]
+    if missing or not paths:
+        raise UserError(f"{missing[0] if missing else folder} has no label in {table}")
+    classes = tuple(sorted(set(wnids.values())))
+    rank = {wnid: index for index, wnid in enumerate(classes)}
+    return ImageFiles(paths, tuple(rank[wnids[path.stem]] for path in paths), classes)
 
 
 def imagenet_transforms(size: int, *, training: bool) -> Any:

@@ -1,0 +1,230 @@
+"""Two attention layers made comparable: equal head counts, the same tokens.
+
+Heads (TinyMIM, section 3.2; MiniLMv2, section 3): the *adaptive* way runs the student's layer with as many heads as the
+teacher's has, which changes neither parameters nor cost; *relation heads* split both networks' concatenated heads anew;
+the *mean* averages the heads' logits, which is one head of the whole width. Tokens: those that both networks have.
+"""
+
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tenfold.errors import UserError
+from tenfold.systems.relation_distillation.layers import AttentionLayer, Tap, attention_layers, patch_size
+
+Heads = Literal["auto", "adaptive", "mean"] | int
+"""``adaptive``, a number of relation heads, ``mean``, or ``auto``: adaptive where possible, else relation heads."""
+Grid = Literal["match-input", "interpolate", "error"]
+
+_DEPEND_ON_HEADS = ("rope", "rotary_emb", "rel_pos", "relative_position_bias_table", "relative_position_bias")
+
+
+def heads_obstacle(layer: AttentionLayer, heads: int) -> str | None:
+    """Why a layer cannot run with another number of heads; ``None`` where it can.
+
+    Args:
+        layer: a layer of :func:`~tenfold.systems.relation_distillation.taps.attention_layers`.
+        heads: number of heads that it shall have.
+    """
+    module = layer.module
+    if heads < 1:
+        return f"a layer cannot have {heads} heads"
+    width = getattr(module, layer.projections[0]).out_features // (3 if len(layer.projections) == 1 else 1)
+    if width % heads:
+        return f"its width {width} is not a multiple of {heads} heads"
+    if heads == layer.heads:
+        return None
+    for name in ("q_norm", "k_norm"):
+        if next(getattr(module, name, nn.Identity()).parameters(), None) is not None:
+            return f"its {name} has weights for the head width"
+    for name in _DEPEND_ON_HEADS:
+        if getattr(module, name, None) is not None and not isinstance(getattr(module, name), bool):
+            return f"its {name} belongs to the number of heads"
+    if len(layer.projections) == 3 and getattr(module, layer.projections[1]).out_features != width:
+        return "its queries share keys (grouped-query attention)"
+    return None
+
+
+def set_heads(layer: AttentionLayer, heads: int) -> None:
+    """Run an attention layer with another number of heads, in place: head width and scale follow.
+
+    No parameter changes its shape, since the projections hold all heads.
+
+    Args:
+        layer: the layer.
+        heads: number of heads that it shall have; divides the width.
+
+    Raises:
+        UserError: the layer's parameters depend on the head width, or the number does not divide the width.
+    """
+    obstacle = heads_obstacle(layer, heads)
+    if obstacle is not None:
+        raise UserError(f"the attention layer {layer.name!r} cannot run with {heads} heads: {obstacle}")
+    module = layer.module
+    width = getattr(module, layer.projections[0]).out_features // (3 if len(layer.projections) == 1 else 1)
+    head_width = width // heads
+    values = {
+        ("num_heads", "num_attention_heads", "n_heads"): heads,
+        ("head_dim", "attention_head_size", "attention_head_dim"): head_width,
+        ("scale", "scaling"): head_width**-0.5,
+    }
+    for names, value in values.items():
+        for name in names:
+            if hasattr(module, name):
+                setattr(module, name, value)
+
+
+def heads_per_block(model: nn.Module) -> list[int]:
+    """Number of heads of each attention layer: part of a model, since layers may differ.
+
+    Args:
+        model: a network whose layers :func:`~tenfold.systems.relation_distillation.taps.attention_layers` knows.
+    """
+    return [layer.heads for layer in attention_layers(model)]
+
+
+def set_heads_per_block(model: nn.Module, heads: list[int]) -> None:
+    """Give each attention layer its number of heads.
+
+    Args:
+        model: the network.
+        heads: one number per layer.
+
+    Raises:
+        UserError: the numbers are not one per layer, or one does not fit its layer.
+    """
+    layers = attention_layers(model)
+    if len(layers) != len(heads):
+        raise UserError(f"{type(model).__name__} has {len(layers)} attention layers; got heads for {len(heads)}")
+    for layer, count in zip(layers, heads, strict=True):
+        set_heads(layer, count)
+
+
+def largest_common_heads(width_s: int, width_t: int, limit: int) -> int:
+    """The largest number of relation heads, at most ``limit``, that divides both widths."""
+    return next(count for count in range(limit, 0, -1) if width_s % count == 0 and width_t % count == 0)
+
+
+def relation_heads(x: Tensor, heads: int) -> Tensor:
+    """Concatenate the heads and split them anew (MiniLMv2, section 3.2).
+
+    Args:
+        x: ``(batch, heads, N, head width)``.
+        heads: number of relation heads R.
+
+    Returns:
+        ``(batch, R, N, width / R)``.
+
+    Raises:
+        UserError: R does not divide the width.
+    """
+    joined = x.transpose(1, 2).flatten(2)
+    if heads < 1 or joined.shape[-1] % heads:
+        raise UserError(f"{heads} relation heads do not divide the width {joined.shape[-1]}")
+    return joined.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def regrouped(one: Tap, heads: int | Literal["mean"]) -> Tap:
+    """A tap with relation heads of equal width, or with the mean of its heads' logits as its only relation.
+
+    Args:
+        one: the tap; grouped keys and values are repeated.
+        heads: number of relation heads, or ``mean``.
+
+    Raises:
+        UserError: the number does not divide the width, or the tap has a bias of its own for each head.
+    """
+    if one.bias is not None and one.bias.shape[1] != 1:
+        raise UserError("relation heads need a bias that is the same for all heads; use heads='adaptive' or qk='raw'")
+    q, k, v = one.q, repeat_heads(one.k, one.heads), repeat_heads(one.v, one.heads)
+    if heads == "mean":
+        # The mean over heads of q_h k_h is the product of the concatenated heads over their number.
+        return replace(
+            one, q=relation_heads(q, 1), k=relation_heads(k, 1), v=relation_heads(v, 1), scale=one.scale / one.heads
+        )
+    q, k, v = (relation_heads(x, heads) for x in (q, k, v))
+    return replace(one, q=q, k=k, v=v, scale=q.shape[-1] ** -0.5)
+
+
+def repeat_heads(x: Tensor, heads: int) -> Tensor:
+    """Grouped keys or values, once for each query head that uses them."""
+    return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], 1)
+
+
+def common_tokens(student: Tap, teacher: Tap, grid: Grid = "error") -> tuple[Tap, Tap]:
+    """Both taps over the tokens that both networks have.
+
+    Prefix tokens that one side lacks (registers, a distillation token) are dropped from rows and columns, before any
+    softmax. The student's patches are interpolated to the teacher's grid where that is asked for.
+
+    Args:
+        student: a tap.
+        teacher: a tap of the same images or texts.
+        grid: what to do where the patch grids differ: ``interpolate`` the student's; else an error, for
+            ``match-input`` means that the inputs should have matched.
+
+    Raises:
+        UserError: the grids or the numbers of tokens differ.
+    """
+    keep = min(student.prefix, teacher.prefix)
+    student, teacher = _without_prefix(student, keep), _without_prefix(teacher, keep)
+    if student.grid != teacher.grid and student.grid is not None and teacher.grid is not None:
+        if grid != "interpolate":
+            raise UserError(
+                f"the patch grids differ: student {_by(student.grid)}, teacher {_by(teacher.grid)}; set "
+                "grid='match-input' or grid='interpolate', or give images of another size"
+            )
+        student = _interpolated(student, teacher.grid)
+    if student.tokens != teacher.tokens:
+        raise UserError(f"student and teacher see {student.tokens} and {teacher.tokens} tokens; they must be the same")
+    return student, teacher
+
+
+def _by(grid: tuple[int, int]) -> str:
+    return f"{grid[0]} x {grid[1]}"
+
+
+def _without_prefix(one: Tap, keep: int) -> Tap:
+    if one.prefix == keep:
+        return one
+    kept = torch.cat([torch.arange(keep), torch.arange(one.prefix, one.tokens)]).to(one.q.device)
+    bias = one.bias
+    if bias is not None:
+        bias = bias.expand(*bias.shape[:2], one.tokens, one.tokens)[:, :, kept][..., kept]
+    return replace(one, q=one.q[:, :, kept], k=one.k[:, :, kept], v=one.v[:, :, kept], bias=bias, prefix=keep)
+
+
+def _interpolated(one: Tap, grid: tuple[int, int]) -> Tap:
+    if one.bias is not None:
+        raise UserError("a layer with position biases cannot be interpolated to another grid; use grid='match-input'")
+
+    def resize(x: Tensor) -> Tensor:
+        batch, heads, _, width = x.shape
+        patches = x[:, :, one.prefix :].transpose(2, 3).reshape(batch, heads * width, *one.grid)  # type: ignore[misc]
+        resized = F.interpolate(patches, grid, mode="bilinear", align_corners=False)
+        return torch.cat([x[:, :, : one.prefix], resized.view(batch, heads, width, -1).transpose(2, 3)], 2)
+
+    return replace(one, q=resize(one.q), k=resize(one.k), v=resize(one.v), grid=grid)
+
+
+def matched_input(images: Tensor, student: Any, teacher: Any) -> Tensor:
+    """The teacher's images, resized so that its patch grid is the student's.
+
+    Args:
+        images: ``(batch, channels, height, width)`` as the student sees them.
+        student: network with patches.
+        teacher: network with patches of another size; it must take the size that follows.
+
+    Raises:
+        UserError: a network has no patches.
+    """
+    own, other = patch_size(student), patch_size(teacher)
+    if own is None or other is None:
+        raise UserError("grid='match-input' needs the patch sizes of both networks; use grid='interpolate'")
+    size = (images.shape[-2] // own[0] * other[0], images.shape[-1] // own[1] * other[1])
+    if size == tuple(images.shape[-2:]):
+        return images
+    return F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False)

@@ -1,0 +1,387 @@
+"""Relation distillation (TinyMIM, CVPR 2023; MiniLM and MiniLMv2 for text): the algorithm.
+
+::
+
+    teacher: frozen; runs up to the queries, keys and values of its block l_t, without gradient
+    student: runs up to those of its last block, which has as many heads as the teacher's block (the adaptive block)
+
+    for images:
+        v  = random crop and flip of the images                  one geometric view for both
+        q_t, k_t, v_t = teacher(v)
+        q_s, k_s, v_s = student(colour jitter of v)
+        L = KL(softmax(q_t k_t^T / sqrt(d_t)) || softmax(q_s k_s^T / sqrt(d_s)))       relation Q-K
+          + KL(softmax(v_t v_t^T / sqrt(d_t)) || softmax(v_s v_s^T / sqrt(d_s)))       relation V-V
+        step on L                                                no labels, no other term
+
+Relations are ``N x N`` whatever the widths are, so that nothing has to be projected; all tokens take part.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from tenfold.errors import UserError
+from tenfold.losses import Kernel, relation_agreement, relation_kl, relation_mse
+from tenfold.systems.relation_distillation.alignment import (
+    Grid,
+    Heads,
+    common_tokens,
+    heads_obstacle,
+    largest_common_heads,
+    matched_input,
+    regrouped,
+    repeat_heads,
+    set_heads,
+)
+from tenfold.systems.relation_distillation.freezing import freeze_unreached, leave_teacher_out
+from tenfold.systems.relation_distillation.layers import Tap, Tapper, attention_layers, images_of, resolve_layer
+from tenfold.systems.relation_distillation.masking import keep_patches, random_patches
+from tenfold.systems.relation_distillation.taps import tap, tap_layers
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "tinymim": {"pairs": ("qk", "vv"), "heads": "auto"},
+    "minilm": {"pairs": ("qk", "vv"), "heads": "auto", "teacher_layer": -1},
+    # 48 relation heads for base-width teachers, 64 for large ones: from memory of that paper.
+    "minilmv2": {"pairs": ("qq", "kk", "vv"), "heads": 48},
+}
+"""Arguments of :class:`RelationDistiller` by the name of the method that they reproduce."""
+
+
+class RelationLoss(nn.Module):
+    """Sum of the divergences of several relations of two attention layers (TinyMIM, eq. 4, 5 and 9).
+
+    Args:
+        pairs: relations as pairs of letters out of ``q``, ``k``, ``v``: rows, then columns.
+        weights: one factor per pair; 1 where ``None``.
+        softmax: compare attention-like maps by their divergence; else scaled logits by their mean square (ablation).
+        kernel: see :func:`tenfold.losses.relation_kl`.
+
+    Raises:
+        UserError: a pair is none, or the weights are not one per pair.
+
+    Example:
+        >>> from tenfold.systems.relation_distillation import Tap
+        >>> def layer(heads, width):
+        ...     return Tap(*torch.randn(3, 2, heads, 5, width), scale=width**-0.5)
+        >>> losses = RelationLoss()(layer(3, 8), layer(3, 16))
+        >>> sorted(losses)
+        ['loss', 'qk', 'vv']
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[str] = ("qk", "vv"),
+        *,
+        weights: Sequence[float] | None = None,
+        softmax: bool = True,
+        kernel: Kernel = "auto",
+    ) -> None:
+        super().__init__()
+        for pair in pairs:
+            if len(pair) != 2 or not set(pair) <= set("qkv"):
+                raise UserError(f"a relation is two letters out of q, k, v, such as 'qk'; got {pair!r}")
+        if not pairs or len(set(pairs)) != len(pairs):
+            raise UserError(f"name each relation once, and at least one; got {list(pairs)}")
+        if weights is not None and len(weights) != len(pairs):
+            raise UserError(f"{len(pairs)} relations need as many weights; got {len(weights)}")
+        self.pairs = tuple(pairs)
+        self.weights = tuple(weights) if weights is not None else (1.0,) * len(pairs)
+        self.softmax = softmax
+        self.kernel = kernel
+
+    def forward(self, student: Tap, teacher: Tap, mask: Tensor | None = None) -> dict[str, Tensor]:
+        """Losses of a batch.
+
+        Args:
+            student: a tap, aligned with the teacher's in heads and tokens.
+            teacher: a tap; constant.
+            mask: ``(batch, N)`` booleans, true for real tokens.
+
+        Returns:
+            ``loss``, the weighted sum, and each pair's divergence under its name, without gradient; scalars.
+        """
+        losses: dict[str, Tensor] = {}
+        total: Tensor | None = None
+        for pair, weight in zip(self.pairs, self.weights, strict=True):
+            sides = (*operands(student, pair), *operands(teacher, pair))
+            scales: dict[str, Any] = {"scale_s": student.scale, "scale_t": teacher.scale}
+            if self.softmax:
+                value = relation_kl(
+                    *sides, **scales, mask=mask, causal=student.causal or teacher.causal, kernel=self.kernel,
+                    bias_s=_bias(student, pair, mask), bias_t=_bias(teacher, pair, mask),
+                )  # fmt: skip
+            else:
+                value = relation_mse(*sides, **scales, mask=mask)
+            losses[pair] = value.detach()
+            total = weight * value if total is None else total + weight * value
+        assert total is not None
+        return {"loss": total, **losses}
+
+
+def operands(one: Tap, pair: str) -> tuple[Tensor, Tensor]:
+    """Rows and columns of a relation; grouped keys are repeated for the queries that share them."""
+    rows, columns = getattr(one, pair[0]), getattr(one, pair[1])
+    heads = max(rows.shape[1], columns.shape[1])
+    return repeat_heads(rows, heads), repeat_heads(columns, heads)
+
+
+def _bias(one: Tap, pair: str, mask: Tensor | None) -> Tensor | None:
+    """A layer's whole addend for its attention map; for other relations only what it excludes."""
+    if one.bias is None:
+        return None
+    lowest = torch.finfo(one.bias.dtype).min
+    excluded = one.bias.detach() <= lowest / 2
+    if mask is not None:  # what is only the padding again is already in the mask, which fused kernels take
+        padding = ~mask[:, None, None, :]
+        if bool((excluded | padding).eq(padding).all()) and (
+            pair != "qk" or not one.bias.masked_fill(excluded, 0).any()
+        ):
+            return None
+    if pair == "qk":
+        return one.bias
+    return torch.zeros_like(one.bias).masked_fill(excluded, lowest) if bool(excluded.any()) else None
+
+
+def default_teacher_layer(teacher_layers: int, student_layers: int) -> int:
+    """The teacher's target block, from 1: the last of equal depths, else three quarters up.
+
+    Extrapolated from TinyMIM, table 10 (block 18 of 24 for 12, block 12 of 12 for 12); sweep it where it matters.
+    """
+    return teacher_layers if teacher_layers == student_layers else round(0.75 * teacher_layers)
+
+
+class RelationDistiller(nn.Module):
+    """Trains a student's attention layer towards the relations of a frozen teacher's, for any two attention stacks.
+
+    An ordinary module whose forward pass is its loss: it works in any training loop. Only the student's parameters
+    are trained and only its state is saved; both networks stop at their taps.
+
+    Args:
+        student: the network that learns; its last layer's head count is changed where ``heads`` says so.
+        teacher: the network that is copied; frozen.
+        pairs: see :class:`RelationLoss`.
+        student_layer: from 1, or -1 for the last; or a callable that makes the tap.
+        teacher_layer: likewise; ``auto`` is :func:`default_teacher_layer`.
+        heads: how head counts are made equal: ``adaptive`` changes the student's layer, a number re-splits both sides
+            into so many relation heads, ``mean`` averages the heads' logits; ``auto`` is adaptive where that is
+            possible, else the largest number of relation heads that divides both widths.
+        qk: see :func:`~tenfold.systems.relation_distillation.taps.tap`.
+        grid: where patch grids differ: ``match-input`` resizes the teacher's images, ``interpolate`` the student's
+            queries, keys and values, ``error`` refuses.
+        kernel: see :func:`tenfold.losses.relation_kl`.
+        softmax: see :class:`RelationLoss`.
+        weights: see :class:`RelationLoss`.
+        more_layers: further pairs ``(student layer, teacher layer, weight)``, counted from 1.
+        mask_ratio: share of the patches that both networks do without, the same for both (ablation; timm's ViTs).
+        decoder: masked-autoencoder decoder that reconstructs the student's missing patches, its loss added
+            (ablation).
+        teacher_training: run the teacher in training mode, with its drop path (ablation).
+        example: a batch; the parts of the student that its loss does not reach are frozen and listed in ``untrained``.
+
+    Raises:
+        UserError: a layer does not exist, or heads cannot be aligned.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        pairs: Sequence[str] = ("qk", "vv"),
+        *,
+        student_layer: int | Tapper = -1,
+        teacher_layer: int | Tapper | Literal["auto"] = "auto",
+        heads: Heads = "auto",
+        qk: Literal["effective", "raw"] = "effective",
+        grid: Grid = "match-input",
+        kernel: Kernel = "auto",
+        softmax: bool = True,
+        weights: Sequence[float] | None = None,
+        more_layers: Sequence[tuple[int, int, float]] = (),
+        mask_ratio: float = 0.0,
+        decoder: nn.Module | None = None,
+        teacher_training: bool = False,
+        example: Any = None,
+    ) -> None:
+        super().__init__()
+        if mask_ratio and not 0 < mask_ratio < 1:
+            raise UserError(f"mask_ratio is a share of the patches, in [0, 1); got {mask_ratio}")
+        if decoder is not None and not mask_ratio:
+            raise UserError("a decoder has nothing to reconstruct without mask_ratio")
+        self.student = student
+        self.teacher = teacher.requires_grad_(False)
+        self.decoder = decoder
+        self.relation = RelationLoss(pairs, weights=weights, softmax=softmax, kernel=kernel)
+        self.qk, self.grid, self.mask_ratio = qk, grid, mask_ratio
+        self.teacher_training = teacher_training
+        self.layers = _layer_pairs(student, teacher, student_layer, teacher_layer, more_layers)
+        self.heads = [_align(student, teacher, pair, heads) for pair in self.layers]
+        self.untrained: list[str] = []
+        leave_teacher_out(self)
+        self.train()
+        if example is not None:
+            self.untrained = freeze_unreached(student, self.loss(example)["loss"])
+
+    def train(self, mode: bool = True) -> "RelationDistiller":
+        """Training mode for the student; the teacher stays in eval mode unless its drop path is wanted."""
+        super().train(mode)
+        self.teacher.train(mode and self.teacher_training)
+        return self
+
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        """See :meth:`loss`."""
+        return self.loss(batch)
+
+    def loss(self, batch: Any) -> dict[str, Tensor]:
+        """Losses of a batch.
+
+        Args:
+            batch: inputs of both networks, or ``(student's inputs, teacher's inputs)``; each a tensor, or a dict of
+                keyword arguments, whose ``attention_mask`` says which tokens are real.
+
+        Returns:
+            ``loss`` to be minimised, and the pairs' divergences of the first layer pair; scalars.
+        """
+        for_student, for_teacher, mask, keep, images = self._inputs(batch)
+        students, output = self._tap(
+            self.student, [s for s, _, _ in self.layers], for_student, keep, self.decoder is None
+        )
+        with torch.no_grad():
+            teachers, _ = self._tap(self.teacher, [t for _, t, _ in self.layers], for_teacher, keep, True)
+        losses: dict[str, Tensor] = {}
+        for number, (_, _, weight) in enumerate(self.layers):
+            found = self.relation(*self._aligned(students[number], teachers[number], number), mask)
+            if number == 0:
+                losses = found if weight == 1 else found | {"loss": weight * found["loss"]}
+            else:
+                losses["loss"] = losses["loss"] + weight * found["loss"]
+        if self.decoder is not None:
+            reconstruction = self.decoder(output, keep, images)
+            losses |= {"loss": losses["loss"] + reconstruction, "reconstruction": reconstruction.detach()}
+        return losses
+
+    @torch.no_grad()
+    def agreement(self, batch: Any) -> dict[str, float]:
+        """How far the relations agree, for each pair of the first layer pair.
+
+        Args:
+            batch: see :meth:`loss`.
+
+        Returns:
+            For each pair ``<pair>_overlap``, the mean overlap of the five tokens that a row attends to most, and
+            ``<pair>_share``, the divergence as a share of a uniform student's.
+        """
+        for_student, for_teacher, mask, keep, _ = self._inputs(batch)
+        student = self._tap(self.student, [self.layers[0][0]], for_student, keep, True)[0][0]
+        teacher = self._tap(self.teacher, [self.layers[0][1]], for_teacher, keep, True)[0][0]
+        student, teacher = self._aligned(student, teacher, 0)
+        found: dict[str, float] = {}
+        for pair in self.relation.pairs:
+            overlap, share = relation_agreement(
+                *operands(student, pair), *operands(teacher, pair), scale_s=student.scale, scale_t=teacher.scale,
+                mask=mask,
+            )  # fmt: skip
+            found |= {f"{pair}_overlap": float(overlap), f"{pair}_share": float(share)}
+        return found
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """The parameters that an optimiser shall get."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def _inputs(self, batch: Any) -> tuple[Any, Any, Tensor | None, Tensor | None, Tensor | None]:
+        for_student, for_teacher = batch if isinstance(batch, tuple | list) else (batch, batch)
+        mask = for_student.get("attention_mask") if isinstance(for_student, Mapping) else None
+        mask = None if mask is None else mask.bool()
+        images = images_of(for_student)
+        if self.grid == "match-input" and images is not None:
+            if isinstance(for_teacher, Tensor):
+                for_teacher = matched_input(for_teacher, self.student, self.teacher)
+            elif isinstance(for_teacher, Mapping) and "pixel_values" in for_teacher:
+                resized = matched_input(for_teacher["pixel_values"], self.student, self.teacher)
+                for_teacher = {**for_teacher, "pixel_values": resized}
+        keep = None
+        if self.mask_ratio:
+            if images is None:
+                raise UserError("mask_ratio masks patches of images; these inputs are none")
+            keep = random_patches(self.student, images, self.mask_ratio)
+        return for_student, for_teacher, mask, keep, images
+
+    def _tap(
+        self, model: nn.Module, layers: list[Any], inputs: Any, keep: Tensor | None, stop: bool
+    ) -> tuple[list[Tap], Any]:
+        if any(callable(layer) for layer in layers):
+            return [tap(model, layer, inputs, qk=self.qk) for layer in layers], None
+        if keep is None:
+            return tap_layers(model, layers, inputs, qk=self.qk, stop=stop)
+        with keep_patches(model, keep):
+            return tap_layers(model, layers, inputs, qk=self.qk, stop=stop)
+
+    def _aligned(self, student: Tap, teacher: Tap, number: int) -> tuple[Tap, Tap]:
+        student, teacher = common_tokens(student, teacher, self.grid)
+        how = self.heads[number]
+        if how != "adaptive":
+            return regrouped(student, how), regrouped(teacher, how)
+        if student.heads != teacher.heads:
+            raise UserError(
+                f"the student's layer has {student.heads} heads, the teacher's {teacher.heads}, and heads='adaptive' "
+                "could not change them; name a number of relation heads"
+            )
+        return student, teacher
+
+
+def _layer_pairs(
+    student: nn.Module,
+    teacher: nn.Module,
+    student_layer: Any,
+    teacher_layer: Any,
+    more: Sequence[tuple[int, int, float]],
+) -> list[tuple[Any, Any, float]]:
+    depth_s, depth_t = depth(student), depth(teacher)
+    if teacher_layer == "auto":
+        if depth_t is None or depth_s is None:
+            raise UserError("the depth of a network is not known: name the teacher's layer")
+        teacher_layer = default_teacher_layer(depth_t, depth_s)
+    pairs = [(student_layer, teacher_layer, 1.0), *more]
+
+    def number(layer: Any, known: int | None, whose: str) -> Any:
+        return layer if callable(layer) or known is None else resolve_layer(layer, known, whose)
+
+    return [(number(s, depth_s, "the student"), number(t, depth_t, "the teacher"), float(w)) for s, t, w in pairs]
+
+
+def depth(model: Any) -> int | None:
+    """Number of attention layers of a network, or ``None`` where it cannot be told without running it."""
+    known = len(attention_layers(model))
+    if known:
+        return known
+    layers = getattr(getattr(model, "config", None), "num_hidden_layers", None)
+    blocks = getattr(model, "blocks", None)
+    return layers if layers is not None else len(blocks) if isinstance(blocks, nn.Sequential | nn.ModuleList) else None
+
+
+def _align(student: nn.Module, teacher: nn.Module, pair: tuple[Any, Any, float], heads: Heads) -> Any:
+    """Change the student's layer where its heads are to adapt; give the way that was taken."""
+    if heads == "mean" or (isinstance(heads, int) and not isinstance(heads, bool)):
+        return heads
+    if heads not in ("auto", "adaptive"):
+        raise UserError(f"heads must be 'auto', 'adaptive', 'mean' or a number of relation heads; got {heads!r}")
+    ours, theirs = attention_layers(student), attention_layers(teacher)
+    if callable(pair[0]) or callable(pair[1]) or not ours or not theirs:
+        return "adaptive"  # nothing can be changed; equal counts are checked when both are seen
+    layer, wanted = ours[pair[0] - 1], theirs[pair[1] - 1].heads
+    obstacle = heads_obstacle(layer, wanted)
+    if obstacle is None:
+        set_heads(layer, wanted)
+        return "adaptive"
+    common = largest_common_heads(_width(layer), _width(theirs[pair[1] - 1]), wanted)
+    if heads == "adaptive" or common == 1:
+        raise UserError(
+            f"the student's layer {layer.name!r} cannot run with the teacher's {wanted} heads: {obstacle}; use "
+            + ("heads='auto'" if common > 1 else "heads='mean'")
+        )
+    return common
+
+
+def _width(layer: Any) -> int:
+    return getattr(layer.module, layer.projections[0]).out_features // (3 if len(layer.projections) == 1 else 1)

@@ -1,0 +1,307 @@
+"""Pre-training without labels: the teacher as a masked autoencoder, then every arm's student."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tenfold.cost import count_parameters
+from tenfold.data import Splits
+from tenfold.parallel import rank, wait_for_all_ranks
+from tenfold.run import Run
+from tenfold.systems.relation_distillation.alignment import heads_per_block
+from tenfold.systems.relation_distillation.checkpoints import load_teacher_weights
+from tenfold.systems.relation_distillation.data import (
+    pretraining_batches,
+    renormalised,
+    unlabelled_images,
+)
+from tenfold.systems.relation_distillation.mae import MAEDecoder, MaskedAutoencoder
+from tenfold.systems.relation_distillation.method import RelationDistiller
+from tenfold.systems.relation_distillation.metrics import (
+    collect,
+    knn_accuracy,
+    linear_accuracy,
+    patch_features,
+)
+from tenfold.systems.relation_distillation.model import set_drop_path
+from tenfold.systems.relation_distillation.networks import (
+    Teacher,
+    build_vit,
+    fingerprint,
+    load_transformers,
+    pretraining_student,
+)
+from tenfold.systems.relation_distillation.optimisers import adamw, cosine_schedule, parameter_groups
+from tenfold.systems.relation_distillation.settings import Arm, Config
+from tenfold.systems.relation_distillation.targets import FeatureDistiller
+from tenfold.training import FitResult, fit
+
+# --- networks -------------------------------------------------------------------------------------------------------
+
+
+def make_student(config: Config, splits: Splits, width: int | None = None) -> Any:
+    """The student before pre-training, or a network between teacher and student, of another width."""
+    return pretraining_student(
+        config.student.name, image_size=splits.image_shape[-1], channels=splits.image_shape[0],
+        patch=config.teacher.patch, width=width or config.student.width, depth=config.student.depth,
+        heads=config.student.heads,
+    )  # fmt: skip
+
+
+def make_classifier(config: Config, splits: Splits, heads: Sequence[int]) -> Any:
+    """The student with a classifier's head."""
+    return build_vit(
+        config.student.name, image_size=splits.image_shape[-1], channels=splits.image_shape[0],
+        num_classes=len(splits.classes), patch=config.teacher.patch, width=config.student.width,
+        depth=config.student.depth, heads=heads,
+    )  # fmt: skip
+
+
+def make_teacher(config: Config, splits: Splits, weights: Path | None) -> Teacher:
+    """The teacher of the settings, in eval mode.
+
+    Args:
+        config: the settings; they may name weights.
+        splits: the data.
+        weights: those of a teacher that was trained here; untrained where ``None``.
+    """
+    options = config.teacher
+    mean = None if options.mean is None else tuple(options.mean)
+    std = None if options.std is None else tuple(options.std)
+    if options.name == "transformers":
+        network = load_transformers(options.weights)
+        return Teacher(network, mean, std, fingerprint(network), f"transformers, {options.weights}")
+    network = build_vit(
+        options.name, image_size=splits.image_shape[-1], channels=splits.image_shape[0], patch=options.patch,
+        width=options.width, depth=options.depth,
+        heads=options.heads[0] if len(options.heads) == 1 else options.heads,
+    )  # fmt: skip
+    if options.weights is not None:
+        load_teacher_weights(network, options.weights)
+    elif weights is not None:
+        network.load_state_dict(load_file(weights))
+    source = options.weights or f"masked autoencoder trained here for {options.epochs} epochs"
+    return Teacher(network.eval(), mean, std, fingerprint(network), source)
+
+
+# --- pre-training ---------------------------------------------------------------------------------------------------
+
+
+def train_teacher(config: Config, splits: Splits, folder: Path, run: Run) -> dict[str, Any]:
+    """Pre-train the teacher as a masked autoencoder, unless it has weights; write them, and measure it."""
+    options = config.teacher
+    torch.manual_seed(config.seed)
+    teacher = make_teacher(config, splits, None)
+    history: list[dict[str, float]] = []
+    if options.weights is None:
+        network = teacher.network.train()
+        network.pos_embed.requires_grad_(False)
+        autoencoder = _autoencoder(config, network, options.mask_ratio)
+        fitted = _fit_unlabelled(
+            config, splits, autoencoder, lambda batch: batch[0], seed=config.seed, epochs=options.epochs,
+            batch_size=options.batch_size, learning_rate=options.learning_rate, warmup=options.warmup_epochs,
+            folder=folder, run=run, step="teacher", jitter=None,
+        )  # fmt: skip
+        history = fitted.history
+    knn = None
+    if options.name != "transformers":
+        knn = _neighbours(config, splits, teacher.network, block=-1)["knn"]
+        if rank() == 0:
+            save_weights(teacher.network, folder / "weights.safetensors")
+        wait_for_all_ranks()
+    return {"history": history, "knn": knn, "source": teacher.source, "params": count_parameters(teacher.network)}
+
+
+def make_task(config: Config, splits: Splits, arm: Arm, teacher: Teacher, student: Any) -> Any:
+    """The module whose forward pass is an arm's loss, or ``None`` from scratch.
+
+    Args:
+        config: the settings.
+        splits: the data.
+        arm: the arm.
+        teacher: what is copied; its network's drop path is set here.
+        student: what learns, in place.
+    """
+    options, example = config.distil, splits.example(2)
+    teacher.network.cpu()  # the arm before may have left it on a GPU; the example is on the CPU
+    if arm.target == "none":
+        return None
+    if arm.target == "mae":
+        return _autoencoder(config, student, options.mask_ratio)
+    layer: Any = arm.teacher_layer or options.teacher_layer or "auto"
+    if arm.target != "relations":
+        auxiliary = _autoencoder(config, student, options.mask_ratio) if arm.reconstruct else None
+        return FeatureDistiller(
+            student, teacher.network, arm.target, teacher_layer=layer, autoencoder=auxiliary, example=example  # type: ignore[arg-type]
+        )  # fmt: skip
+    if arm.teacher_drop_path:
+        set_drop_path(teacher.network, arm.teacher_drop_path)
+    elif config.teacher.name == "vit":
+        set_drop_path(teacher.network, 0.0)
+    decoder = _decoder(config, student) if arm.reconstruct else None
+    return RelationDistiller(
+        student,
+        teacher.network,
+        arm.pairs or options.pairs,
+        teacher_layer=layer,
+        heads=arm.heads if arm.heads is not None else options.heads,  # type: ignore[arg-type]
+        kernel=options.kernel,
+        softmax=arm.softmax,
+        mask_ratio=options.mask_ratio if arm.masked else 0.0,
+        decoder=decoder,
+        teacher_training=arm.teacher_drop_path > 0,
+        example=example,
+    )
+
+
+def pretrain_arm(
+    config: Config, splits: Splits, arm: Arm, teacher: Teacher, seed: int, folder: Path, run: Run, step: str
+) -> dict[str, Any]:
+    """Pre-train one student without labels, write its weights, and measure its features.
+
+    The initial weights and the order of the images depend on the seed only, so that arms are paired.
+
+    Returns:
+        ``history``, ``heads`` (per block), ``untrained`` (modules that no gradient reached), ``agreement``, ``knn``,
+        ``linear``, ``seconds``, ``images_per_second``.
+    """
+    if arm.chained:
+        teacher = _chain(config, splits, arm, teacher, seed, folder, run, step)
+    torch.manual_seed(seed)
+    student = make_student(config, splits)
+    fitted, task = _distil(config, splits, arm, teacher, student, seed, folder, run, step)
+    agreement = {}
+    if isinstance(task, RelationDistiller):
+        images = next(iter(splits.validation_batches(64)))[0].to(config.trainer.device)
+        theirs = renormalised(images, splits, teacher.mean or splits.mean, teacher.std or splits.std)
+        agreement = task.to(config.trainer.device).eval().agreement((images, theirs))
+    features = _neighbours(config, splits, student)
+    student.cpu()
+    if rank() == 0:
+        save_weights(student, folder / "weights.safetensors")
+    wait_for_all_ranks()
+    seconds = fitted.seconds if fitted else 0.0
+    seen = fitted.steps * config.distil.batch_size if fitted else 0
+    return {
+        "history": fitted.history if fitted else [],
+        "heads": heads_per_block(student),
+        "untrained": list(getattr(task, "untrained", [])),
+        "layer": _layer_of(task),
+        "agreement": agreement,
+        "pretraining_seconds": seconds,
+        "images_per_second": seen / seconds if seconds else None,
+        **features,
+    }
+
+
+def _distil(
+    config: Config, splits: Splits, arm: Arm, teacher: Teacher, student: Any, seed: int, folder: Path, run: Run,
+    step: str,
+) -> tuple[FitResult | None, Any]:  # fmt: skip
+    options = config.distil
+    task = make_task(config, splits, arm, teacher, student)
+    if task is None:
+        return None, None
+    relations = arm.target != "mae"
+    set_drop_path(student, options.drop_path if arm.drop_path is None else arm.drop_path)
+
+    def views(batch: Sequence[Tensor]) -> Any:
+        if not relations:
+            return batch[0]
+        ours, clean = batch[0].unbind(1)
+        return ours, renormalised(clean, splits, teacher.mean or splits.mean, teacher.std or splits.std)
+
+    fitted = _fit_unlabelled(
+        config, splits, task, views, seed=seed, epochs=options.epochs, batch_size=options.batch_size,
+        learning_rate=options.learning_rate, warmup=options.warmup_epochs, folder=folder, run=run, step=step,
+        jitter=config.data.jitter if relations else None,
+    )  # fmt: skip
+    set_drop_path(student, 0.0)
+    return fitted, task
+
+
+def _chain(
+    config: Config, splits: Splits, arm: Arm, teacher: Teacher, seed: int, folder: Path, run: Run, step: str
+) -> Teacher:
+    """Sequential distillation (section 3.3): each network learns from the one before and teaches the next."""
+    for number, width in enumerate(config.distil.chain):
+        torch.manual_seed(seed)
+        between = make_student(config, splits, width)
+        _distil(config, splits, arm, teacher, between, seed, folder / f"stage{number}", run, step)
+        source = f"{teacher.source}, then width {width}"
+        teacher = Teacher(between.cpu().eval(), None, None, fingerprint(between), source)
+    return teacher
+
+
+def _fit_unlabelled(
+    config: Config, splits: Splits, task: nn.Module, views: Any, *, seed: int, epochs: int, batch_size: int,
+    learning_rate: float, warmup: float, folder: Path, run: Run, step: str, jitter: float | None,
+) -> FitResult:  # fmt: skip
+    images = unlabelled_images(config.data.unlabelled) if config.data.unlabelled else None
+    batches = pretraining_batches(
+        splits, batch_size, seed=seed, crop_scale=(config.data.crop_scale, 1.0), flip=config.data.flip, jitter=jitter,
+        images=images,
+    )  # fmt: skip
+
+    def objective(model: nn.Module, batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        losses = model(views(batch))
+        return losses["loss"], {name: value for name, value in losses.items() if name != "loss"}
+
+    groups = parameter_groups(
+        task.named_parameters(), learning_rate=learning_rate, weight_decay=config.distil.weight_decay,
+        decay_tokens=True,
+    )  # fmt: skip
+    return fit(
+        task,
+        objective,
+        batches,
+        epochs=epochs,
+        optimiser=adamw(groups, (0.9, 0.95)),
+        schedule=cosine_schedule(epochs=epochs, steps=len(batches), warmup=min(warmup, epochs / 2)),
+        folder=folder,
+        options=config.trainer,
+        on_epoch=lambda epoch, row: run.progress(step, epoch, epochs, f"loss {row['train/loss']:.4f}"),
+    )
+
+
+def _autoencoder(config: Config, network: Any, mask_ratio: float) -> MaskedAutoencoder:
+    options = config.teacher
+    return MaskedAutoencoder(
+        network, mask_ratio=mask_ratio, decoder_width=options.decoder_width, decoder_depth=options.decoder_depth,
+        decoder_heads=options.decoder_heads, normalise=options.normalise_pixels,
+    )  # fmt: skip
+
+
+def _decoder(config: Config, network: Any) -> MAEDecoder:
+    options = config.teacher
+    return MAEDecoder(
+        network, width=options.decoder_width, depth=options.decoder_depth, heads=options.decoder_heads,
+        normalise=options.normalise_pixels,
+    )  # fmt: skip
+
+
+def _layer_of(task: Any) -> int | None:
+    if isinstance(task, RelationDistiller):
+        return task.layers[0][1]
+    return task.teacher_layer if isinstance(task, FeatureDistiller) else None
+
+
+def _neighbours(config: Config, splits: Splits, network: Any, block: int = -2) -> dict[str, float]:
+    """k-NN and linear accuracy of frozen features; of at most 10,000 training images."""
+    device = config.trainer.device
+
+    def features(images: Tensor) -> Tensor:
+        return patch_features(network, images, block)
+
+    train = collect(features, network, splits.plain_training_batches(), device)
+    test = collect(features, network, splits.test_batches(), device)
+    return {"knn": knn_accuracy(*train, *test), "linear": linear_accuracy(*train, *test)}
+
+
+def save_weights(module: nn.Module, path: Path) -> None:
+    """A state dict as safetensors."""
+    save_file({name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}, path)
