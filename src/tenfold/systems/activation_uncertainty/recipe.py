@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import tenfold
@@ -21,30 +19,33 @@ from tenfold.export import save_model
 from tenfold.parallel import rank
 from tenfold.results import Cost, Results
 from tenfold.run import Run, environment, peak_process_memory_mb
-from tenfold.systems.activation_uncertainty.ablations import vary
-from tenfold.systems.activation_uncertainty.builders import build_model, state_of
 from tenfold.systems.activation_uncertainty.calls import call
-from tenfold.systems.activation_uncertainty.comparison import claims_of, metrics_of, plots_of, tables_of
+from tenfold.systems.activation_uncertainty.comparison import claims_of, metrics_of
 from tenfold.systems.activation_uncertainty.data import TaskData, load_task
-from tenfold.systems.activation_uncertainty.joint import JointTask
-from tenfold.systems.activation_uncertainty.method import ActivationUncertainty, ensemble_labels
+from tenfold.systems.activation_uncertainty.further import measure_ensemble, train_jointly, vary_settings
+from tenfold.systems.activation_uncertainty.main_models import (
+    labelled,
+    load_main,
+    make_learner,
+    make_model,
+    train_main,
+    weights_of,
+)
+from tenfold.systems.activation_uncertainty.method import ActivationUncertainty
 from tenfold.systems.activation_uncertainty.metrics import (
     level_deciles,
     overlap_at,
-    quality,
     retention_area,
     retention_curve,
 )
 from tenfold.systems.activation_uncertainty.passes import DropoutLabels
+from tenfold.systems.activation_uncertainty.pictures import plots_of, tables_of
 from tenfold.systems.activation_uncertainty.prefix import PrefixCache
 from tenfold.systems.activation_uncertainty.rows import Comparison
 from tenfold.systems.activation_uncertainty.serving import UncertainModel
 from tenfold.systems.activation_uncertainty.settings import PRESETS, TASKS, Config, TaskSettings, tasks_of
-from tenfold.training import fit
 
 __all__ = ["PRESETS", "TASKS", "Config", "deliver", "make_learner", "make_model", "measure", "run", "train_main"]
-
-Objective = Any
 
 
 def run(config: Config, run: Run) -> Results:
@@ -65,7 +66,7 @@ def run(config: Config, run: Run) -> Results:
         for seed in seeds:
             name = f"{task.name}/seed{seed}"
             run.step(f"main/{name}", lambda folder: train_main(config, task, data, seed, folder, run))  # noqa: B023
-            weights = _weights(run, f"main/{name}")
+            weights = weights_of(run, f"main/{name}")
             outcomes[task.name].append(
                 run.step(f"measure/{name}", lambda _: measure(config, task, data, seed, weights))  # noqa: B023
             )
@@ -114,104 +115,6 @@ def run(config: Config, run: Run) -> Results:
     )  # fmt: skip
 
 
-def make_model(task: TaskSettings, data: TaskData) -> nn.Module:
-    """The main model of a task."""
-    model = task.model
-    return build_model(
-        model.name, **data.model_facts, rate=task.dropout.rate, arguments=model.arguments, factory=model.factory,
-        weights=model.weights,
-    )  # fmt: skip
-
-
-def make_learner(
-    config: Config, task: TaskSettings, data: TaskData, model: nn.Module, seed: int, **changes: Any
-) -> ActivationUncertainty:
-    """The estimator's learner on a main model."""
-    estimator, dropout = config.estimator, task.dropout
-    options: dict[str, Any] = {
-        "target": data.target if estimator.target == "auto" else estimator.target,
-        "taps": estimator.taps,
-        "form": estimator.form,
-        "pool": estimator.pool,
-        "places": dropout.places,
-        "rate": dropout.rate,
-        "add": dropout.add,
-        "drop_path": dropout.drop_path,
-        "passes": estimator.passes,
-        "seed": seed,
-    }
-    return ActivationUncertainty(model, data.example, **{**options, **changes})
-
-
-def objective_for(data: TaskData) -> Objective:
-    """The main model's loss: cross-entropy over classes, squared error, or binary cross-entropy."""
-    losses = {"classes": F.cross_entropy, "value": F.mse_loss, "binary": F.binary_cross_entropy_with_logits}
-    loss: Any = losses[data.kind]
-
-    def objective(model: nn.Module, batch: tuple[Any, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        inputs, labels = batch
-        return loss(call(model, inputs), labels), {}
-
-    return objective
-
-
-def train_main(
-    config: Config, task: TaskSettings, data: TaskData, seed: int, folder: Path, run: Run, order: int | None = None
-) -> dict[str, Any]:
-    """Train a main model; its weights are left in the folder.
-
-    Args:
-        config: the settings.
-        task: what is trained.
-        data: on what.
-        seed: of the first weights.
-        folder: of the step.
-        run: for progress.
-        order: seed of the rows' order, the same as ``seed`` where ``None``.
-    """
-    torch.manual_seed(seed)
-    model = make_model(task, data)
-    options = task.optimiser
-    fitted = fit(
-        model,
-        objective_for(data),
-        data.training_batches(options.batch_size, seed=seed if order is None else order),
-        epochs=options.epochs,
-        optimiser=torch.optim.Adam(model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay),
-        folder=folder,
-        options=config.trainer,
-        on_epoch=lambda epoch, row: run.progress(
-            folder.name, epoch, options.epochs, f"{task.name}: loss {row['train/loss']:.3f}"
-        ),
-    )
-    if rank() == 0:
-        save_file(state_of(model), folder / "weights.safetensors")
-    return {"history": fitted.history, "seconds": fitted.seconds}
-
-
-def _weights(run: Run, step: str) -> Path:
-    return run.folder / "steps" / step / "weights.safetensors"
-
-
-def load_main(task: TaskSettings, data: TaskData, weights: Path, device: torch.device) -> nn.Module:
-    """A trained main model, in eval mode."""
-    model = make_model(task, data)
-    model.load_state_dict(load_file(weights))
-    return model.to(device).eval()
-
-
-def _labelled(
-    config: Config, data: TaskData, learner: ActivationUncertainty, seed: int
-) -> tuple[DropoutLabels, DropoutLabels, DropoutLabels]:
-    """Auxiliary labels, test labels, and test labels of other passes."""
-    passes = config.estimator.test_passes
-    return (
-        learner.label(data.numbered("auxiliary"), seed=1000 * seed),
-        learner.label(data.numbered("test"), seed=1000 * seed + 1, passes=passes),
-        learner.label(data.numbered("test"), seed=1000 * seed + 2, passes=passes),
-    )
-
-
 def measure(config: Config, task: TaskSettings, data: TaskData, seed: int, weights: Path) -> dict[str, Any]:
     """All rows of the comparison for one trained main model.
 
@@ -223,7 +126,7 @@ def measure(config: Config, task: TaskSettings, data: TaskData, seed: int, weigh
     model = load_main(task, data, weights, config.trainer.device)
     learner = make_learner(config, task, data, model, seed)
     untapped = [call(model, inputs).detach() for inputs, _ in data.numbered("test")]
-    auxiliary, test, again = _labelled(config, data, learner, seed)
+    auxiliary, test, again = labelled(config, data, learner, seed)
 
     def parts(part: Any) -> Any:
         return lambda: data.numbered(part)
@@ -324,147 +227,11 @@ def costs_of(learner: ActivationUncertainty, data: TaskData, chosen: int) -> dic
     return {"main": whole, "suffix": suffix, "chosen_estimator": chosen}
 
 
-def train_jointly(config: Config, task: TaskSettings, data: TaskData, folder: Path, run: Run) -> dict[str, Any]:
-    """Train the first seed's main model again with the estimator as an auxiliary task; compare it with post hoc.
-
-    Returns:
-        Quality of the joint estimator before and after its short post-hoc fit, and how many of the main model's weights
-        differ from those of the training without it (none).
-    """
-    torch.manual_seed(config.seed)
-    model = make_model(task, data)
-    learner = make_learner(config, task, data, model, config.seed)
-    batches = data.training_batches(task.optimiser.batch_size, seed=config.seed)
-    steps = len(batches) * task.optimiser.epochs
-    joint = JointTask(learner, start=steps // 2, share=0.25, passes=4, seed=config.seed)
-    both = nn.ModuleDict({"main": model, "joint": joint})
-    options = task.optimiser
-    main_loss, counter = objective_for(data), _Steps()
-    both.add_module("steps", counter)
-
-    def objective(modules: nn.Module, batch: tuple[Any, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        parts: Any = modules
-        loss, _ = main_loss(parts["main"], batch)
-        auxiliary = joint(batch[0], parts["steps"].next())
-        return loss + auxiliary, {"main": loss, "auxiliary": auxiliary}
-
-    fit(
-        both,
-        objective,
-        batches,
-        epochs=options.epochs,
-        optimiser=torch.optim.Adam(
-            [
-                {"params": list(model.parameters()), "weight_decay": options.weight_decay},
-                {"params": list(joint.estimator.parameters()), "weight_decay": 0.0},
-            ],
-            lr=options.learning_rate,
-        ),
-        folder=folder,
-        options=config.trainer,
-        on_epoch=lambda epoch, row: run.progress(
-            "joint", epoch, options.epochs, f"loss {row['train/main']:.3f}, auxiliary {row['train/auxiliary']:.3f}"
-        ),
-    )
-    alone = load_file(_weights(run, f"main/{task.name}/seed{config.seed}"))
-    differing = sum(int((alone[name] != value.cpu()).sum()) for name, value in model.state_dict().items())
-    auxiliary, test, _ = _labelled(config, data, learner, config.seed)
-    with torch.no_grad():
-        before = quality(test.uncertainty, joint.estimator.eval()(test.features))
-    few = auxiliary.subset(slice(0, max(len(auxiliary) // 10, 50)))
-    after = learner.fit(few, loss="gamma", start=joint.estimator).evaluate(test)
-    same_loss = learner.fit(few, loss="gamma").evaluate(test)
-    post_hoc = learner.fit(few).evaluate(test)
-    return {
-        "joint": asdict(before),
-        "joint, short fit": asdict(after),
-        "post hoc, same rows and loss": asdict(same_loss),
-        "post hoc, same rows": asdict(post_hoc),
-        "rows": len(few),
-        "differing_weights": differing,
-    }
-
-
-class _Steps(nn.Module):
-    """Counts optimiser steps; a buffer, so that a resumed training goes on counting."""
-
-    step: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
-
-    def next(self) -> int:
-        """Number of the step that is being made, from 0."""
-        self.step += 1
-        return int(self.step) - 1
-
-
-def measure_ensemble(config: Config, task: TaskSettings, data: TaskData, folder: Path, run: Run) -> dict[str, Any]:
-    """Paper B: the spread of an ensemble of networks, estimated from the activations of its first member.
-
-    With more sources of randomness (weights alone; weights and order) the spread grows and the mean predicts better.
-    """
-    found: dict[str, Any] = {"task": task.name, "members": config.ensemble}
-    for source in ("initialisation", "initialisation and order"):
-        models = []
-        for member in range(config.ensemble):
-            own = folder / source.replace(" ", "-") / f"member{member}"
-            order = config.seed if source == "initialisation" else config.seed + member
-            if not (own / "weights.safetensors").exists():
-                train_main(config, task, data, config.seed + 100 + member, own, run, order=order)
-            models.append(load_main(task, data, own / "weights.safetensors", config.trainer.device))
-        learner = make_learner(config, task, data, models[0], config.seed)
-        auxiliary, test = (
-            ensemble_labels(models, lambda part=part: data.numbered(part), learner.target, features=learner.features)  # type: ignore[misc]
-            for part in ("auxiliary", "test")
-        )
-        measured = learner.fit(auxiliary, loss="mse_std").evaluate(test)
-        truth = data.labels("test").double()
-        mean = test.mean[:, :-1] if learner.target.classes else test.mean[:, 0]
-        single = learner.target.prediction(test.output)
-        found[source] = {
-            **asdict(measured),
-            "mean_spread": float(test.uncertainty.mean()),
-            "error_of_mean": _error(data, mean, truth),
-            "error_of_member": _error(data, single, truth),
-        }
-    return found
-
-
-def _error(data: TaskData, prediction: Tensor, truth: Tensor) -> float:
-    """Squared error of values and probabilities, share of wrong classes."""
-    if data.kind == "classes":
-        return float((prediction.argmax(-1) != truth).double().mean())
-    return float((prediction.double() - truth).square().mean())
-
-
-def vary_settings(config: Config, task: TaskSettings, data: TaskData, folder: Path, run: Run) -> dict[str, Any]:
-    """What the method depends on, on the first seed: see :mod:`~tenfold.systems.activation_uncertainty.ablations`."""
-
-    def model_at(rate: float) -> nn.Module:
-        own = folder / f"rate{rate:g}"
-        changed = TaskSettings(
-            task.name, task.data, task.model, type(task.dropout)(**{**asdict(task.dropout), "rate": rate}),
-            task.optimiser,
-        )  # fmt: skip
-        if not (own / "weights.safetensors").exists():
-            train_main(config, changed, data, config.seed, own, run)
-        return load_main(changed, data, own / "weights.safetensors", config.trainer.device)
-
-    main = load_main(task, data, _weights(run, f"main/{task.name}/seed{config.seed}"), config.trainer.device)
-
-    def learner_on(model: nn.Module, **changes: Any) -> ActivationUncertainty:
-        return make_learner(config, task, data, model, config.seed, **changes)
-
-    return vary(data, main, learner_on, model_at if task.model.name in ("mlp", "cnn", "ratings", "clicks") else None)
-
-
 def deliver(config: Config, task: TaskSettings, data: TaskData, chosen: Sequence[str], run: Run) -> dict[str, Any]:
     """Write the first seed's main model and its estimator on the chosen layers into the run's folder."""
-    model = load_main(task, data, _weights(run, f"main/{task.name}/seed{config.seed}"), config.trainer.device)
+    model = load_main(task, data, weights_of(run, f"main/{task.name}/seed{config.seed}"), config.trainer.device)
     learner = make_learner(config, task, data, model, config.seed)
-    auxiliary, test, _ = _labelled(config, data, learner, config.seed)
+    auxiliary, test, _ = labelled(config, data, learner, config.seed)
     learner.fit(auxiliary, loss=config.estimator.loss, hidden=tuple(config.estimator.hidden), layers=chosen)
     measured = learner.evaluate(test)
     estimator = learner.result.estimator
