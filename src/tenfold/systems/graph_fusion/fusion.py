@@ -129,17 +129,7 @@ class Fusion:
         self._set_graph(structure, None)
         for side in SIDES:
             check_scorer(self.pair.side(side), side)
-        self.optimiser = torch.optim.AdamW(
-            [
-                {
-                    "params": list(self.pair.side(side).parameters()),
-                    "lr": self.learning[side].learning_rate,
-                    "weight_decay": self.learning[side].weight_decay,
-                }
-                for side in SIDES
-            ],
-            fused=True,
-        )
+        self.optimiser = self._make_optimiser()
 
     # --- stages -------------------------------------------------------------------------------------------------
 
@@ -154,6 +144,7 @@ class Fusion:
 
     def mutual(self) -> None:
         """Stage 1: M2L on observed queries, in spells of ``patience`` epochs, until a spell brings no better MRR."""
+        self._start_stage()
         left = self.options.mutual_epochs
         spell = self.options.patience or left
         number = 0
@@ -170,6 +161,8 @@ class Fusion:
 
     def em_round(self, number: int) -> Round:
         """Stage 2, one round: sample queries, E-step, densify, M-step (or the steps in the other order)."""
+        if number == 1:
+            self._start_stage()
         options, folder = self.options, self.folder / f"round-{number}"
         posterior: Side = "text" if options.roles == "text-posterior" else "structure"
         unobserved = self._sample(number)
@@ -240,6 +233,26 @@ class Fusion:
         self.load_state(read_torch_file(path))
 
     # --- parts --------------------------------------------------------------------------------------------------
+
+    def _make_optimiser(self) -> torch.optim.Optimizer:
+        groups = [
+            {
+                "params": list(self.pair.side(side).parameters()),
+                "lr": self.learning[side].learning_rate,
+                "weight_decay": self.learning[side].weight_decay,
+            }
+            for side in SIDES
+        ]
+        return torch.optim.AdamW(groups, fused=True)
+
+    def _start_stage(self) -> None:
+        """A stage goes on from each encoder's best weights: after the last epoch of the one before, both may overfit.
+
+        Moments that Adam gathered later than those weights are dropped.
+        """
+        for side, best in self.best.items():
+            self.pair.side(side).load_state_dict(best.state)
+        self.optimiser = self._make_optimiser()
 
     def _phase(self, name: str, objective: Any, batches: QueryBatches, epochs: int, learners: Any, factor: float) -> None:
         folder = self.folder / name

@@ -72,22 +72,15 @@ class _SparseTimesDense(torch.autograd.Function):
 
 
 class _FixedSparse(nn.Module):
-    """A constant sparse matrix that multiplies a dense one; saved as three plain tensors."""
+    """A constant sparse matrix that multiplies a dense one. It follows from the texts and is not saved."""
 
     def __init__(self, matrix: Tensor) -> None:
         super().__init__()
-        self.register_buffer("offsets", matrix.crow_indices().to(torch.int32))
-        self.register_buffer("columns", matrix.col_indices().to(torch.int32))
-        self.register_buffer("values", matrix.values())
+        self.register_buffer("offsets", matrix.crow_indices().to(torch.int32), persistent=False)
+        self.register_buffer("columns", matrix.col_indices().to(torch.int32), persistent=False)
+        self.register_buffer("values", matrix.values(), persistent=False)
         self.columns_total = matrix.shape[1]
         self._made: tuple[Tensor, Tensor, torch.device] | None = None
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
-        for name in ("offsets", "columns", "values"):
-            if prefix + name in state_dict:
-                setattr(self, name, torch.empty_like(state_dict[prefix + name], device=self.values.device))  # type: ignore[union-attr, arg-type]
-        self._made = None
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def matrices(self) -> tuple[Tensor, Tensor]:
         """The matrix and its transpose, CSR, on the buffers' device."""
@@ -142,8 +135,8 @@ class HashText(QueryScorer):
         used = torch.zeros(buckets, dtype=torch.bool)
         used[matrix.col_indices()] = True
         used[relations.col_indices()] = True
-        self.register_buffer("place", torch.where(used, used.cumsum(0) - 1, -1).to(torch.int32))
-        self.register_buffer("idf", idf)
+        self.register_buffer("place", torch.where(used, used.cumsum(0) - 1, -1).to(torch.int32), persistent=False)
+        self.register_buffer("idf", idf, persistent=False)
         self.entity_features = _FixedSparse(_pick_columns(matrix, self.place))
         self.relation_features = _FixedSparse(_pick_columns(relations, self.place))
         self.features = nn.Parameter(torch.randn(int(used.sum()), dim) / dim**0.5)
