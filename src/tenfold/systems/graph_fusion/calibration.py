@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tenfold.losses import log_probabilities
 from tenfold.systems.graph_fusion.graph import KnowledgeGraph, with_inverses
 from tenfold.systems.graph_fusion.scorers import QueryScorer
 
@@ -89,9 +88,3 @@ class ConfidenceCurve:
         return torch.from_numpy(np.asarray(self._curve.predict(confidence.double().numpy()))).to(confidence.dtype)
 
 
-def ensemble_log_probabilities(
-    structure: Tensor, text: Tensor, temperatures: tuple[float, float], weight: float
-) -> Tensor:
-    """``w log p + (1 - w) log q`` of two encoders' raw scores ``(B, N)``, calibrated."""
-    p = log_probabilities(structure, temperatures[0])
-    return weight * p + (1 - weight) * log_probabilities(text, temperatures[1])

@@ -50,12 +50,11 @@ def candidates_of(teacher: TeacherFile, graph: KnowledgeGraph) -> Injected:
         teacher: beliefs, known answers masked.
         graph: for the number of relations.
     """
-    queries = torch.from_numpy(np.asarray(teacher.queries))
-    best = torch.from_numpy(np.asarray(teacher.ids[:, 0], dtype=np.int64))
-    confidence = torch.from_numpy(np.asarray(teacher.probabilities[:, 0], dtype=np.float32))
-    confidence = confidence.clone()
-    weights = torch.from_numpy(np.asarray(teacher.weights))
-    cross = torch.from_numpy(np.asarray(teacher.cross))
+    queries = torch.from_numpy(np.array(teacher.queries))  # copies: the files are read-only
+    best = torch.from_numpy(np.array(teacher.ids[:, 0], dtype=np.int64))
+    confidence = torch.from_numpy(np.array(teacher.probabilities[:, 0], dtype=np.float32))
+    weights = torch.from_numpy(np.array(teacher.weights))
+    cross = torch.from_numpy(np.array(teacher.cross))
     relation = queries[:, 1] % graph.num_relations
     inverse = queries[:, 1] >= graph.num_relations
     triples = torch.stack(
@@ -139,9 +138,9 @@ def _agreeing(teacher: TeacherFile, student: TeacherFile, agreement: int) -> Tea
 
 def _sampled(teacher: TeacherFile, seed: int) -> TeacherFile:
     generator = torch.Generator().manual_seed(seed)
-    probabilities = torch.from_numpy(np.asarray(teacher.probabilities, dtype=np.float32))
+    probabilities = torch.from_numpy(np.array(teacher.probabilities, dtype=np.float32))
     drawn = torch.multinomial(probabilities + 1e-12, 1, generator=generator)
-    ids = torch.from_numpy(np.asarray(teacher.ids, dtype=np.int64)).gather(1, drawn)
+    ids = torch.from_numpy(np.array(teacher.ids, dtype=np.int64)).gather(1, drawn)
     chance = probabilities.gather(1, drawn)
     return TeacherFile(
         teacher.queries, teacher.cross, teacher.weights, ids.numpy(), chance.numpy().astype(np.float16), teacher.tail

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from tenfold.errors import UserError
+from tenfold.networks import import_object
 from tenfold.systems.graph_fusion.graph import AnswerIndex, KnowledgeGraph, with_inverses
 from tenfold.systems.graph_fusion.scorers import QueryScorer
 
@@ -85,12 +86,10 @@ def _call(make: Callable[..., QueryScorer], name: str, arguments: dict[str, Any]
 
 
 def _from_factory(factory: str | None, graph: KnowledgeGraph, arguments: dict[str, Any]) -> QueryScorer:
-    module, _, attribute = (factory or "").partition(":")
-    if not module or not attribute:
-        raise UserError("the encoder 'factory' needs factory: package.module:function")
+    make = import_object(factory, "factory")
     try:
-        encoder = getattr(import_module(module), attribute)(graph, **arguments)
-    except (ImportError, AttributeError, TypeError) as error:
+        encoder = make(graph, **arguments)
+    except TypeError as error:
         raise UserError(f"the factory {factory} cannot be called: {error}") from error
     if not isinstance(encoder, QueryScorer):
         raise UserError(f"{factory} gave a {type(encoder).__name__}, not a QueryScorer")

@@ -4,6 +4,7 @@ An entity has no parameters of its own: what was never seen in training has a ve
 """
 
 import re
+import warnings
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from tenfold.systems.graph_fusion.scorers import QueryScorer
 
 _WORD = re.compile(r"[^\W_]+")
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
 BUCKETS = 2**15
 
 

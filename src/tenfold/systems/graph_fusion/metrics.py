@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tenfold.errors import UserError
+from tenfold.statistics import PairedDifference
 from tenfold.systems.graph_fusion.graph import AnswerIndex, KnowledgeGraph, Split, with_inverses
 from tenfold.systems.graph_fusion.scorers import QueryScorer, check_scores
 
@@ -208,23 +209,10 @@ def summarise_groups(ranks: Ranks, graph: KnowledgeGraph) -> dict[str, dict[str,
     return summary
 
 
-@dataclass(frozen=True)
-class Bootstrap:
-    """A mean difference and its 95 % interval over resampled triples.
-
-    Attributes:
-        mean: of the difference.
-        low: lower end.
-        high: upper end.
-    """
-
-    mean: float
-    low: float
-    high: float
-
-
-def paired_bootstrap(ours: Mapping[int, Tensor], baseline: Mapping[int, Tensor], draws: int = 2000, seed: int = 0) -> Bootstrap:
-    """Difference of two arms over the same test triples and seeds: triples are resampled, seeds too.
+def paired_bootstrap(
+    ours: Mapping[int, Tensor], baseline: Mapping[int, Tensor], draws: int = 2000, seed: int = 0
+) -> PairedDifference:
+    """Difference of two arms over the same test triples and seeds, with a 95 % interval: both are resampled.
 
     Args:
         ours: for each seed, ``(triples,)`` a number per test triple, such as its reciprocal rank.
@@ -246,4 +234,4 @@ def paired_bootstrap(ours: Mapping[int, Tensor], baseline: Mapping[int, Tensor],
         counts = np.bincount(random.integers(triples, size=triples), minlength=triples)
         means[draw] = differences[chosen].mean(0) @ counts / triples
     low, high = np.quantile(means, [0.025, 0.975])
-    return Bootstrap(float(differences.mean()), float(low), float(high))
+    return PairedDifference(float(differences.mean()), float(low), float(high), seeds)
