@@ -82,9 +82,11 @@ def import_official(
     order: Order | None = None,
     entities: str | None = None,
     relations: str | None = None,
+    encoder: Literal["transe", "distmult", "complex", "rotate"] | None = None,
+    text_model: str | None = None,
     out: str | None = None,
 ) -> dict[str, Any]:
-    """Turn a trained encoder of RotatE, HAKE, CompGCN, LibKGE or PyKEEN (state dict) into a model folder.
+    """Turn a trained encoder of RotatE, HAKE, CompGCN, LibKGE, PyKEEN (state dict) or SimKGC into a model folder.
 
     Args:
         checkpoint: the file; nothing in it is executed.
@@ -94,6 +96,8 @@ def import_official(
         entities: file with the checkpoint's entity ids in its own order, an id or "number TAB id" a line; sorted ids
             where not given.
         relations: the same for relations.
+        encoder: what a PyKEEN state dict holds, which names no model.
+        text_model: for SimKGC, the local transformers folder that it started from.
         out: folder to write; the checkpoint's name without its suffixes where not given.
     """
     from tenfold.systems.graph_fusion.checkpoints import import_checkpoint
@@ -102,9 +106,9 @@ def import_official(
     if (folder / "model.json").exists():
         raise UserError(f"{folder} already holds a model; name another folder with --out")
     graph = load_graph(data, root=root, order=order, missing_texts="id")
-    found = import_checkpoint(checkpoint, graph, entities, relations)
+    found = import_checkpoint(checkpoint, graph, entities, relations, encoder=encoder, text_model=text_model)
     student = Student.of(found.scorer, graph, builder=found.builder, arguments=found.arguments)
-    student.save(folder, side="structure", source=found.source)
+    student.save(folder, side="text" if found.source == "SimKGC" else "structure", source=found.source)
     return {"model": str(folder), "encoder": found.builder, "source": found.source, "arguments": found.arguments}
 
 
@@ -287,10 +291,31 @@ def rescore(tails: str, heads: str) -> dict[str, Any]:
     return metrics_of_predictions(tails, heads)
 
 
+def predictions(run: str, out: str, *, split: Literal["train", "valid"] = "valid", factory: str | None = None) -> dict[str, Any]:
+    """Write a split's predictions as SimKGC's JSON, a file per direction; rescore reads them.
+
+    Args:
+        run: folder of the run, or of one of its students.
+        out: folder to write.
+        split: what is predicted.
+        factory: of an encoder of your own.
+    """
+    from tenfold.systems.graph_fusion.interchange import write_predictions
+
+    student = Student.load(run, factory)
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {"tail": folder / "predictions_forward.json", "head": folder / "predictions_backward.json"}
+    for direction, path in files.items():
+        write_predictions(student, path, split=split, direction=direction)  # type: ignore[arg-type]
+    return {direction: str(path) for direction, path in files.items()}
+
+
 VERBS = {
     "describe": describe,
     "sparsify": sparsify,
     "complete": complete,
     "explain": explain,
+    "predictions": predictions,
     "rescore": rescore,
 }

@@ -121,7 +121,7 @@ def load_graph(
         graph = _with_truth(graph, truth, root)
     if entities:
         graph = induced_subset(graph, entities, seed=seed)
-    if fraction < 1:
+    if fraction != 1:
         graph = sparsify(graph, fraction, seed=seed)
     if unseen == "drop":
         graph = drop_unseen(graph)
