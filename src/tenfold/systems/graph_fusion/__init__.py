@@ -19,7 +19,7 @@ _ROOMS = {
     "method": ["bucket_kl", "evidence_lower_bound", "full_scores_loss", "kl_parts", "mutual_loss"],
     "objectives": ["Learning"],
     "queries": ["sample_unobserved"],
-    "densify": ["densify"],
+    "densification": ["densify"],
     "settings": ["FusionOptions"],
     "fusion": ["Fusion", "FusionResult", "fuse_encoders"],
     "metrics": ["Ranks", "evaluate_encoder", "paired_bootstrap", "rank_queries", "summarise_groups", "summarise_ranks"],

@@ -38,9 +38,9 @@ class Ensemble(QueryScorer):
         with self.encoded():
             parts = []
             for encoder, encoding in zip((self.structure, self.text), self.encoding, strict=True):
-                encoder._encoding = encoding
+                encoder.keep_encoding(encoding)
                 parts.append(encoder.score_all(heads, relations))
-                encoder._encoding = None
+                encoder.drop_encoding()
         p, q = (log_probabilities(part, c) for part, c in zip(parts, self.temperatures, strict=True))
         return self.weight * p + (1 - self.weight) * q
 

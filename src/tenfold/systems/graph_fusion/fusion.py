@@ -23,7 +23,7 @@ from tenfold.export import read_torch_file
 from tenfold.parallel import rank, wait_for_all_ranks
 from tenfold.systems.graph_fusion.batches import QueryBatches
 from tenfold.systems.graph_fusion.calibration import fit_temperature
-from tenfold.systems.graph_fusion.densify import Injected, candidates_of, densify, precision_curve
+from tenfold.systems.graph_fusion.densification import Injected, candidates_of, densify, precision_curve
 from tenfold.systems.graph_fusion.graph import KnowledgeGraph
 from tenfold.systems.graph_fusion.metrics import evaluate_encoder, summarise_ranks
 from tenfold.systems.graph_fusion.objectives import (
@@ -69,7 +69,7 @@ class Round:
         number: of the round, from 1.
         injected: the triples, their confidence and source.
         unobserved: number of unobserved queries, residual and cross.
-        precision: see :func:`~.densify.precision_curve`, of all candidates.
+        precision: see :func:`~.densification.precision_curve`, of all candidates.
         true_share: share of the injected triples that are known to be true; ``None`` if nothing was injected.
     """
 

@@ -136,7 +136,10 @@ def mutual_loss(
         raise ValueError(f"split {split!r} needs the answers")
     if allowed is not None:
         student, teacher = student.masked_fill(~allowed, -1e9), teacher.masked_fill(~allowed, -1e9)
-    parts = kl_parts(student, teacher, answers, temperature)
+    observed = answers.any(1)  # a query that only an injected answer has is no observed one
+    if not bool(observed.any()):
+        return 0.0 * student.sum()
+    parts = kl_parts(student[observed], teacher[observed], answers[observed], temperature)
     if split == "exact":
         rows = parts.between + (1 - parts.outside_mass) * parts.within
     else:

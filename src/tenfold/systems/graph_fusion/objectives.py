@@ -211,10 +211,10 @@ class PhaseObjective:
     def _ask(self, pair: Pair, batch: QueryBatch) -> Tensor:
         teacher = pair.side(self.teacher)
         teacher.eval()  # the trainer puts the whole pair into training mode
-        if teacher._encoding is None:
-            teacher._encoding = teacher.encode()  # kept for the phase: the teacher is frozen
+        if not teacher._kept:
+            teacher.keep_encoding(teacher.encode())  # for the phase: the teacher is frozen
         return teacher.score_all(batch.heads, batch.relations)
 
     def forget(self, pair: Pair) -> None:
         """Drop what was kept of the frozen teacher; after the phase."""
-        pair.side(self.teacher)._encoding = None
+        pair.side(self.teacher).drop_encoding()

@@ -36,7 +36,7 @@ class QueryScorer(nn.Module):
         super().__init__()
         self.num_entities = num_entities
         self.num_relations = num_relations
-        self._encoding: Any = None
+        self._kept: list[Any] = []  # in a list: a parameter kept as an attribute would become part of the state
 
     # --- what an encoder implements -----------------------------------------------------------------------------
 
@@ -80,19 +80,27 @@ class QueryScorer(nn.Module):
     @property
     def encoding(self) -> Any:
         """What :meth:`encode` gave, from the surrounding :meth:`encoded` block or computed now."""
-        return self.encode() if self._encoding is None else self._encoding
+        return self._kept[0] if self._kept else self.encode()
+
+    def keep_encoding(self, encoding: Any) -> None:
+        """Use an encoding until :meth:`drop_encoding`: of parameters that stay as they are."""
+        self._kept = [encoding]
+
+    def drop_encoding(self) -> None:
+        """Encode afresh from now on."""
+        self._kept = []
 
     @contextmanager
     def encoded(self) -> Iterator[None]:
         """While active, :meth:`encode` has run once: for one training step, or for an evaluation of frozen parameters."""
-        if self._encoding is not None:
+        if self._kept:
             yield
             return
-        self._encoding = self.encode()
+        self.keep_encoding(self.encode())
         try:
             yield
         finally:
-            self._encoding = None
+            self.drop_encoding()
 
     def candidate_vectors(self) -> Tensor:
         """``(N, d)`` vectors of all candidates, from the encoding."""

@@ -289,8 +289,11 @@ PRESETS = {
         seeds=3,
         arms=["alone-more", "m2l", "m2l-more", "vem", "vem2l-nodens"],
         data=DataOptions(name="FB15K-237-10", truth="FB15k-237", entities=1500),
-        structure=EncoderOptions(name="conve", arguments={"dim": 100, "channels": 32, "normalise": False}),
-        text=EncoderOptions(name="hash-text", arguments={"dim": 100}),
+        structure=EncoderOptions(
+            name="conve", arguments={"dim": 100, "channels": 32, "normalise": False}, learning_rate=2e-3
+        ),
+        text=EncoderOptions(name="hash-text", arguments={"dim": 100}, learning_rate=1e-3),
+        fusion=FusionOptions(warm_epochs=12, mutual_epochs=10, rounds=3, phase_epochs=4),
     ),
 }
 """Presets by name."""
