@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
+from graph_for_tests import batch_of
 
 from tenfold.losses import distillation_kl
 from tenfold.systems.graph_fusion import bucket_kl, evidence_lower_bound, full_scores_loss, kl_parts, mutual_loss
-from tenfold.systems.graph_fusion.batches import QueryBatch, UnobservedBatch
+from tenfold.systems.graph_fusion.batches import UnobservedBatch
 
 
 def logits(*shape, seed=0, dtype=torch.float64):
@@ -158,21 +159,6 @@ def test_the_gap_is_the_divergence_for_any_posterior():
     bound, gap = evidence_lower_bound(log_p[:, 0], log_p, q)
     assert (bound + gap).item() == pytest.approx(log_p[:, 0].sum().item(), abs=1e-12)
     assert gap > 0
-
-
-def batch_of(answers, weights=None, observed=None):
-    """One query per list of answers."""
-    owner = torch.tensor([row for row, found in enumerate(answers) for _ in found])
-    flat = torch.tensor([entity for found in answers for entity in found])
-    counts = torch.bincount(owner)
-    return QueryBatch(
-        heads=torch.zeros(len(answers), dtype=torch.int64),
-        relations=torch.zeros(len(answers), dtype=torch.int64),
-        owner=owner,
-        answers=flat,
-        weights=1.0 / counts[owner] if weights is None else torch.tensor(weights),
-        observed=torch.ones(len(flat), dtype=torch.bool) if observed is None else torch.tensor(observed),
-    )
 
 
 def test_the_supervised_loss_is_that_of_the_spec():

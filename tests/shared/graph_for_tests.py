@@ -3,6 +3,7 @@
 import torch
 
 from tenfold.systems.graph_fusion import KnowledgeGraph, QueryScorer
+from tenfold.systems.graph_fusion.batches import QueryBatch
 
 
 def small_graph(entities=24, relations=3, seed=0, unseen=0):
@@ -61,3 +62,18 @@ class NotANumber(Plain):
 
 def not_a_number(graph):
     return NotANumber(graph)
+
+
+def batch_of(answers, weights=None, observed=None):
+    """One query per list of answers."""
+    owner = torch.tensor([row for row, found in enumerate(answers) for _ in found])
+    flat = torch.tensor([entity for found in answers for entity in found])
+    counts = torch.bincount(owner)
+    return QueryBatch(
+        heads=torch.zeros(len(answers), dtype=torch.int64),
+        relations=torch.zeros(len(answers), dtype=torch.int64),
+        owner=owner,
+        answers=flat,
+        weights=1.0 / counts[owner] if weights is None else torch.tensor(weights),
+        observed=torch.ones(len(flat), dtype=torch.bool) if observed is None else torch.tensor(observed),
+    )

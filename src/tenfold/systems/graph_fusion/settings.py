@@ -278,11 +278,13 @@ _TINY_CONVE: dict[str, Any] = {"dim": 60, "channels": 16, "normalise": False}
 PRESETS = {
     "tiny": Config(
         seeds=3,
-        arms=["m2l", "vem2l-nodens"],
+        arms=["m2l"],
         data=DataOptions(name="umls", fraction=0.1),
         structure=EncoderOptions(name="conve", arguments=dict(_TINY_CONVE)),
         text=EncoderOptions(name="hash-text", arguments={"dim": 60}),
-        fusion=FusionOptions(batch_size=64, warm_epochs=20, mutual_epochs=10, rounds=2, phase_epochs=3),
+        fusion=FusionOptions(
+            batch_size=64, warm_epochs=20, mutual_epochs=10, rounds=2, phase_epochs=4, mu_e=3.0, mu_m=3.0
+        ),
     ),
     "small": Config(
         preset="small",
@@ -293,7 +295,7 @@ PRESETS = {
             name="conve", arguments={"dim": 100, "channels": 32, "normalise": False}, learning_rate=2e-3
         ),
         text=EncoderOptions(name="hash-text", arguments={"dim": 100}, learning_rate=1e-3),
-        fusion=FusionOptions(warm_epochs=12, mutual_epochs=10, rounds=3, phase_epochs=4),
+        fusion=FusionOptions(warm_epochs=12, mutual_epochs=10, rounds=3, phase_epochs=4, mu_e=3.0, mu_m=3.0),
     ),
 }
 """Presets by name."""

@@ -50,7 +50,7 @@ class Embeddings(QueryScorer):
     def relation(self, relations: Tensor) -> tuple[Tensor, Tensor]:
         """``(B, k)`` relation vectors, and ``(B, 1)`` 1 or, for an algebraic inverse, -1."""
         if self.inverse == "learned":
-            return self.relation_embedding[relations], torch.ones(len(relations), 1, device=relations.device)
+            return self.relation_embedding[relations], torch.ones_like(relations, dtype=torch.float32)[:, None]
         sign = torch.where(relations < self.num_relations, 1.0, -1.0)[:, None]
         return self.relation_embedding[relations % self.num_relations], sign
 
@@ -154,6 +154,8 @@ class _Distances(Embeddings):
     def score_all(self, heads: Tensor, relations: Tensor) -> Tensor:
         """See :class:`~.scorers.QueryScorer`; entities are taken in chunks that keep memory bounded."""
         query = self.prepare(heads, relations)
+        if torch.compiler.is_exporting():  # a chunk's size would fix the number of queries
+            return self.distance(query, self.entity_embedding[None])
         width = self.entity_embedding.shape[1]
         chunk = max(1, _CHUNK_BYTES // (4 * width * max(len(heads), 1)))
         return torch.cat([self.distance(query, part[None]) for part in self.entity_embedding.split(chunk)], 1)
@@ -346,7 +348,7 @@ class ConvTower(nn.Module):
             picture = torch.cat([heads, relations], 1)
         else:
             picture = torch.stack([heads, relations], 2).flatten(1)
-        picture = picture.view(len(heads), 1, 2 * self.width, -1)
+        picture = picture.view(-1, 1, 2 * self.width, self.dim // self.width)
         maps = self.bn1(self.convolution(self.input_dropout(self.bn0(picture))))
         hidden = self.map_dropout(F.relu(maps)).flatten(1)
         return F.relu(self.bn2(self.dropout(self.project(hidden))))
