@@ -289,13 +289,13 @@ PRESETS = {
     "small": Config(
         preset="small",
         seeds=3,
-        arms=["alone-more", "m2l", "m2l-more", "vem", "vem2l-nodens"],
+        arms=["m2l", "m2l-more", "vem", "vem2l-nodens"],
         data=DataOptions(name="FB15K-237-10", truth="FB15k-237", entities=1500),
         structure=EncoderOptions(
             name="conve", arguments={"dim": 100, "channels": 32, "normalise": False}, learning_rate=2e-3
         ),
         text=EncoderOptions(name="hash-text", arguments={"dim": 100}, learning_rate=1e-3),
-        fusion=FusionOptions(warm_epochs=12, mutual_epochs=10, rounds=3, phase_epochs=4, mu_e=3.0, mu_m=3.0),
+        fusion=FusionOptions(warm_epochs=12, mutual_epochs=10, rounds=3, phase_epochs=3, mu_e=3.0, mu_m=3.0),
     ),
 }
 """Presets by name."""
