@@ -60,7 +60,10 @@ def test_libkge(tmp_path, name, reciprocal):
     width = 2 * D if name == "complex" else D
     prefix = "_base_model." if reciprocal else ""
     entities, relations = random(N, width), random((2 if reciprocal else 1) * R, width)
-    state = {f"{prefix}_entity_embedder._embeddings.weight": entities, f"{prefix}_relation_embedder._embeddings.weight": relations}
+    state = {
+        f"{prefix}_entity_embedder._embeddings.weight": entities,
+        f"{prefix}_relation_embedder._embeddings.weight": relations,
+    }
     options = {"model": name}
     if reciprocal:
         options = {"model": "reciprocal_relations_model", "reciprocal_relations_model": {"base_model": {"type": name}}}
@@ -88,10 +91,15 @@ def test_pykeen_models_score_as_before(tmp_path):
     from tenfold.systems.graph_fusion.pykeen_adapter import PyKEENScorer, make_pykeen_model
 
     for name in ("DistMult", "TransE", "ComplEx"):
-        model = make_pykeen_model(name, GRAPH.train, N, R, embedding_dim=D, **({"scoring_fct_norm": 1} if name == "TransE" else {}))
+        model = make_pykeen_model(
+            name, GRAPH.train, N, R, embedding_dim=D, **({"scoring_fct_norm": 1} if name == "TransE" else {})
+        )
         path = save(tmp_path, model.state_dict())
         found = import_checkpoint(path, GRAPH, encoder=name.lower())
-        ours, theirs = found.scorer.score_all(HEADS, RELATIONS), PyKEENScorer(model.eval(), N, R).score_all(HEADS, RELATIONS)
+        ours, theirs = (
+            found.scorer.score_all(HEADS, RELATIONS),
+            PyKEENScorer(model.eval(), N, R).score_all(HEADS, RELATIONS),
+        )
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
         with pytest.raises(UserError, match="names no model"):
             import_checkpoint(path, GRAPH)
@@ -124,7 +132,9 @@ def test_rows_are_brought_into_our_order(tmp_path):
     back = list(reversed(GRAPH.entities))
     (tmp_path / "entities.dict").write_text("".join(f"{n}\t{key}\n" for n, key in enumerate(back)))
     state["entity_embedding"] = state["entity_embedding"].flip(0)
-    moved = import_checkpoint(save(tmp_path, {"model_state_dict": state}), GRAPH, str(tmp_path / "entities.dict")).scorer
+    moved = import_checkpoint(
+        save(tmp_path, {"model_state_dict": state}), GRAPH, str(tmp_path / "entities.dict")
+    ).scorer
     torch.testing.assert_close(moved.score_all(HEADS, RELATIONS), plain.score_all(HEADS, RELATIONS))
     (tmp_path / "entities.dict").write_text("0\te000\n")
     with pytest.raises(UserError, match="misses 23"):
@@ -143,7 +153,13 @@ class Dangerous:
         ([1, 2], "not a checkpoint"),
         ({"model_state_dict": rotate_state(D) | {"entity_embedding": torch.zeros(3, 2 * D)}}, "of another graph"),
         ({"model_state_dict": rotate_state(5 * D)}, "neither RotatE nor HAKE"),
-        ({"config": {"options": {"model": "tucker"}}, "model": [{"_entity_embedder._embeddings.weight": torch.zeros(2, 2)}]}, "'tucker'"),
+        (
+            {
+                "config": {"options": {"model": "tucker"}},
+                "model": [{"_entity_embedder._embeddings.weight": torch.zeros(2, 2)}],
+            },
+            "'tucker'",
+        ),
         ({"model_state_dict": Dangerous()}, "nothing was executed"),
     ],
 )

@@ -73,7 +73,8 @@ def test_a_missing_last_newline_and_a_byte_order_mark(tmp_path):
 def test_ids_stay_text(tmp_path):
     """WN18RR's leading zeros; NA and null are names (trap 5)."""
     triples = [("00260881", "r", "NA"), ("NA", "r", "null"), ("null", "r", "1e5"), ("1e5", "r", "00260881"),
-               ("00260881", "r", "null"), ("NA", "r", "1e5"), ("null", "r", "00260881"), ("1e5", "r", "NA")]  # fmt: skip
+               ("00260881", "r", "null"), ("NA", "r", "1e5"), ("null", "r", "00260881"),
+               ("1e5", "r", "NA")]  # fmt: skip
     for separator, suffix in (("\t", "tsv"), (",", "csv")):
         (tmp_path / f"graph.{suffix}").write_text(rows(triples, separator=separator))
         graph = load(tmp_path / f"graph.{suffix}", order="hrt")
@@ -186,7 +187,10 @@ DAMAGE = {
     "not UTF-8": (lambda f: (f / "train.tsv").write_bytes(b"a\tr\tb\n\xff\tr\tc\n"), {}, "line 2 holds the byte 0xff"),
     "cut short": (lambda f: (f / "train.tsv").write_text(rows(TRIPLES[4:]) + "n1\trel0"), {}, "line 21 has 2 columns"),
     "cut archive": (
-        lambda f: ((f / "train.tsv").unlink(), (f / "train.tsv.gz").write_bytes(gzip.compress(b"a\tb\tc\n" * 99)[:-12])),
+        lambda f: (
+            (f / "train.tsv").unlink(),
+            (f / "train.tsv.gz").write_bytes(gzip.compress(b"a\tb\tc\n" * 99)[:-12]),
+        ),
         {},
         "cut short or damaged",
     ),

@@ -47,7 +47,9 @@ def build(name, checkpoint=None, graph=GRAPH):
     torch.manual_seed(0)
     arguments = {"checkpoint": checkpoint} if name in ("bi-encoder", "pair-scorer") else ENCODERS[name]
     encoder = build_encoder(name, graph, arguments)
-    encoder.set_graph(graph.train[:, [0, 2]].T.contiguous(), graph.train[:, 1].contiguous(), torch.ones(len(graph.train)))
+    encoder.set_graph(
+        graph.train[:, [0, 2]].T.contiguous(), graph.train[:, 1].contiguous(), torch.ones(len(graph.train))
+    )
     return encoder.eval()
 
 
@@ -145,7 +147,9 @@ def test_hash_text_reads_what_it_has_never_seen():
         torch.testing.assert_close(as_text, known)  # the same text, the same scores
         new = encoder.score_new_candidates(torch.tensor([4]), torch.tensor([1]), ["place 7 odd", "somewhere else"])
         torch.testing.assert_close(new[0, 0], known[0, 7])
-    assert all(p.ndim == 0 or p.shape[0] != GRAPH.num_entities for p in encoder.parameters())  # no parameters per entity
+    assert all(
+        p.ndim == 0 or p.shape[0] != GRAPH.num_entities for p in encoder.parameters()
+    )  # no parameters per entity
 
 
 def test_neighbour_names_never_show_the_answer(checkpoint):
@@ -189,7 +193,10 @@ def test_encoders_of_the_users_own():
     assert encoder.has_vectors
     with pytest.raises(UserError, match="must score all 25 entities"):
         check_scorer(wrong_shape(GRAPH), "own")
-    for factory, message in (("nowhere:f", "cannot be imported"), ("graph_for_tests:small_graph", "cannot be called|not a QueryScorer")):
+    for factory, message in (
+        ("nowhere:f", "cannot be imported"),
+        ("graph_for_tests:small_graph", "cannot be called|not a QueryScorer"),
+    ):
         with pytest.raises(UserError, match=message):
             build_encoder("factory", GRAPH, {}, factory)
     assert plain(GRAPH).query_vectors(torch.tensor([0]), torch.tensor([5])).shape == (1, 8)

@@ -93,7 +93,9 @@ def test_stop_gradients_keep_a_shared_backward_apart():
 
 def test_the_frozen_encoder_stays_and_is_asked_in_eval_mode():
     torch.manual_seed(0)
-    pair = Pair(build_encoder("conve", GRAPH, {"dim": 16, "channels": 4}), build_encoder("hash-text", GRAPH, {"dim": 8}))
+    pair = Pair(
+        build_encoder("conve", GRAPH, {"dim": 16, "channels": 4}), build_encoder("hash-text", GRAPH, {"dim": 8})
+    )
     before = weights(pair.structure)
     pair.train()
     batch = next(iter(QueryBatches(GRAPH.known("train"), 8, seed=0)))
@@ -121,7 +123,7 @@ class Killed(Exception):
 @pytest.mark.parametrize("where", ["warm", "mutual-1", "round-1/e-step", "round-2/m-step", "between"])
 @pytest.mark.parametrize("structure", ["conve", "compgcn"])
 def test_a_killed_fusion_resumes_to_the_same_numbers(tmp_path, where, structure):
-    """In the middle of any phase, EM included: models, optimiser, queries, teacher files, best weights (9.4, trap 4)."""
+    """In any phase, EM included: models, optimiser, queries, teacher files, best weights (9.4, trap 4)."""
     unbroken = whole(fusion(tmp_path / "whole", structure=structure))
 
     def kill(name, epoch, epochs, note):
@@ -310,7 +312,7 @@ def test_confidence_curves_are_monotone():
     confidence = torch.linspace(0, 1, 200)
     hits = torch.rand(200, generator=torch.Generator().manual_seed(0)) < confidence**2
     curve = ConfidenceCurve(confidence, hits)(confidence)
-    assert (curve.diff() >= 0).all() and 0 <= curve.min() and curve.max() <= 1
+    assert (curve.diff() >= 0).all() and curve.min() >= 0 and curve.max() <= 1
 
 
 def test_an_ensemble_of_one_encoder_is_that_encoder():
@@ -326,7 +328,12 @@ def test_fuse_encoders_serves_a_users_own(tmp_path):
     torch.manual_seed(0)
     options = FusionOptions(**{**OPTIONS, "rounds": 1})
     result = fuse_encoders(
-        plain(GRAPH), build_encoder("hash-text", GRAPH, {"dim": 8}), GRAPH, folder=tmp_path, options=options, trainer=QUIET
+        plain(GRAPH),
+        build_encoder("hash-text", GRAPH, {"dim": 8}),
+        GRAPH,
+        folder=tmp_path,
+        options=options,
+        trainer=QUIET,
     )
     answers = result.student("structure").predict("e003", "r1", k=3)
     assert len(answers) == 3 and answers[0].rank == 1
@@ -344,5 +351,7 @@ def test_agreement_is_logged(tmp_path):
     made.warm_start()
     made.mutual()
     assert all(0 <= row["train/agreement"] <= 1 for row in made.history if row["stage"].startswith("mutual"))
-    assert isinstance(MutualObjective(made.learning, made._exchange(1.0, {"structure": 1.0, "text": 1.0})), MutualObjective)
+    assert isinstance(
+        MutualObjective(made.learning, made._exchange(1.0, {"structure": 1.0, "text": 1.0})), MutualObjective
+    )
     shutil.rmtree(tmp_path)

@@ -1,5 +1,6 @@
 """Identities of the losses (spec 9.1)."""
 
+import itertools
 import math
 
 import pytest
@@ -85,7 +86,7 @@ def test_the_bucket_never_exceeds_the_whole_and_grows_to_it():
     student, teacher = logits(5, 12), logits(5, 12, seed=1)
     whole = distillation_kl(student, teacher).item()
     values = [bucket_kl(student, beliefs(teacher, k)).item() for k in range(1, 12)]
-    assert all(a <= b + 1e-12 for a, b in zip(values, values[1:], strict=False))
+    assert all(a <= b + 1e-12 for a, b in itertools.pairwise(values))
     assert values[-1] <= whole + 1e-9
     assert values[-1] == pytest.approx(whole, abs=1e-6)
     backwards = bucket_kl(student, beliefs(teacher, 11), reverse=True).item()
@@ -134,7 +135,7 @@ def test_em_never_lowers_the_bound_nor_the_likelihood():
         likelihoods.append(likelihood.item())
         theta = _m_step(features, observed, hidden, q, theta)
     for values in (bounds, likelihoods):
-        assert all(b >= a - 1e-9 for a, b in zip(values, values[1:], strict=False))
+        assert all(b >= a - 1e-9 for a, b in itertools.pairwise(values))
 
 
 def _m_step(features, observed, hidden, q, theta):

@@ -33,7 +33,8 @@ def test_a_graph_ranked_by_hand():
     scorer = table([[5, 4, 3, 2, 1], [1, 2, 3, 4, 5], [0, 9, 9, 9, 9], [1, 1, 1, 1, 0]])
     known = AnswerIndex(triples, 1)
     ranks = rank_queries(scorer, triples, known)
-    # (0, 0, 1): only 0 is better. (0, 0, 2): 0; 1 is known. (0, 0, 4): 0 and 3. (1, 0, 3): 4. (2, 0, 0): all. (3, 0, 3): ties.
+    # (0, 0, 1): only 0 is better. (0, 0, 2): 0; 1 is known. (0, 0, 4): 0 and 3.
+    # (1, 0, 3): 4. (2, 0, 0): all. (3, 0, 3): ties.
     assert ranks.better.tolist() == [1, 1, 2, 1, 4, 0]
     assert ranks.ties.tolist() == [0, 0, 0, 0, 0, 3]
     assert ranks.realistic().tolist() == [2, 2, 3, 2, 5, 2.5]

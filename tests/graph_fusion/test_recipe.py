@@ -15,14 +15,26 @@ from tenfold import load_results
 from tenfold.cli import main
 
 SHARED = Path(__file__).parents[1] / "shared"
-FAST = ["--seeds", "1", "--arms", "[m2l,vem2l-nodens]", "--structure.arguments", "{dim: 16, channels: 4, normalise: false}",
+FAST = ["--seeds", "1", "--arms", "[m2l,vem2l-nodens]",
+        "--structure.arguments", "{dim: 16, channels: 4, normalise: false}",
         "--text.arguments", "{dim: 16}", "--fusion.warm_epochs", "6", "--fusion.mutual_epochs", "2",
         "--fusion.rounds", "2", "--fusion.phase_epochs", "2", "--fusion.threshold", "0.1"]  # fmt: skip
 
 
 def start(folder, *arguments):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SHARED)}
-    command = [sys.executable, "-m", "tenfold", "run", "graph-fusion", "--out", str(folder), "--quiet", *FAST, *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "tenfold",
+        "run",
+        "graph-fusion",
+        "--out",
+        str(folder),
+        "--quiet",
+        *FAST,
+        *arguments,
+    ]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -63,7 +75,12 @@ def test_killed_run_resumes_to_the_same_numbers(whole, tmp_path, sign):
 
 def test_the_results_say_what_was_measured(whole):
     results = load_results(whole / "results.json")
-    assert {claim.id for claim in results.claims} >= {"structure-gain", "ensemble-share", "densification", "served-alone"}
+    assert {claim.id for claim in results.claims} >= {
+        "structure-gain",
+        "ensemble-share",
+        "densification",
+        "served-alone",
+    }
     served = next(claim for claim in results.claims if claim.id == "served-alone")
     assert served.holds
     assert {plot.id for plot in results.plots} >= {"mrr", "precision", "degrees", "validation"}
@@ -81,7 +98,9 @@ def test_the_results_say_what_was_measured(whole):
 
 def test_the_best_stage_may_be_the_warm_start(whole):
     """Fusion never makes an encoder worse on validation than it was."""
-    outcomes = {arm: json.loads((whole / f"steps/{arm}/seed0/result.json").read_text()) for arm in ("alone", "m2l", "vem2l")}
+    outcomes = {
+        arm: json.loads((whole / f"steps/{arm}/seed0/result.json").read_text()) for arm in ("alone", "m2l", "vem2l")
+    }
     for side in ("structure", "text"):
         values = [outcomes[arm]["sides"][side]["validation_mrr"] for arm in ("alone", "m2l", "vem2l")]
         assert values == sorted(values)
@@ -140,8 +159,28 @@ def test_the_test_split_is_not_evaluated_twice_unasked(whole, capsys):
         (["--fusion.batch_size", "1"], "at least 2"),
         (["--text.name", "bi-encoder"], "local transformers checkpoint"),
         (["--structure.weights", "nowhere.safetensors"], "cannot read"),
-        (["--structure.name", "factory", "--structure.factory", "graph_for_tests:wrong_shape", "--structure.arguments", "{}"], "must score all 135"),
-        (["--structure.name", "factory", "--structure.factory", "graph_for_tests:not_a_number", "--structure.arguments", "{}"], "not finite"),
+        (
+            [
+                "--structure.name",
+                "factory",
+                "--structure.factory",
+                "graph_for_tests:wrong_shape",
+                "--structure.arguments",
+                "{}",
+            ],
+            "must score all 135",
+        ),
+        (
+            [
+                "--structure.name",
+                "factory",
+                "--structure.factory",
+                "graph_for_tests:not_a_number",
+                "--structure.arguments",
+                "{}",
+            ],
+            "not finite",
+        ),
     ],
 )
 def test_wrong_settings_end_with_one_line_and_nothing_half_written(tmp_path, capsys, monkeypatch, arguments, message):
@@ -153,7 +192,8 @@ def test_wrong_settings_end_with_one_line_and_nothing_half_written(tmp_path, cap
 
 
 @pytest.mark.parametrize(
-    ("query", "message"), [("nobody, affects", "no entity"), ("virus, nothing", "no relation"), ("virus", "is no query")]
+    ("query", "message"),
+    [("nobody, affects", "no entity"), ("virus, nothing", "no relation"), ("virus", "is no query")],
 )
 def test_wrong_queries_end_with_one_line(whole, capsys, query, message):
     assert main(["predict", str(whole), query]) == 2

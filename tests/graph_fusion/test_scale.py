@@ -77,7 +77,8 @@ from tenfold.systems.graph_fusion.sharded import shard_rows, sharded_cross_entro
 dist.init_process_group("gloo")
 rank, world = dist.get_rank(), dist.get_world_size()
 generator = torch.Generator().manual_seed(0)
-queries, entities = torch.randn(6, 4, generator=generator).mul(2).round(), torch.randn(23, 4, generator=generator).round()
+queries = torch.randn(6, 4, generator=generator).mul(2).round()
+entities = torch.randn(23, 4, generator=generator).round()
 answers = torch.randint(23, (6,), generator=generator)
 own = slice(rank * 3, rank * 3 + 3)
 q = queries[own].clone().requires_grad_()
@@ -100,7 +101,17 @@ print("same", rank)
 def test_two_processes_are_one(tmp_path):
     """Loss, gradients and best lists, ties by smaller id (trap 2)."""
     (tmp_path / "worker.py").write_text(WORKER)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "worker.py")]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        str(tmp_path / "worker.py"),
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("same") == 2

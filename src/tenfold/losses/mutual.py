@@ -1,6 +1,7 @@
 """Learning from another network's distribution, and two networks from each other.
 
-    loss_A = tau^2 KL( stop_gradient(p_B) || p_A ),   loss_B = tau^2 KL( stop_gradient(p_A) || p_B ),   p = softmax(logits / tau)
+    loss_A = tau^2 KL( stop_gradient(p_B) || p_A ),   loss_B = tau^2 KL( stop_gradient(p_A) || p_B )
+    p = softmax(logits / tau)
 
 Hinton et al. 2015 (distillation, the factor tau^2) and Zhang et al. 2018 (deep mutual learning).
 """

@@ -127,7 +127,9 @@ class QueryBatches(ResumableBatches):
         passes = (places // total).unique().tolist()
         order = torch.cat(
             [
-                torch.randperm(total, generator=torch.Generator().manual_seed(derived_seed(self.seed, _UNOBSERVED, number)))
+                torch.randperm(
+                    total, generator=torch.Generator().manual_seed(derived_seed(self.seed, _UNOBSERVED, number))
+                )
                 for number in passes
             ]
         )

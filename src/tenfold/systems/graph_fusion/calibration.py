@@ -86,5 +86,3 @@ class ConfidenceCurve:
         if self._empty:
             return torch.zeros_like(confidence)
         return torch.from_numpy(np.asarray(self._curve.predict(confidence.double().numpy()))).to(confidence.dtype)
-
-

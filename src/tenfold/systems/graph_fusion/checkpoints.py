@@ -71,9 +71,7 @@ def import_checkpoint(
         UserError: the file is damaged, of no known layout, or of another graph.
     """
     content = _read(path)
-    order = _Order(
-        _order_of(entities, graph.entities, "entities"), _order_of(relations, graph.relations, "relations")
-    )
+    order = _Order(_order_of(entities, graph.entities, "entities"), _order_of(relations, graph.relations, "relations"))
     state = content.get("model_state_dict")
     if isinstance(state, Mapping) and "entity_embedding" in state:
         return _from_rotate(dict(state), graph, order, path)
@@ -139,11 +137,15 @@ def _order_of(name: str | None, ours: tuple[str, ...], what: str) -> Tensor:
 
 def _rows(table: Tensor, order: Tensor, path: str | Path, what: str, blocks: int = 1) -> Tensor:
     if len(table) != blocks * len(order):
-        raise UserError(f"{path} has {len(table):,} {what} rows, the graph {blocks * len(order):,}: it is of another graph")
+        raise UserError(
+            f"{path} has {len(table):,} {what} rows, the graph {blocks * len(order):,}: it is of another graph"
+        )
     return torch.cat([part[order] for part in table.chunk(blocks)])
 
 
-def _build(name: str, arguments: dict[str, Any], state: State, graph: KnowledgeGraph, path: Any, source: str) -> Imported:
+def _build(
+    name: str, arguments: dict[str, Any], state: State, graph: KnowledgeGraph, path: Any, source: str
+) -> Imported:
     scorer = build_encoder(name, graph, arguments)
     load_strictly(scorer, state, path)
     return Imported(scorer.eval(), name, arguments, source)
@@ -166,7 +168,9 @@ def _from_rotate(state: State, graph: KnowledgeGraph, order: _Order, path: str |
     elif width == dim:
         found, source = "rotate", "RotatE"
     else:
-        raise UserError(f"{path}: relation vectors of width {width} for entities of {2 * dim} are neither RotatE nor HAKE")
+        raise UserError(
+            f"{path}: relation vectors of width {width} for entities of {2 * dim} are neither RotatE nor HAKE"
+        )
     made = _build(found, arguments, weights, graph, path, source)
     expected = float(state["embedding_range"].flatten()[0])
     if abs(made.scorer.embedding_range - expected) > 1e-4 * expected:  # type: ignore[operator]
@@ -209,7 +213,9 @@ def _libkge_model(options: Mapping[str, Any]) -> str:
 def _from_pykeen(state: State, graph: KnowledgeGraph, order: _Order, encoder: str | None, path: str | Path) -> Imported:
     """PyKEEN's state dict; relations 2r and 2r + 1 become r and r + R, pairs of reals become halves."""
     if encoder is None:
-        raise UserError(f"{path} is a PyKEEN state dict, which names no model: say --encoder transe|distmult|complex|rotate")
+        raise UserError(
+            f"{path} is a PyKEEN state dict, which names no model: say --encoder transe|distmult|complex|rotate"
+        )
     entities = state["entity_representations.0._embeddings.weight"].float()
     relations = state["relation_representations.0._embeddings.weight"].float()
     learned = len(relations) == 2 * graph.num_relations
@@ -236,7 +242,9 @@ def _halves(pairs: Tensor) -> Tensor:
 
 def _from_compgcn(state: State, args: Any, graph: KnowledgeGraph, order: _Order, path: str | Path) -> Imported:
     """The official CompGCN: its sizes are in its weights, its operations in the arguments saved beside them."""
-    options: Mapping[str, Any] = vars(args) if isinstance(args, argparse.Namespace) else args if isinstance(args, Mapping) else {}
+    options: Mapping[str, Any] = (
+        vars(args) if isinstance(args, argparse.Namespace) else args if isinstance(args, Mapping) else {}
+    )
     layers = 2 if "conv2.w_in" in state else 1
     renamed: State = {
         "init_embed": _rows(state["init_embed"], order.entities, path, "entity"),
@@ -245,7 +253,9 @@ def _from_compgcn(state: State, args: Any, graph: KnowledgeGraph, order: _Order,
     }
     for layer in range(layers):
         prefix = f"conv{layer + 1}."
-        renamed |= {f"layers.{layer}.{name.removeprefix(prefix)}": v for name, v in state.items() if name.startswith(prefix)}
+        renamed |= {
+            f"layers.{layer}.{name.removeprefix(prefix)}": v for name, v in state.items() if name.startswith(prefix)
+        }
     width = state["conv1.w_in"].shape[1]
     conve = "m_conv1.weight" in state
     arguments: dict[str, Any] = {

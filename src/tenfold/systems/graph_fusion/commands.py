@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-
 from tenfold.errors import UserError
 from tenfold.export import load_manifest
 from tenfold.run import read_json, write_atomically
@@ -206,7 +205,14 @@ def complete(
     lines = ["head\trelation\ttail\tprobability\thit_rate_lower_bound\tstructure_rank\ttext_rank"]
     for place, row in enumerate(rows):
         both = [str(ranks[side][place]) if side in ranks else "" for side in ("structure", "text")]
-        cells = [row["head"], row["relation"], row["tail"], f"{row['probability']:.4f}", f"{row['hit_rate']:.4f}", *both]
+        cells = [
+            row["head"],
+            row["relation"],
+            row["tail"],
+            f"{row['probability']:.4f}",
+            f"{row['hit_rate']:.4f}",
+            *both,
+        ]
         lines.append("\t".join(cells))
     if out is None:
         return "\n".join(lines)
@@ -238,7 +244,9 @@ def sparsify(
     folder = Path(out)
     if folder.exists():
         raise UserError(f"{folder} already exists; name a new folder")
-    graph = thin(load_graph(data, root=root, order=order, missing_texts="id"), fraction, seed=seed, keep_unseen=keep_unseen)
+    graph = thin(
+        load_graph(data, root=root, order=order, missing_texts="id"), fraction, seed=seed, keep_unseen=keep_unseen
+    )
     folder.mkdir(parents=True)
     parts = {"train": graph.train, "valid": graph.valid, "test": graph.test, "hidden": graph.hidden}
     for name, triples in parts.items():
@@ -291,7 +299,9 @@ def rescore(tails: str, heads: str) -> dict[str, Any]:
     return metrics_of_predictions(tails, heads)
 
 
-def predictions(run: str, out: str, *, split: Literal["train", "valid"] = "valid", factory: str | None = None) -> dict[str, Any]:
+def predictions(
+    run: str, out: str, *, split: Literal["train", "valid"] = "valid", factory: str | None = None
+) -> dict[str, Any]:
     """Write a split's predictions as SimKGC's JSON, a file per direction; rescore reads them.
 
     Args:

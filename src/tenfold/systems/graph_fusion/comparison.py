@@ -37,9 +37,7 @@ def claims_of(
     compare("structure-gain", "The fused structure encoder, alone, beats itself unfused", "structure", "alone")
     compare("text-gain", "The fused text encoder, alone, beats itself unfused", "text", "alone")
     claims.append(_ensemble_claim(outcomes, ensembles, reciprocal))
-    compare(
-        "structure-more", "It also beats itself unfused after as many further epochs", "structure", "alone-more"
-    )
+    compare("structure-more", "It also beats itself unfused after as many further epochs", "structure", "alone-more")
     compare(
         "unobserved",
         "Unobserved queries (VEM) add to mutual learning on observed ones for as many steps",
@@ -138,7 +136,9 @@ def plots_of(outcomes: Outcomes, ensembles: Sequence[Mapping[str, Any]], hidden:
         for side in SIDES:
             values = [_over_seeds(outcomes[arm], side, number) for arm in arms]
             error = [100 * float(np.std(v, ddof=1)) for v in values] if len(values[0]) > 1 else None
-            series.append(Series(name=f"{side} alone serves", x=arms, y=[100 * float(np.mean(v)) for v in values], error=error))
+            series.append(
+                Series(name=f"{side} alone serves", x=arms, y=[100 * float(np.mean(v)) for v in values], error=error)
+            )
         both = 100 * _ensemble_mean(ensembles, number)
         return [*series, Series(name="ensemble (both serve)", x=["ensemble"], y=[both])]
 
@@ -150,7 +150,7 @@ def plots_of(outcomes: Outcomes, ensembles: Sequence[Mapping[str, Any]], hidden:
             x_label="arm",
             y_label="MRR (%)",
             series=bars("mrr"),
-            caption="Mean over seeds; bars are one standard deviation. One encoder serves in every arm but the ensemble.",
+            caption="Mean over seeds; bars are one standard deviation. One encoder serves, but in the ensemble.",
         ),
         Plot(
             id="hits10",
@@ -168,7 +168,11 @@ def plots_of(outcomes: Outcomes, ensembles: Sequence[Mapping[str, Any]], hidden:
 
 
 def _degree_plot(outcomes: Outcomes) -> Plot:
-    names = [name for name in BUCKETS if not np.isnan(np.mean(_over_seeds(outcomes["alone"], "structure", "mrr", f"degree {name}")))]
+    names = [
+        name
+        for name in BUCKETS
+        if not np.isnan(np.mean(_over_seeds(outcomes["alone"], "structure", "mrr", f"degree {name}")))
+    ]
     series = [
         Series(
             name=f"{side}, {arm}",
@@ -199,9 +203,7 @@ def _precision_plot(outcomes: Outcomes, hidden: bool) -> Plot:
             *((("precision_known", "judged by validation and test facts only"),) if hidden else ()),
         ):
             values = [[curve[name][k] for curve in last if curve[name][k] is not None] for k in range(len(thresholds))]
-            series.append(
-                Series(name=label, x=thresholds, y=[100 * float(np.mean(v)) if v else None for v in values])
-            )
+            series.append(Series(name=label, x=thresholds, y=[100 * float(np.mean(v)) if v else None for v in values]))
     caption = (
         "All candidates of the last round, over seeds; those above the threshold could be injected. On a thinned graph "
         "the removed triples are known, so that true and false can be told: training never sees them."
@@ -225,11 +227,17 @@ def _history_plots(outcomes: Outcomes) -> list[Plot]:
     for arm in arms:
         rows = outcomes[arm][0]["history"]
         for side in SIDES:
-            points = [(n, row[f"validation/{side}"]) for n, row in enumerate(rows, start=1) if f"validation/{side}" in row]
-            series.append(Series(name=f"{side}, {arm}", x=[float(n) for n, _ in points], y=[100 * value for _, value in points]))
+            points = [
+                (n, row[f"validation/{side}"]) for n, row in enumerate(rows, start=1) if f"validation/{side}" in row
+            ]
+            series.append(
+                Series(name=f"{side}, {arm}", x=[float(n) for n, _ in points], y=[100 * value for _, value in points])
+            )
         together = [(n, row["train/agreement"]) for n, row in enumerate(rows, start=1) if "train/agreement" in row]
         if together and arm == "vem2l":
-            agreement = [Series(name="training queries", x=[float(n) for n, _ in together], y=[100 * a for _, a in together])]
+            agreement = [
+                Series(name="training queries", x=[float(n) for n, _ in together], y=[100 * a for _, a in together])
+            ]
     plots = [
         Plot(
             id="validation",
@@ -256,9 +264,7 @@ def _history_plots(outcomes: Outcomes) -> list[Plot]:
     return plots
 
 
-def tables_of(
-    outcomes: Outcomes, ensembles: Sequence[Mapping[str, Any]], delivered: Mapping[str, Any]
-) -> list[Table]:
+def tables_of(outcomes: Outcomes, ensembles: Sequence[Mapping[str, Any]], delivered: Mapping[str, Any]) -> list[Table]:
     """Ranks of all arms, directions and groups, injected triples, the delivered encoder."""
     numbers = ("mrr", "hits@1", "hits@3", "hits@10")
     rows: list[list[str | float | int | None]] = []
@@ -285,10 +291,21 @@ def tables_of(
         Table(
             id="ranks",
             title="Test split, filtered, both directions (%)",
-            columns=["arm", "serves", "MRR", "Hits@1", "Hits@3", "Hits@10", "sd of MRR", "MRR tail", "MRR head", "MRR full truth"],
+            columns=[
+                "arm",
+                "serves",
+                "MRR",
+                "Hits@1",
+                "Hits@3",
+                "Hits@10",
+                "sd of MRR",
+                "MRR tail",
+                "MRR head",
+                "MRR full truth",
+            ],
             rows=rows,
-            caption="Means over seeds. Full truth: hidden true triples are filtered, too, which a standard filter counts "
-            "as wrong answers.",
+            caption="Means over seeds. Full truth: hidden true triples are filtered, too, which a standard filter "
+            "counts as wrong answers.",
         ),
         _groups_table(outcomes),
         _rounds_table(outcomes),
@@ -316,7 +333,11 @@ def _groups_table(outcomes: Outcomes) -> Table:
     rows: list[list[str | float | int | None]] = []
     for name in names:
         queries = _over_seeds(outcomes["alone"], "structure", "queries", name)[0]
-        values = [_percent(np.mean(_over_seeds(outcomes[arm], side, "mrr", name))) for side in SIDES for arm in ("alone", "vem2l")]
+        values = [
+            _percent(np.mean(_over_seeds(outcomes[arm], side, "mrr", name)))
+            for side in SIDES
+            for arm in ("alone", "vem2l")
+        ]
         rows.append([name, int(queries), *values])
     return Table(
         id="groups",

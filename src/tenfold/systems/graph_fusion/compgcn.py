@@ -1,5 +1,6 @@
-"""CompGCN (Vashishth et al. 2020) with weighted edges, so that injected triples send weaker messages (spec 2.3, 2.8)."""
+"""CompGCN (Vashishth et al. 2020) with weighted edges, so that injected triples send weaker messages (spec 2.3)."""
 
+import itertools
 from typing import Any, Literal
 
 import torch
@@ -46,7 +47,7 @@ class CompGCNLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, z: Tensor, edges: Tensor, kinds: Tensor, norms: Tensor) -> tuple[Tensor, Tensor]:
-        """Entities ``(N, d)``, relations ``(2R, d)``, edges ``(2, 2M)`` (receiver, sender), inverses in the second half."""
+        """Entities ``(N, d)``, relations ``(2R, d)``, edges ``(2, 2M)`` (receiver, sender), inverses second."""
         half = edges.shape[1] // 2
 
         def gather(part: slice, weight: Tensor) -> Tensor:
@@ -101,7 +102,7 @@ class CompGCN(QueryScorer):
         self.init_rel = nn.Parameter(nn.init.xavier_normal_(torch.empty(2 * num_relations, initial)))
         widths = [initial, *[dim] * layers]
         self.layers = nn.ModuleList(
-            CompGCNLayer(a, b, composition, dropout, bias) for a, b in zip(widths[:-1], widths[1:], strict=True)
+            CompGCNLayer(a, b, composition, dropout, bias) for a, b in itertools.pairwise(widths)
         )
         self.hidden_dropout = nn.Dropout(hidden_dropout)
         self.decoder, self.gamma = decoder, gamma
@@ -163,7 +164,11 @@ class CompGCN(QueryScorer):
 
     def entity_bias(self) -> Tensor:
         """One bias per entity; with TransE the margin."""
-        return self.entity_biases.new_full((self.num_entities,), self.gamma) if self.decoder == "transe" else self.entity_biases
+        return (
+            self.entity_biases.new_full((self.num_entities,), self.gamma)
+            if self.decoder == "transe"
+            else self.entity_biases
+        )
 
     def score_candidates(self, heads: Tensor, relations: Tensor, candidates: Tensor) -> Tensor:
         """See :class:`~.scorers.QueryScorer`."""

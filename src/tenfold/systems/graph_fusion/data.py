@@ -304,8 +304,9 @@ def _number(
         missing = [key for key in entities if key not in texts.names]
         if missing and missing_texts == "refuse":
             raise UserError(
-                f"{name}: the texts ({', '.join(texts.sources) or 'labels'}) miss {len(missing):,} of {len(entities):,} "
-                f"entities, such as {missing[0]!r}; add them, or use the ids' words with --data.missing_texts id"
+                f"{name}: the texts ({', '.join(texts.sources) or 'labels'}) miss {len(missing):,} of "
+                f"{len(entities):,} entities, such as {missing[0]!r}; add them, or use the ids' words with "
+                "--data.missing_texts id"
             )
         if missing:
             notes.append(f"{len(missing):,} entities have no text; the words of their ids stand in.")
@@ -362,8 +363,8 @@ def _warnings(graph: KnowledgeGraph) -> list[str]:
         notes.append(f"LEAK: {found['repeated']:,} test triples are also training triples.")
     if found["inverted"] > 0.05 * len(graph.test):
         notes.append(
-            f"LEAK: {found['inverted'] / len(graph.test):.0%} of the test triples have their ends joined in training in "
-            "the other direction, as inverse relations do."
+            f"{found['inverted'] / len(graph.test):.0%} of the test triples have their ends joined in training in the "
+            "other direction, as inverse relations do."
         )
     seen = graph.seen()
     if (lost := int((~seen[graph.test[:, 0]] | ~seen[graph.test[:, 2]]).sum())) > 0:

@@ -75,7 +75,9 @@ def neighbours_of(graph: KnowledgeGraph) -> AnswerIndex:
     return AnswerIndex(both, 1)
 
 
-def _call(make: Callable[..., QueryScorer], name: str, arguments: dict[str, Any], *sizes: int, **known: Any) -> QueryScorer:
+def _call(
+    make: Callable[..., QueryScorer], name: str, arguments: dict[str, Any], *sizes: int, **known: Any
+) -> QueryScorer:
     try:
         return make(*sizes, **known, **arguments)
     except TypeError as error:

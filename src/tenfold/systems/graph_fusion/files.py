@@ -75,7 +75,7 @@ def read_text(path: Place) -> str:
 
 
 def read_lines(path: Place) -> list[str]:
-    """Lines without their ends, be they LF or CRLF; empty ones left out. Other separators of lines are ordinary text."""
+    """Lines without their ends, LF or CRLF; empty ones left out. Other separators of lines are ordinary text."""
     return [line for line in (line.removesuffix("\r") for line in read_text(path).split("\n")) if line.strip()]
 
 

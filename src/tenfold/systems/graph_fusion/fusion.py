@@ -4,19 +4,17 @@
 
     folder/warm, mutual-1, mutual-2, ...     phases: fit's checkpoints while they run, done.pt when they are done
     folder/round-K/queries                   E-step's teacher: beliefs of the model on the round's unobserved queries
-    folder/round-K/posterior                 M-step's teacher: beliefs of the posterior; injected triples come from these
+    folder/round-K/posterior                 M-step's teacher: beliefs of the posterior, and the injected triples
 """
 
 import dataclasses
 import logging
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from tenfold.data.batches import derived_seed
 from tenfold.export import read_torch_file
@@ -36,6 +34,7 @@ from tenfold.systems.graph_fusion.objectives import (
     Side,
     other,
 )
+from tenfold.systems.graph_fusion.progress import Best, Round
 from tenfold.systems.graph_fusion.queries import UnobservedQueries, sample_unobserved
 from tenfold.systems.graph_fusion.scorers import QueryScorer, check_scorer
 from tenfold.systems.graph_fusion.settings import FusionOptions
@@ -44,40 +43,6 @@ from tenfold.training import TrainerOptions, fit
 
 log = logging.getLogger("tenfold")
 _THRESHOLDS = torch.linspace(0, 0.95, 20)
-
-
-@dataclass
-class Best:
-    """An encoder's weights at its best validation MRR so far.
-
-    Attributes:
-        mrr: on validation.
-        stage: phase in which it was reached.
-        state: the weights.
-    """
-
-    mrr: float
-    stage: str
-    state: dict[str, Tensor]
-
-
-@dataclass
-class Round:
-    """What one EM round injected.
-
-    Attributes:
-        number: of the round, from 1.
-        injected: the triples, their confidence and source.
-        unobserved: number of unobserved queries, residual and cross.
-        precision: see :func:`~.densification.precision_curve`, of all candidates.
-        true_share: share of the injected triples that are known to be true; ``None`` if nothing was injected.
-    """
-
-    number: int
-    injected: Injected
-    unobserved: tuple[int, int]
-    precision: dict[str, list[float | None]]
-    true_share: float | None
 
 
 class Fusion:
@@ -254,7 +219,9 @@ class Fusion:
             self.pair.side(side).load_state_dict(best.state)
         self.optimiser = self._make_optimiser()
 
-    def _phase(self, name: str, objective: Any, batches: QueryBatches, epochs: int, learners: Any, factor: float) -> None:
+    def _phase(
+        self, name: str, objective: Any, batches: QueryBatches, epochs: int, learners: Any, factor: float
+    ) -> None:
         folder = self.folder / name
         done = folder / "done.pt"
         if done.exists():
@@ -437,76 +404,3 @@ class Fusion:
             temporary = folder / f"best-{side}.tmp"
             torch.save(dataclasses.asdict(self.best[side]), temporary)
             temporary.replace(folder / f"best-{side}.pt")
-
-
-@dataclass
-class FusionResult:
-    """Two fused encoders, each of which serves alone.
-
-    Attributes:
-        fusion: the schedule's final state; ``fusion.pair`` holds the best weights.
-        validation: best validation MRR of each side.
-        rounds: what each EM round injected, with its provenance.
-    """
-
-    fusion: Fusion
-    validation: dict[Side, float]
-    rounds: list[Round] = field(default_factory=list)
-
-    def student(self, side: Side | None = None) -> Any:
-        """One encoder, ready to predict and to be saved; the better one on validation by default.
-
-        Args:
-            side: ``structure`` or ``text``.
-        """
-        from tenfold.systems.graph_fusion.student import Student
-
-        chosen = side or max(self.validation, key=lambda name: self.validation[name])
-        encoder = self.fusion.pair.side(chosen)
-        injected = [made.injected.triples for made in self.rounds[-1:]]
-        return Student.of(encoder, self.fusion.graph, injected=injected[0] if injected else None)
-
-
-def fuse_encoders(
-    structure: QueryScorer,
-    text: QueryScorer,
-    graph: KnowledgeGraph,
-    *,
-    folder: str | Path,
-    options: FusionOptions | None = None,
-    learning: dict[Side, Learning] | None = None,
-    seed: int = 0,
-    trainer: TrainerOptions | None = None,
-) -> FusionResult:
-    """Let a structure and a text encoder of one graph teach each other (VEM2L): warm start, M2L, EM rounds.
-
-    Args:
-        structure: any :class:`~.scorers.QueryScorer`, fresh or trained (then set ``options.warm_epochs=0``).
-        text: any other one.
-        graph: the graph.
-        folder: checkpoints and teacher files; a killed fusion goes on from there.
-        options: the schedule.
-        learning: how each side learns from facts.
-        seed: of all that is random.
-        trainer: where it runs.
-
-    Returns:
-        both encoders at their best validation MRR; ``result.student()`` serves one of them alone.
-
-    Raises:
-        UserError: an encoder does not keep the contract: a wrong shape, or scores that are not finite.
-    """
-    fusion = Fusion(
-        graph,
-        structure,
-        text,
-        options=options or FusionOptions(),
-        learning=learning,
-        seed=seed,
-        folder=folder,
-        trainer=trainer,
-    )
-    fusion.warm_start()
-    fusion.run()
-    fusion.use_best()
-    return FusionResult(fusion, {side: best.mrr for side, best in fusion.best.items()}, fusion.rounds)

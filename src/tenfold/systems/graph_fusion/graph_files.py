@@ -53,7 +53,9 @@ def read_graph(folder: str | Path) -> tuple[KnowledgeGraph, dict[str, Tensor]]:
         descriptions=tuple(row[2] for row in entities),
         relation_texts=tuple(row[1] for row in relations),
         name=folder.name,
-        **{split: tensors.pop(split) for split in SPLITS},
+        train=tensors.pop("train"),
+        valid=tensors.pop("valid"),
+        test=tensors.pop("test"),
     )
     return graph, tensors
 

@@ -3,6 +3,7 @@
 An entity has no parameters of its own: what was never seen in training has a vector as soon as it has a text.
 """
 
+import itertools
 import re
 import warnings
 import zlib
@@ -31,7 +32,7 @@ def text_features(text: str, buckets: int = BUCKETS, words: int = 40) -> Counter
     """
     found = _WORD.findall(text.lower())[:words]
     features: list[str] = list(found)
-    features += [f"{a} {b}" for a, b in zip(found[:-1], found[1:], strict=True)]
+    features += [f"{a} {b}" for a, b in itertools.pairwise(found)]
     for word in found:
         padded = f"<{word}>"
         features += [f"#{padded[k : k + 4]}" for k in range(max(1, len(padded) - 3))]
@@ -56,7 +57,9 @@ def feature_matrix(texts: Iterable[str], idf: Tensor | None = None, buckets: int
     values = values * idf[columns]
     length = torch.zeros(len(counts)).index_add_(0, rows, values.square()).sqrt().clamp(min=1e-12)
     values = values / length[rows]
-    matrix = torch.sparse_coo_tensor(torch.stack([rows, columns]), values, (len(counts), buckets), check_invariants=False)
+    matrix = torch.sparse_coo_tensor(
+        torch.stack([rows, columns]), values, (len(counts), buckets), check_invariants=False
+    )
     return matrix.coalesce().to_sparse_csr(), idf
 
 
@@ -76,6 +79,10 @@ class _SparseTimesDense(torch.autograd.Function):
 class _FixedSparse(nn.Module):
     """A constant sparse matrix that multiplies a dense one. It follows from the texts and is not saved."""
 
+    offsets: Tensor
+    columns: Tensor
+    values: Tensor
+
     def __init__(self, matrix: Tensor) -> None:
         super().__init__()
         self.register_buffer("offsets", matrix.crow_indices().to(torch.int32), persistent=False)
@@ -86,9 +93,9 @@ class _FixedSparse(nn.Module):
 
     def matrices(self) -> tuple[Tensor, Tensor]:
         """The matrix and its transpose, CSR, on the buffers' device."""
-        values: Tensor = self.values  # type: ignore[assignment]
+        values = self.values
         if self._made is None or self._made[2] != values.device:
-            offsets, columns = self.offsets.long(), self.columns.long()  # type: ignore[operator, union-attr]
+            offsets, columns = self.offsets.long(), self.columns.long()
             size = (len(offsets) - 1, self.columns_total)
             matrix = torch.sparse_csr_tensor(offsets, columns, values, size, check_invariants=False)
             self._made = matrix, matrix.to_sparse_coo().t().coalesce().to_sparse_csr(), values.device
@@ -116,6 +123,8 @@ class HashText(QueryScorer):
     """
 
     similarity = "cos"
+    place: Tensor
+    idf: Tensor
 
     def __init__(
         self,
@@ -186,9 +195,11 @@ class HashText(QueryScorer):
 
     def vectors_of_texts(self, texts: Sequence[str]) -> Tensor:
         """``(n, d)`` raw vectors of new texts, by the features that training knew."""
-        place: Tensor = self.place  # type: ignore[assignment]
-        matrix, _ = feature_matrix(texts, idf=self.idf.cpu(), buckets=len(place))  # type: ignore[operator, arg-type]
-        return torch.sparse.mm(_pick_columns(matrix, place.cpu()), self.features.detach().cpu()).to(self.features.device)
+        place = self.place
+        matrix, _ = feature_matrix(texts, idf=self.idf.cpu(), buckets=len(place))
+        return torch.sparse.mm(_pick_columns(matrix, place.cpu()), self.features.detach().cpu()).to(
+            self.features.device
+        )
 
     def score_texts(self, texts: Sequence[str], relations: Tensor) -> Tensor:
         """Raw scores ``(n, N)`` of all entities for queries whose entity is only a text."""
@@ -210,5 +221,7 @@ def _pick_columns(matrix: Tensor, place: Tensor) -> Tensor:
     moved = place[columns].long()
     keep = moved >= 0
     size = (matrix.shape[0], int(place.max()) + 1)
-    picked = torch.sparse_coo_tensor(torch.stack([rows[keep], moved[keep]]), coo.values()[keep], size, check_invariants=False)
+    picked = torch.sparse_coo_tensor(
+        torch.stack([rows[keep], moved[keep]]), coo.values()[keep], size, check_invariants=False
+    )
     return picked.coalesce().to_sparse_csr()

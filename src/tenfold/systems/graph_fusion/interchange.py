@@ -15,7 +15,12 @@ from tenfold.systems.graph_fusion.student import Student
 
 @torch.no_grad()
 def write_predictions(
-    student: Student, path: str | Path, *, split: Split = "valid", direction: Literal["tail", "head"] = "tail", k: int = 3
+    student: Student,
+    path: str | Path,
+    *,
+    split: Split = "valid",
+    direction: Literal["tail", "head"] = "tail",
+    k: int = 3,
 ) -> Ranks:
     """Write ``[{head, relation, tail, pred_tail, pred_score, topk_score_info, rank, correct}, ...]`` of one direction.
 
@@ -96,5 +101,3 @@ def _ranks_in(path: str | Path) -> torch.Tensor:
     if wrong:
         raise UserError(f"{path}: prediction {wrong[0]} has no rank of at least 1")
     return torch.tensor([float(rank) for rank in ranks if rank is not None], dtype=torch.float64)
-
-

@@ -3,7 +3,7 @@
 ::
 
     warm start   train S (structure) and T (text) alone
-    M2L          L_S = sup_S + lam tau^2 KL(sg p_T || p_S)       on observed queries, and the same with S and T exchanged
+    M2L          L_S = sup_S + lam tau^2 KL(sg p_T || p_S)       on observed queries; S and T exchanged for L_T
     VEM, rounds  U <- unobserved queries                          residual and cross
         E-step   T learns: sup_T + lam M2L + mu KL(sg p_S || p_T) on U      (or KL(p_T || sg p_S), "reverse")
         D        <- most confident answers of T on U              new, weighted edges; made afresh every round
@@ -148,7 +148,12 @@ def mutual_loss(
 
 
 def bucket_kl(
-    student: Tensor, batch: UnobservedBatch, *, temperature: float = 1.0, reverse: bool = False, allowed: Tensor | None = None
+    student: Tensor,
+    batch: UnobservedBatch,
+    *,
+    temperature: float = 1.0,
+    reverse: bool = False,
+    allowed: Tensor | None = None,
 ) -> Tensor:
     """KL with a teacher of which only the best K candidates are known: the others are one bucket (spec 2.8).
 

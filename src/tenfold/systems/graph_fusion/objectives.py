@@ -133,6 +133,7 @@ class MutualObjective:
     exchange: Exchange
 
     def __call__(self, pair: nn.Module, batch: QueryBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch and its parts, as :func:`tenfold.training.fit` wants them."""
         assert isinstance(pair, Pair)
         logged: dict[str, Tensor] = {}
         scores: dict[Side, Tensor] = {}
@@ -174,6 +175,7 @@ class PhaseObjective:
         self.learning, self.exchange, self.mu, self.reverse = learning, exchange, mu, reverse
 
     def __call__(self, pair: nn.Module, batch: QueryBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch and its parts, as :func:`tenfold.training.fit` wants them."""
         assert isinstance(pair, Pair)
         encoder, observed = pair.side(self.learner), len(batch.heads)
         heads, relations = batch.heads, batch.relations

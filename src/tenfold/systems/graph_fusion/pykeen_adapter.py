@@ -33,8 +33,9 @@ class PyKEENScorer(QueryScorer):
         real = int(getattr(model, "num_real_relations", model.num_relations))
         if model.num_entities != num_entities or real != num_relations:
             raise UserError(
-                f"the PyKEEN model has {model.num_entities:,} entities and {real} relations, the graph {num_entities:,} "
-                f"and {num_relations}: train it on all entities of the graph (PyKEEN drops those unseen in training)"
+                f"the PyKEEN model has {model.num_entities:,} entities and {real} relations, the graph "
+                f"{num_entities:,} and {num_relations}: train it on all entities of the graph (PyKEEN drops those "
+                "unseen in training)"
             )
         self.model = model
         self.inverse = bool(getattr(model, "use_inverse_triples", False))
@@ -105,5 +106,7 @@ def import_pykeen() -> tuple[Any, Any]:
         from pykeen import models
         from pykeen.triples import CoreTriplesFactory
     except Exception as error:
-        raise UserError(f"PyKEEN cannot be imported: {type(error).__name__}: {error}; reinstall torchvision?") from error
+        raise UserError(
+            f"PyKEEN cannot be imported: {type(error).__name__}: {error}; reinstall torchvision?"
+        ) from error
     return CoreTriplesFactory, models

@@ -23,10 +23,11 @@ from tenfold.systems.graph_fusion.comparison import claims_of, plots_of, summari
 from tenfold.systems.graph_fusion.data import load_graph
 from tenfold.systems.graph_fusion.encoders import build_encoder
 from tenfold.systems.graph_fusion.ensemble import fit_ensemble
-from tenfold.systems.graph_fusion.fusion import Fusion, Round
+from tenfold.systems.graph_fusion.fusion import Fusion
 from tenfold.systems.graph_fusion.graph import KnowledgeGraph
 from tenfold.systems.graph_fusion.metrics import Ranks, evaluate_encoder, summarise_groups, summarise_ranks
 from tenfold.systems.graph_fusion.objectives import SIDES, Learning, Side
+from tenfold.systems.graph_fusion.progress import Round
 from tenfold.systems.graph_fusion.scorers import QueryScorer
 from tenfold.systems.graph_fusion.settings import ABLATIONS, ARMS, PRESETS, Config, arms_of, find_arm, options_of
 from tenfold.systems.graph_fusion.student import Student
@@ -136,7 +137,7 @@ def make_fusion(config: Config, graph: KnowledgeGraph, arm: str, seed: int, fold
 
 
 def train_arm(config: Config, graph: KnowledgeGraph, name: str, seed: int, folder: Path, run: Run) -> dict[str, Any]:
-    """Train one arm with one seed, from where its parent ended, and rank the test split with each encoder's best weights."""
+    """Train one arm with one seed from where its parent ended, and rank the test split with the best weights."""
     arm = find_arm(name)
     fusion = make_fusion(config, graph, name, seed, folder, run)
     if arm.parent is None:
@@ -174,7 +175,10 @@ def train_arm(config: Config, graph: KnowledgeGraph, name: str, seed: int, folde
 
 def measure(encoder: QueryScorer, graph: KnowledgeGraph, ranks: Ranks) -> dict[str, Any]:
     """Numbers of an encoder's ranks on the test split: all groups, and MRR with the hidden truth filtered, too."""
-    measured: dict[str, Any] = {"groups": summarise_groups(ranks, graph), "temperature": fit_temperature(encoder, graph)}
+    measured: dict[str, Any] = {
+        "groups": summarise_groups(ranks, graph),
+        "temperature": fit_temperature(encoder, graph),
+    }
     if len(graph.hidden):
         full = evaluate_encoder(encoder, graph, "test", filter_hidden=True)
         measured["full_truth"] = summarise_ranks(full)
@@ -237,7 +241,9 @@ def write_provenance(path: Path, rounds: list[Round], graph: KnowledgeGraph) -> 
     write_atomically(path, "".join(lines))
 
 
-def deliver(config: Config, graph: KnowledgeGraph, outcomes: dict[str, list[dict[str, Any]]], run: Run) -> dict[str, Any]:
+def deliver(
+    config: Config, graph: KnowledgeGraph, outcomes: dict[str, list[dict[str, Any]]], run: Run
+) -> dict[str, Any]:
     """Keep both fused encoders of the first seed as students, and one of them as the run's model; check what loads."""
     folder = run.folder / f"steps/vem2l/seed{config.seed}"
     fusion = make_fusion(config, graph, "vem2l", config.seed, folder, run)
@@ -264,7 +270,7 @@ def deliver(config: Config, graph: KnowledgeGraph, outcomes: dict[str, list[dict
             again = loaded.score(probe[:, 0], probe[:, 1])
             one = probe[:1, 0], probe[:1, 1]
             flops = count_flops(loaded.scorer.score_all, *one, modules=[loaded.scorer])
-            latency = measure_latency(lambda student=loaded: student.score(*one))  # type: ignore[misc]
+            latency = measure_latency(lambda student=loaded, one=one: student.score(*one))  # type: ignore[misc]
         difference = max(difference, float((again - made.score(probe[:, 0], probe[:, 1])).abs().max()))
         costs[side] = {"params": count_parameters(encoder), "flops": flops, "latency_ms": latency.median_ms}
     examples = _examples(Student.load(run.folder, factory=config.structure.factory or config.text.factory), graph)
@@ -300,7 +306,7 @@ def _examples(student: Student, graph: KnowledgeGraph, count: int = 6) -> list[l
         scores[answers] = -torch.inf
         best = int(scores.argmax())
         right = bool(known.contains(torch.tensor([[h, r, best]]))[0])
-        rows.append([entity, relation, graph.entities[best], "yes" if right else "", 1 + int((scores > scores[t]).sum())])
+        rows.append(
+            [entity, relation, graph.entities[best], "yes" if right else "", 1 + int((scores > scores[t]).sum())]
+        )
     return rows
-
-

@@ -41,7 +41,7 @@ class QueryScorer(nn.Module):
     # --- what an encoder implements -----------------------------------------------------------------------------
 
     def encode(self) -> Any:
-        """What depends on the parameters but on no query, computed once per step or evaluation; entity vectors by default.
+        """What depends on the parameters but on no query, computed once per step; entity vectors by default.
 
         Encoders that compute vectors of all entities together (graph networks, text towers) return them here and read
         them from :attr:`encoding`.
@@ -75,7 +75,9 @@ class QueryScorer(nn.Module):
     @property
     def has_vectors(self) -> bool:
         """Whether query and entity vectors exist, so that scores can be computed in tiles and shards."""
-        return type(self).query_vectors is not QueryScorer.query_vectors and type(self).score_all is QueryScorer.score_all
+        return (
+            type(self).query_vectors is not QueryScorer.query_vectors and type(self).score_all is QueryScorer.score_all
+        )
 
     @property
     def encoding(self) -> Any:
@@ -92,7 +94,7 @@ class QueryScorer(nn.Module):
 
     @contextmanager
     def encoded(self) -> Iterator[None]:
-        """While active, :meth:`encode` has run once: for one training step, or for an evaluation of frozen parameters."""
+        """While active, :meth:`encode` has run once: for one training step, or an evaluation of frozen weights."""
         if self._kept:
             yield
             return

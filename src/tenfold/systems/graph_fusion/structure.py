@@ -281,7 +281,7 @@ class ConvE(Embeddings):
         width: rows of the picture; a divisor of ``dim``, the one nearest to its root by default.
         channels: maps of the convolution.
         kernel: its side.
-        arrange: ``stack`` head above relation (the original), or ``interleave`` them coordinate by coordinate (CompGCN).
+        arrange: ``stack`` head above relation (the original), or ``interleave`` their coordinates (CompGCN).
         input_dropout: of the picture.
         map_dropout: of whole maps.
         dropout: of the query vector.
@@ -333,9 +333,15 @@ class ConvTower(nn.Module):
         super().__init__()
         width = width or max(k for k in range(1, math.isqrt(dim) + 1) if dim % k == 0)
         if dim % width or 2 * width < kernel or dim // width < kernel:
-            raise ValueError(f"ConvE cannot lay {dim} numbers out in rows of {dim // width} under a {kernel}x{kernel} kernel")
+            raise ValueError(
+                f"ConvE cannot lay {dim} numbers out in rows of {dim // width} under a {kernel}x{kernel} kernel"
+            )
         self.width, self.dim, self.arrange = width, dim, arrange
-        bn1, bn2, bn3 = (nn.BatchNorm2d(1), nn.BatchNorm2d(channels), nn.BatchNorm1d(dim)) if normalise else [nn.Identity() for _ in range(3)]
+        bn1, bn2, bn3 = (
+            (nn.BatchNorm2d(1), nn.BatchNorm2d(channels), nn.BatchNorm1d(dim))
+            if normalise
+            else [nn.Identity() for _ in range(3)]
+        )
         self.bn0, self.bn1, self.bn2 = bn1, bn2, bn3
         self.convolution = nn.Conv2d(1, channels, kernel, bias=False)
         self.project = nn.Linear(channels * (2 * width - kernel + 1) * (dim // width - kernel + 1), dim)

@@ -1,4 +1,4 @@
-"""One encoder, served alone: answers with honest probabilities, new facts for a curator, reasons with ids (spec 2.10)."""
+"""One encoder, served alone: answers with probabilities, new facts for a curator, reasons with ids (spec 2.10)."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -77,7 +77,9 @@ class Student:
         self._seen = graph.seen()
 
     @classmethod
-    def of(cls, scorer: QueryScorer, graph: KnowledgeGraph, injected: Tensor | None = None, **rebuild: Any) -> "Student":
+    def of(
+        cls, scorer: QueryScorer, graph: KnowledgeGraph, injected: Tensor | None = None, **rebuild: Any
+    ) -> "Student":
         """A student with its temperature fitted on validation."""
         return cls(scorer, graph, fit_temperature(scorer, graph), injected, **rebuild)
 
@@ -124,12 +126,13 @@ class Student:
         Raises:
             UserError: the encoder reads no texts.
         """
-        if not hasattr(self.scorer, "score_texts"):
+        score_texts: Any = getattr(self.scorer, "score_texts", None)
+        if score_texts is None:
             raise UserError("this encoder knows entities of the graph only: new entities need the text encoder")
         if not text.strip():
             raise UserError("the new entity's text is empty")
         directed = self._directed(relation, direction)
-        scores = self.scorer.score_texts([text], torch.tensor([directed]))[0].float()
+        scores = score_texts([text], torch.tensor([directed]))[0].float()
         return self._answers(scores, None, k, False)
 
     def _directed(self, relation: str, direction: str) -> int:
@@ -157,7 +160,9 @@ class Student:
         found = []
         for entity in best.tolist():
             triple = None if query is None else torch.tensor([[int(query[0]), int(query[1]), entity]])
-            holders = [] if triple is None else [s for s, index in self._known.items() if bool(index.contains(triple)[0])]
+            holders = (
+                [] if triple is None else [s for s, index in self._known.items() if bool(index.contains(triple)[0])]
+            )
             found.append(
                 Prediction(
                     entity=self.graph.entities[entity],
@@ -177,7 +182,7 @@ class Student:
     def explain(
         self, head: str, relation: str, tail: str, *, direction: Literal["tail", "head"] = "tail", limit: int = 5
     ) -> dict[str, Any]:
-        """What the training graph holds that speaks for an answer: facts with the same answer, and facts between the two.
+        """What in the training graph speaks for an answer: facts with the same answer, and facts between the two.
 
         Args:
             head: id or name of the given entity; with ``direction="head"`` the tail.
@@ -199,7 +204,10 @@ class Student:
         same = train[(train[:, 1] == directed) & (train[:, 2] == t) & (train[:, 0] != h), 0]
         likeness = self._likeness(h, same, directed)
         order = likeness.argsort(descending=True, stable=True)[:limit]
-        joined = graph.train[((graph.train[:, 0] == h) & (graph.train[:, 2] == t)) | ((graph.train[:, 0] == t) & (graph.train[:, 2] == h))]
+        joined = graph.train[
+            ((graph.train[:, 0] == h) & (graph.train[:, 2] == t))
+            | ((graph.train[:, 0] == t) & (graph.train[:, 2] == h))
+        ]
         near_h, near_t = (train[train[:, 0] == end, 2].unique() for end in (h, t))
         shared = near_h[torch.isin(near_h, near_t)][:limit].tolist()
         return {
@@ -247,8 +255,8 @@ class Student:
     ) -> list[dict[str, Any]]:
         """The surest new triples, known ones left out: for a curator.
 
-        Only plausible queries are scored: those of the training split (who else?), and relations that an entity's own
-        relations make likely.
+        Only plausible queries are scored: those of the training split (who else?), and relations that an entity's
+        own relations make likely.
 
         Args:
             top: how many triples at most.
@@ -258,8 +266,8 @@ class Student:
             batch_size: queries scored at a time.
 
         Returns:
-            dictionaries with ``head``, ``relation``, ``tail`` (ids), ``probability``, ``hit_rate``: how often answers of
-            that confidence are validation facts, a lower bound of precision, and ``triple``: the numbers.
+            dictionaries with ``head``, ``relation``, ``tail`` (ids), ``probability``, ``hit_rate``: how often answers
+            of that confidence are validation facts, a lower bound of precision, and ``triple``: the numbers.
         """
         queries = sample_unobserved(self.graph, self._known["train"], seed=seed, cross=per_entity).queries
         confidence, best = self._surest(queries, self._everything, batch_size)
@@ -339,8 +347,9 @@ class Student:
         edges = getattr(self.scorer, "kinds", None)
         save_graph(self.graph, folder, injected=self.injected)
         arguments = dict(self.arguments)
-        if hasattr(self.scorer, "save_assets"):
-            self.scorer.save_assets(folder / "text-model")
+        save_assets: Any = getattr(self.scorer, "save_assets", None)
+        if save_assets is not None:
+            save_assets(folder / "text-model")
             arguments["checkpoint"] = "text-model"
         return save_model(
             folder,

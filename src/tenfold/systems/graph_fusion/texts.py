@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tenfold.systems.graph_fusion.files import Place, find_file, read_json_file, read_lines, read_pairs
 
@@ -90,7 +91,8 @@ def take_wordnet(texts: Texts, path: Place) -> None:
 
 def _take_codex(texts: Texts, folder: Place, language: str) -> None:
     """CoDEx keeps its texts in ``data/entities`` beside ``data/triples``."""
-    for base in (folder, folder / "data", *([folder.parent.parent] if hasattr(folder, "parent") else [])):
+    above: list[Place] = [folder.parent.parent] if isinstance(folder, Path) else []
+    for base in (folder, folder / "data", *above):
         entities, relations = (base / kind / language / f"{kind}.json" for kind in ("entities", "relations"))
         if entities.is_file():
             for key, values in read_json_file(entities).items():
@@ -138,7 +140,7 @@ def relation_text_of_id(key: str) -> str:
 
 
 def freebase_relation_text(path: str) -> str:
-    """SimKGC's reading of a Freebase path (spec 2.4): split at ``/``, last words first, repetitions within 3 dropped."""
+    """SimKGC's reading of a Freebase path (spec 2.4): last words first, repetitions within 3 dropped."""
     tokens = [token for token in path.replace("./", "/").replace("_", " ").split("/") if token.strip()]
     kept: list[str] = []
     for token in tokens:

@@ -30,7 +30,9 @@ def rows_within(entities: int, rows: int, budget: int = BUDGET_BYTES, copies: in
     """
     fitting = max(1, budget // (4 * entities * copies))
     if fitting < rows:
-        log.info("scores of %d queries x %d entities exceed %d MiB: %d at a time", rows, entities, budget >> 20, fitting)
+        log.info(
+            "scores of %d queries x %d entities exceed %d MiB: %d at a time", rows, entities, budget >> 20, fitting
+        )
     return min(rows, fitting)
 
 
@@ -167,7 +169,9 @@ def tiled_topk(
             scores = scores + bias[start : start + tile]
         keys = ordered_keys(scores, torch.arange(start, start + scores.shape[1], device=scores.device))
         keys = keys.topk(min(k, keys.shape[1]), 1).values
-        best = keys if best is None else torch.cat([best, keys], 1).topk(min(k, best.shape[1] + keys.shape[1]), 1).values
+        best = (
+            keys if best is None else torch.cat([best, keys], 1).topk(min(k, best.shape[1] + keys.shape[1]), 1).values
+        )
     assert best is not None
     return split_keys(best)
 

@@ -134,7 +134,7 @@ class _TextTowers(QueryScorer):
         return torch.cat(parts)
 
     def encode(self) -> Tensor:
-        """All candidates' vectors: fresh ones in evaluation; while training, the table with the batch's rows renewed."""
+        """All candidates' vectors: fresh in evaluation; while training, the table with the batch's rows renewed."""
         if not (self.training and torch.is_grad_enabled()):
             return self._all_vectors()
         if self._table is None:
@@ -276,7 +276,7 @@ class PairScorer(_TextTowers):
         return self.encode_texts(self.query_tower, texts, words) + self.relation_embedding[relations]
 
     def score_all(self, heads: Tensor, relations: Tensor) -> Tensor:
-        """Every candidate's score, in chunks; the classifier is linear, so that its first and second part are shared."""
+        """Every candidate's score, in chunks; the classifier is linear, so that parts of it are shared."""
         with self.encoded():
             queries, candidates = self.query_vectors(heads, relations), self.encoding
             return torch.cat([self._odds(queries, part) for part in candidates.split(self.chunk)], 1)
