@@ -2,10 +2,10 @@
 
     python benchmarks/graph_fusion_pykeen.py [--quick] [--out FILE]
 
-Everything runs in one process with as many threads as torch takes; epochs and evaluations of the two alternate; medians.
-Training: DistMult, full softmax over the answers of each distinct query, both directions, batches of 256, Adam. Ours goes
-through ``tenfold.training.fit`` with its checkpoints; PyKEEN's through its LCWA loop. Evaluation: one PyKEEN model, ranked
-by its evaluator and by ours; the metrics must agree to 1e-6.
+Everything runs in one process with as many threads as torch takes; epochs and evaluations of the two alternate;
+medians. Training: DistMult, full softmax over the answers of each distinct query, both directions, batches of 256, Adam.
+Ours goes through ``tenfold.training.fit`` with its checkpoints; PyKEEN's through its LCWA loop. Evaluation: one PyKEEN
+model, ranked by its evaluator and by ours; the metrics must agree to 1e-6.
 """
 
 import argparse
@@ -82,7 +82,7 @@ def train(graph, width: int, batch: int, epochs: int, rounds: int) -> dict:
 
 
 def evaluate(graph, width: int, rounds: int) -> dict:
-    """Median seconds of a filtered evaluation of one model on the test split, and the largest difference of a metric."""
+    """Median seconds of a filtered evaluation of one model on the test split, and the metrics' largest difference."""
     factory = CoreTriplesFactory(
         graph.train, num_entities=graph.num_entities, num_relations=graph.num_relations, create_inverse_triples=True
     )

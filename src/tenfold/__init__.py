@@ -17,6 +17,8 @@ _HOME = {
     "attach_exits": "tenfold.systems.boosted_exits",
     "cut": "tenfold.systems.boosted_exits",
     "solve_thresholds": "tenfold.systems.boosted_exits",
+    "KnowledgeGraph": "tenfold.systems.graph_fusion",
+    "fuse_encoders": "tenfold.systems.graph_fusion",
     "count_flops": "tenfold.cost",
     "count_parameters": "tenfold.cost",
     "measure_latency": "tenfold.cost",

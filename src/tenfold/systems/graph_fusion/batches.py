@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tenfold.data.batches import ResumableBatches, derived_seed
+from tenfold.data.batches import ResumableBatches
+from tenfold.seeds import derived_seed
 from tenfold.systems.graph_fusion.graph import AnswerIndex
 from tenfold.systems.graph_fusion.teachers import TeacherFile
 

@@ -33,7 +33,8 @@ class FusionResult:
         Args:
             side: ``structure`` or ``text``.
         """
-        chosen: Side = side or max(SIDES, key=lambda name: self.validation[name])
+        better: Side = max(SIDES, key=self.validation.__getitem__)
+        chosen = better if side is None else side
         encoder = self.fusion.pair.side(chosen)
         injected = [made.injected.triples for made in self.rounds[-1:]]
         return Student.of(encoder, self.fusion.graph, injected=injected[0] if injected else None)

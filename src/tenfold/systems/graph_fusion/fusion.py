@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from tenfold.data.batches import derived_seed
 from tenfold.export import read_torch_file
 from tenfold.parallel import rank, wait_for_all_ranks
+from tenfold.seeds import derived_seed
 from tenfold.systems.graph_fusion.batches import QueryBatches
 from tenfold.systems.graph_fusion.calibration import fit_temperature
 from tenfold.systems.graph_fusion.densification import Injected, candidates_of, densify, precision_curve

@@ -118,7 +118,15 @@ def _find(name: str, ids: Sequence[str], texts: Sequence[str], what: str) -> int
 
 
 def with_inverses(triples: Tensor, num_relations: int) -> Tensor:
-    """``(n, 3)`` triples, then their n inverses ``(t, r + R, h)``."""
+    """Triples in both directions: the given ones, then their inverses ``(t, r + R, h)``.
+
+    Args:
+        triples: ``(n, 3)`` plain relations.
+        num_relations: R.
+
+    Returns:
+        ``(2n, 3)``.
+    """
     inverse = torch.stack([triples[:, 2], triples[:, 1] + num_relations, triples[:, 0]], 1)
     return torch.cat([triples, inverse])
 
@@ -291,7 +299,11 @@ def restrict(graph: KnowledgeGraph, keep: Tensor, note: str) -> KnowledgeGraph:
 
 
 def drop_unseen(graph: KnowledgeGraph) -> KnowledgeGraph:
-    """The graph without the entities that no training triple mentions, as other libraries load it; for comparison."""
+    """The graph without the entities that no training triple mentions, as other libraries load it; for comparison.
+
+    Args:
+        graph: the graph, with all its entities.
+    """
     seen = graph.seen()
     lost = graph.num_entities - int(seen.sum())
     return restrict(graph, seen, f"{lost:,} entities without a training triple were dropped, with their triples.")

@@ -41,14 +41,19 @@ def full_scores_loss(scores: Tensor, batch: QueryBatch, kind: LossKind = "softma
     """
     if kind == "bce":
         return _binary_loss(scores, batch, smoothing)
-    log_p = log_probabilities(scores)
     if kind == "1vsall":
         weights, total = torch.where(batch.observed, 1.0, batch.weights), len(batch.answers)
     else:
         weights, total = batch.weights, len(batch.heads)
-    mass = torch.zeros_like(log_p[:, 0]).index_add(0, batch.owner, weights.to(log_p.dtype))
-    gold = -(weights * log_p[batch.owner, batch.answers]).sum()
-    spread = -(mass * log_p.mean(1)).sum()
+    scores = scores if scores.dtype == torch.float64 else scores.float()
+    weights = weights.to(scores.dtype)
+    # The normaliser alone: no matrix of log-probabilities is written.
+    normaliser = scores.logsumexp(1)
+    gold = (weights * (normaliser[batch.owner] - scores[batch.owner, batch.answers])).sum()
+    if smoothing == 0:
+        return gold / total
+    mass = torch.zeros_like(normaliser).index_add(0, batch.owner, weights)
+    spread = (mass * (normaliser - scores.mean(1))).sum()
     return ((1 - smoothing) * gold + smoothing * spread) / total
 
 

@@ -15,6 +15,7 @@ from tenfold.errors import UserError
 from tenfold.statistics import PairedDifference
 from tenfold.systems.graph_fusion.graph import AnswerIndex, KnowledgeGraph, Split, with_inverses
 from tenfold.systems.graph_fusion.scorers import QueryScorer, check_scores
+from tenfold.systems.graph_fusion.tiles import rows_within
 
 BUCKETS = {"0": (0, 0), "1": (1, 1), "2-3": (2, 3), "4-10": (4, 10), "over 10": (11, 10**9)}
 """Groups of queries by the number of training edges of the given entity."""
@@ -93,6 +94,7 @@ def rank_queries(
     device = next((p.device for p in scorer.parameters()), torch.device("cpu"))
     training = scorer.training
     scorer.eval()
+    batch_size = rows_within(scorer.num_entities, batch_size)
     queries, place = triples[:, :2].unique(dim=0, return_inverse=True)
     order = place.argsort(stable=True)
     bounds = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(place, minlength=len(queries)).cumsum(0)])

@@ -4,12 +4,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tenfold.errors import UserError
 from tenfold.systems.graph_fusion.batches import QueryBatch
 from tenfold.systems.graph_fusion.method import SplitKind, bucket_kl, full_scores_loss, mutual_loss
 from tenfold.systems.graph_fusion.sampled_losses import in_batch_loss, sampled_softmax_loss, self_adversarial_loss
 from tenfold.systems.graph_fusion.scorers import QueryScorer
+from tenfold.systems.graph_fusion.tiles import tiled_cross_entropy, too_large
 
 Side = Literal["structure", "text"]
 SIDES: tuple[Side, Side] = ("structure", "text")
@@ -57,10 +60,15 @@ class Learning:
     learning_rate: float = 3e-3
     weight_decay: float = 0.0
 
-    @property
-    def needs_all_scores(self) -> bool:
-        """Whether the supervised loss is computed from scores of all entities."""
-        return self.loss in ("softmax", "1vsall", "bce")
+    def needs_all_scores(self, encoder: QueryScorer, queries: int) -> bool:
+        """Whether the supervised loss is computed from a matrix of scores.
+
+        A softmax whose matrix would exceed the memory budget is computed in tiles, exactly, where the encoder has
+        vectors; see :mod:`~.tiles`.
+        """
+        if self.loss not in ("softmax", "1vsall", "bce"):
+            return False
+        return not (self.loss == "softmax" and encoder.has_vectors and too_large(queries, encoder.num_entities))
 
     def supervised(self, encoder: QueryScorer, batch: QueryBatch, scores: Tensor | None) -> Tensor:
         """The encoder's own loss, else that of the settings.
@@ -79,8 +87,29 @@ class Learning:
             return in_batch_loss(encoder, batch)
         if self.loss == "sampled":
             return sampled_softmax_loss(encoder, batch, self.negatives)
-        assert scores is not None
+        if scores is None:
+            return _tiled_softmax(encoder, batch, self.smoothing)
         return full_scores_loss(scores, batch, self.loss, self.smoothing)
+
+
+def _tiled_softmax(encoder: QueryScorer, batch: QueryBatch, smoothing: float) -> Tensor:
+    queries = encoder.query_vectors(batch.heads, batch.relations)
+    entities = encoder.candidate_vectors()
+    if encoder.similarity == "cos":
+        queries, entities = F.normalize(queries, dim=-1), F.normalize(entities, dim=-1)
+    elif encoder.similarity != "dot":
+        raise UserError(
+            f"{encoder.num_entities:,} entities need tiles, which distances have not: use the loss 'sampled'"
+        )
+    return tiled_cross_entropy(
+        queries * encoder.score_scale(),
+        entities,
+        batch.owner,
+        batch.answers,
+        batch.weights,
+        bias=encoder.entity_bias(),
+        smoothing=smoothing,
+    )
 
 
 @dataclass(frozen=True)
@@ -142,7 +171,7 @@ class MutualObjective:
             encoder = pair.side(side)
             encoder.begin_step(batch.answers)
             with encoder.encoded():
-                if self.exchange.lam > 0 or self.learning[side].needs_all_scores:
+                if self.exchange.lam > 0 or self.learning[side].needs_all_scores(encoder, len(batch.heads)):
                     scores[side] = encoder.score_all(batch.heads, batch.relations)
                 loss = self.learning[side].supervised(encoder, batch, scores.get(side))
             logged[f"{side}-supervised"] = loss
@@ -187,7 +216,8 @@ class PhaseObjective:
         logged: dict[str, Tensor] = {}
         with encoder.encoded():
             scores = None
-            if self.exchange.lam > 0 or unobserved is not None or self.learning.needs_all_scores:
+            exchanged = self.exchange.lam > 0 or unobserved is not None
+            if exchanged or self.learning.needs_all_scores(encoder, observed):
                 scores = encoder.score_all(heads, relations)
             loss = self.learning.supervised(encoder, batch, None if scores is None else scores[:observed])
         logged["supervised"] = loss

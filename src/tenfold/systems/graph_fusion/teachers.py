@@ -16,6 +16,7 @@ from tenfold.run import read_json, write_atomically
 from tenfold.systems.graph_fusion.graph import AnswerIndex
 from tenfold.systems.graph_fusion.queries import UnobservedQueries
 from tenfold.systems.graph_fusion.scorers import QueryScorer, check_scores
+from tenfold.systems.graph_fusion.tiles import rows_within
 
 if TYPE_CHECKING:
     from tenfold.systems.graph_fusion.batches import UnobservedBatch
@@ -105,6 +106,7 @@ def write_teacher(
     queries = unobserved.queries
     n = teacher.num_entities
     k = min(k, n - 1)
+    batch_size = rows_within(n, batch_size)
     device = next((p.device for p in teacher.parameters()), torch.device("cpu"))
     ids = np.empty((len(queries), k), np.int32)
     probabilities = np.empty((len(queries), k), np.float16)

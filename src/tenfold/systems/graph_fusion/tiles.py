@@ -36,6 +36,11 @@ def rows_within(entities: int, rows: int, budget: int = BUDGET_BYTES, copies: in
     return min(rows, fitting)
 
 
+def too_large(rows: int, entities: int, budget: int = BUDGET_BYTES, copies: int = 4) -> bool:
+    """Whether the scores of so many queries against all entities exceed the budget."""
+    return 4 * rows * entities * copies > budget
+
+
 def tile_size(rows: int, budget: int = BUDGET_BYTES, copies: int = 4) -> int:
     """Entities per tile so that a tile of scores stays within the budget, and within a cache-friendly 16,384."""
     return max(1, min(16_384, budget // (4 * max(rows, 1) * copies)))
