@@ -135,7 +135,7 @@ def graph_fusion_pykeen() -> str:
     return "\n\n".join(
         [
             f"`python benchmarks/graph_fusion_pykeen.py`: side by side with PyKEEN {environment['pykeen']} in one "
-            f"process, {environment['threads']} thread(s): DistMult of width 64, batches of 256, the same data and scores.",
+            f"process, {environment['threads']} thread(s): DistMult of width 64, batches of 256, same data and scores.",
             table(["graph", "", "tenfold, queries/s", "PyKEEN, queries/s", "ratio", "largest difference"], rows),
         ]
     )
