@@ -4,8 +4,8 @@
 
 Everything runs in one process with as many threads as torch takes; epochs and evaluations of the two alternate;
 medians. Training: DistMult, full softmax over the answers of each distinct query, both directions, batches of 256,
-Adam. Ours goes through ``tenfold.training.fit`` with its checkpoints; PyKEEN's through its LCWA loop. Evaluation: one PyKEEN
-model, ranked by its evaluator and by ours; the metrics must agree to 1e-6.
+Adam. Ours goes through ``tenfold.training.fit`` with its checkpoints, PyKEEN's through its LCWA loop. Evaluation: one
+PyKEEN model, ranked by its evaluator and by ours; the metrics must agree to 1e-6.
 """
 
 import argparse
