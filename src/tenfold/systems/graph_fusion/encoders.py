@@ -7,7 +7,7 @@ from typing import Any
 
 from tenfold.errors import UserError
 from tenfold.networks import import_object
-from tenfold.systems.graph_fusion.graph import AnswerIndex, KnowledgeGraph, with_inverses
+from tenfold.systems.graph_fusion.graph import KnowledgeGraph
 from tenfold.systems.graph_fusion.scorers import QueryScorer
 
 _STRUCTURE = {
@@ -56,7 +56,7 @@ def build_encoder(
             "names": graph.names,
             "descriptions": graph.descriptions,
             "relation_texts": graph.relation_texts,
-            "neighbours": neighbours_of(graph) if arguments.pop("neighbour_names", False) else None,
+            "neighbours": graph.known("train") if arguments.pop("neighbour_names", False) else None,
         }
         return _call(cls, name, arguments, n, r, **known)
     if name.startswith("pykeen/"):
@@ -66,13 +66,6 @@ def build_encoder(
     if name == "factory":
         return _from_factory(factory, graph, arguments)
     raise UserError(f"there is no encoder {name!r}; there are: {', '.join(NAMES)}")
-
-
-def neighbours_of(graph: KnowledgeGraph) -> AnswerIndex:
-    """Training neighbours of each entity, under the one relation 0; never from validation or test."""
-    both = with_inverses(graph.train, graph.num_relations).clone()
-    both[:, 1] = 0
-    return AnswerIndex(both, 1)
 
 
 def _call(

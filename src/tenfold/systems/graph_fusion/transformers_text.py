@@ -55,7 +55,8 @@ class _TextTowers(QueryScorer):
         names: per entity.
         descriptions: per entity, may be empty.
         relation_texts: per relation.
-        neighbours: ``(entity, entity)`` ids joined in training; their names complete short descriptions.
+        neighbours: training answers of directed queries; their names complete short descriptions. ``None``: names of
+            neighbours are not used.
         max_tokens: texts are cut there.
         refresh: steps between two refreshes of the table.
         chunk: texts encoded at a time.
@@ -94,18 +95,34 @@ class _TextTowers(QueryScorer):
         self.query_tower.config.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
-    def entity_text(self, entity: int, without: int | None = None) -> str:
-        """Name, description and, where that is short, names of up to ten training neighbours but ``without``.
+    def entity_text(self, entity: int, relation: int | None = None) -> str:
+        """Name, description and, where that is short, names of up to ten training neighbours, by number.
 
-        While training, the gold answer must not stand in the query's text.
+        Args:
+            entity: its number.
+            relation: of the query while training: its answers must not stand in the query's own text.
         """
         name, description = self.names[entity], self.descriptions[entity]
         if self.neighbours is not None and len(description.split()) < _SHORT:
-            row = self.neighbours.find(torch.tensor([[entity, 0]]))
-            _, near, _ = self.neighbours.of(row)
-            more = [self.names[n] for n in near.tolist() if n not in (without, entity)][:10]
-            description = f"{description} {' '.join(more)}".strip()
+            near = self._neighbours_of(entity, relation)
+            description = f"{description} {' '.join(self.names[n] for n in near[:10])}".strip()
         return f"{name}: {description}" if description else name
+
+    def _neighbours_of(self, entity: int, relation: int | None) -> list[int]:
+        assert self.neighbours is not None
+        owners = self.neighbours.queries[:, 0].contiguous()
+        first, last = (int(torch.searchsorted(owners, entity, right=right)) for right in (False, True))
+        rows = torch.arange(first, last)
+        _, near, _ = self.neighbours.of(rows)
+        if relation is not None:
+            _, answers, _ = self.neighbours.of(self.neighbours.find(torch.tensor([[entity, relation]])))
+            near = near[~torch.isin(near, answers)]
+        return [n for n in near.unique().tolist() if n != entity]
+
+    def query_texts(self, heads: Tensor, relations: Tensor) -> list[str]:
+        """Texts of queries' entities; while training without the names of the queries' answers."""
+        pairs = zip(heads.tolist(), relations.tolist(), strict=True)
+        return [self.entity_text(h, r if self.training else None) for h, r in pairs]
 
     def encode_texts(self, tower: nn.Module, first: Sequence[str], second: Sequence[str] | None = None) -> Tensor:
         """``(n, width)`` pooled vectors of texts, or of pairs of texts."""
@@ -199,8 +216,7 @@ class BiEncoder(_TextTowers):
 
     def query_vectors(self, heads: Tensor, relations: Tensor) -> Tensor:
         """Unit vectors of ``name: description`` paired with the relation's words."""
-        texts = [self.entity_text(entity) for entity in heads.tolist()]
-        return self.vectors_of_queries(texts, relations)
+        return self.vectors_of_queries(self.query_texts(heads, relations), relations)
 
     def vectors_of_queries(self, texts: Sequence[str], relations: Tensor) -> Tensor:
         """Unit vectors of queries whose entity is only a text."""
@@ -271,7 +287,7 @@ class PairScorer(_TextTowers):
 
     def query_vectors(self, heads: Tensor, relations: Tensor) -> Tensor:
         """Vectors of ``name: description`` paired with the relation's words."""
-        texts = [self.entity_text(entity) for entity in heads.tolist()]
+        texts = self.query_texts(heads, relations)
         words = [self.relation_texts[r] for r in relations.tolist()]
         return self.encode_texts(self.query_tower, texts, words) + self.relation_embedding[relations]
 
