@@ -53,7 +53,7 @@ def objective(model, batch):
 
 
 def train(graph, width: int, batch: int, epochs: int, rounds: int) -> list[dict]:
-    """Median seconds of an epoch through fit, in a plain loop over the same batches, and PyKEEN's, turns alternating."""
+    """Median seconds of an epoch through fit, in a plain loop, and of PyKEEN's, turns alternating."""
     factory = CoreTriplesFactory(
         graph.train, num_entities=graph.num_entities, num_relations=graph.num_relations, create_inverse_triples=True
     )
