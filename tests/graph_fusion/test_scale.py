@@ -6,8 +6,11 @@ import sys
 
 import pytest
 import torch
-from graph_for_tests import batch_of
+from graph_for_tests import batch_of, small_graph
 
+from tenfold.errors import UserError
+from tenfold.systems.graph_fusion import Learning, build_encoder
+from tenfold.systems.graph_fusion.batches import QueryBatches
 from tenfold.systems.graph_fusion.method import full_scores_loss
 from tenfold.systems.graph_fusion.tiles import (
     approximate_topk,
@@ -37,6 +40,28 @@ def test_tiled_softmax_is_the_full_one(tile):
     assert tiled.item() == pytest.approx(plain.item(), abs=1e-6)
     for ours, theirs in zip(torch.autograd.grad(tiled, (queries, entities, bias)), expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["distmult", "hash-text"])
+def test_a_softmax_that_is_too_large_is_taken_in_tiles(monkeypatch, name):
+    """The loss and its gradients stay the same; distances have no tiles and say so."""
+    graph = small_graph()
+    encoder = build_encoder(name, graph, {"dim": 8})
+    batch = next(iter(QueryBatches(graph.known("train"), 8, seed=0)))
+    learning = Learning()
+    assert learning.needs_all_scores(encoder, 8)
+    plain = learning.supervised(encoder.eval(), batch, encoder.score_all(batch.heads, batch.relations))
+    monkeypatch.setattr("tenfold.systems.graph_fusion.objectives.too_large", lambda *_: True)
+    assert not learning.needs_all_scores(encoder, 8)
+    tiled = learning.supervised(encoder, batch, None)
+    assert tiled.item() == pytest.approx(plain.item(), abs=1e-5)
+    parameters = list(encoder.parameters())
+    for ours, theirs in zip(
+        torch.autograd.grad(tiled, parameters), torch.autograd.grad(plain, parameters), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    with pytest.raises(UserError, match="'sampled'"):
+        learning.supervised(build_encoder("transe", graph, {"dim": 8}), batch, None)
 
 
 @pytest.mark.parametrize("tile", [1, 6, 50])
