@@ -137,8 +137,9 @@ def graph_fusion_pykeen() -> str:
             f"`python benchmarks/graph_fusion_pykeen.py`: side by side with PyKEEN {environment['pykeen']} in one "
             f"process, {environment['threads']} thread(s): DistMult of width 64, batches of 256, same data and scores.",
             table(["graph", "", "tenfold, queries/s", "PyKEEN, queries/s", "ratio", "largest difference"], rows),
-            "Evaluation ranks PyKEEN's own model in both; over 3,000 entities most of the time is that model's scoring, "
-            "which both share. The difference is the largest of MRR, Hits@1, Hits@10 and the mean rank (in the hundreds).",
+            "Evaluation ranks PyKEEN's own model in both; over 3,000 entities most of the time is that model's "
+            "scoring, which both share. The difference is the largest of MRR, Hits@1, Hits@10 and mean rank (in the "
+            "hundreds).",
         ]
     )
 
