@@ -28,7 +28,7 @@ from tenfold.systems.graph_fusion.graph import KnowledgeGraph
 from tenfold.systems.graph_fusion.metrics import Ranks, evaluate_encoder, summarise_groups, summarise_ranks
 from tenfold.systems.graph_fusion.objectives import SIDES, Learning, Side
 from tenfold.systems.graph_fusion.progress import Round
-from tenfold.systems.graph_fusion.scorers import QueryScorer
+from tenfold.systems.graph_fusion.scorers import QueryScorer, check_scorer
 from tenfold.systems.graph_fusion.settings import ABLATIONS, ARMS, PRESETS, Config, arms_of, find_arm, options_of
 from tenfold.systems.graph_fusion.student import Student
 
@@ -44,8 +44,8 @@ def run(config: Config, run: Run) -> Results:
     """
     arms = arms_of(config)
     graph = load_graph(**asdict(config.data))
-    for side in SIDES:  # what cannot be built fails now, not after hours
-        make_encoder(config, graph, side)
+    for side in SIDES:  # what cannot be built or asked fails now, before anything is written
+        check_scorer(make_encoder(config, graph, side), side)
     outcomes: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
     ensembles = []
     for seed in range(config.seed, config.seed + config.seeds):
