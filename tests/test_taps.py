@@ -94,3 +94,13 @@ def test_first_tensor_looks_into_nested_outputs():
     tensor = torch.ones(1)
     assert first_tensor({"loss": None, "out": ([tensor], torch.zeros(1))}) is tensor
     assert first_tensor((None, 3)) is None
+
+
+def test_one_run_of_a_module_that_runs_several_times_is_named_by_its_number(x):
+    model = _Branching(repeats=3)
+    with collect_taps(model, ["early#0", "early#2"]) as outputs:
+        model(x)
+    assert list(outputs) == ["early#0", "early#2"]
+    once = model.early(x)
+    assert torch.equal(outputs["early#0"], once)
+    assert torch.equal(outputs["early#2"], model.early(model.early(once)))

@@ -142,7 +142,7 @@ def test_metrics_do_not_depend_on_the_order_of_rows(labels, seed):
 def test_the_cheapest_layers_within_the_tolerance_are_chosen():
     features, spread, _ = rows(passes=100)
     slices = {"useful": slice(0, 3), "noise": slice(3, 8), "more": slice(8, 12)}
-    selection = select_layers(features, slices, lambda f: fit_estimator(f, spread, epochs=60), tolerance=0.02)
+    selection = select_layers(slices, lambda c: fit_estimator(features[:, c], spread, epochs=60), tolerance=0.02)
     assert selection.chosen.names == ("useful",)
     kinds = {score.kind for score in selection.scores}
     assert {"all", "single", "prefix", "suffix"} <= kinds

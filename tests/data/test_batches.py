@@ -16,6 +16,7 @@ from tenfold.data import (
     FileBatches,
     ImageFiles,
     LabelledImages,
+    RowBatches,
     TensorBatches,
     evaluation_batches,
     find_image_files,
@@ -307,3 +308,16 @@ def test_normalise_known_answers() -> None:
     torch.testing.assert_close(result.flatten(), torch.tensor([-1.0, 0.0, 4.0]), rtol=0, atol=1e-6)
     assert result.dtype == torch.float32
     assert images.flatten().tolist() == [0, 51, 255]
+
+
+def test_rows_of_a_table_come_once_an_epoch_and_resume() -> None:
+    columns = {"a": torch.arange(10), "b": torch.arange(20.0).view(10, 2)}
+    batches = RowBatches(columns, torch.arange(10) * 2, 3, seed=1)
+    epoch = list(batches)
+    for inputs, targets in epoch:
+        assert torch.equal(inputs["a"] * 2, targets)
+        assert torch.equal(inputs["b"][:, 0], inputs["a"] * 2.0)
+    assert len(torch.cat([targets for _, targets in epoch]).unique()) == 9
+    again = RowBatches(columns, torch.arange(10) * 2, 3, seed=1)
+    again.load_state_dict({"epoch": 0, "given": 2})
+    assert torch.equal(next(iter(again))[1], epoch[2][1])

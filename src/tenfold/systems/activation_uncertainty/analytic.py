@@ -32,8 +32,13 @@ def closed_form_variance(hidden: Tensor, weight: Tensor, rate: float) -> Tensor:
 def closed_form_covariance(hidden: Tensor, weight: Tensor, rate: float) -> Tensor:
     """Covariance of linear outputs under dropout of their inputs: ``W diag(p/(1-p) h^2) W^T``.
 
+    Args:
+        hidden: ``(rows, units)`` activations without dropout.
+        weight: ``(outputs, units)``.
+        rate: probability of dropping a unit, in (0, 1).
+
     Returns:
-        ``(rows, outputs, outputs)``; arguments as in :func:`closed_form_variance`.
+        ``(rows, outputs, outputs)``.
     """
     return torch.einsum("ou,nu,pu->nop", weight, rate / (1 - rate) * hidden.square(), weight)
 
@@ -73,7 +78,12 @@ def delta_method(target: Target, output: Tensor, covariance: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LinearCalibration:
-    """Two numbers that bring the level of an estimate right: ``scale * estimate + offset``, not below 0."""
+    """Two numbers that bring the level of an estimate right: ``scale * estimate + offset``, not below 0.
+
+    Attributes:
+        scale: factor of the estimate.
+        offset: what is added.
+    """
 
     scale: float
     offset: float

@@ -146,6 +146,7 @@ class ActivationUncertainty:
         loss: Loss = "auto",
         task: Task = "regression",
         hidden: tuple[int, ...] = (100, 50),
+        layers: Sequence[str] | None = None,
         select: bool = False,
         tolerance: float = 0.01,
         **options: Any,
@@ -157,6 +158,7 @@ class ActivationUncertainty:
             loss: see :mod:`~tenfold.systems.activation_uncertainty.estimator`.
             task: ``regression`` or ``buckets``.
             hidden: widths of the estimator.
+            layers: names of the taps to read; all where ``None``.
             select: keep the cheapest subset of layers that is almost as good as all.
             tolerance: how far below all layers' R2 it may be, on validation rows.
             options: further ones of :func:`~tenfold.systems.activation_uncertainty.estimator.fit_estimator`.
@@ -171,23 +173,31 @@ class ActivationUncertainty:
         if labels.features is None:
             raise UserError("these labels were made without features; label with the learner itself")
 
-        def fit(features: Tensor) -> FittedEstimator:
+        features = labels.features
+
+        def fit(columns: list[int]) -> FittedEstimator:
             return fit_estimator(
-                features, labels.spread, power=self.target.power, passes=labels.passes, loss=loss, task=task,
-                hidden=hidden, seed=self.seed, **options,
+                features[:, columns], labels.spread, power=self.target.power, passes=labels.passes, loss=loss,
+                task=task, hidden=hidden, seed=self.seed, **options,
             )  # fmt: skip
 
         slices = self.features.slices()
-        names: Sequence[str] = list(slices)
-        selection = select_layers(labels.features, slices, fit, tolerance=tolerance) if select else None
+        if unknown := [name for name in layers or () if name not in slices]:
+            raise UserError(f"layers: {unknown[0]!r} is not tapped; there are: {', '.join(slices)}")
+        names: Sequence[str] = list(layers or slices)
+        selection = (
+            select_layers({name: slices[name] for name in slices if name in names}, fit, tolerance=tolerance)
+            if select
+            else None
+        )
         if selection is not None:
             names = selection.chosen.names
         chosen = self.features.only(names)
         columns = self.columns(names)
         self._fit = _Fit(
-            fit(labels.features[:, columns]),
+            fit(columns),
             chosen,
-            FeatureRange(len(columns)).fit(labels.features[:, columns]),
+            FeatureRange(len(columns)).fit(features[:, columns]),
             selection,
             labels.passes,
         )

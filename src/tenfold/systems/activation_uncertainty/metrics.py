@@ -86,7 +86,12 @@ class Quality:
 
 
 def quality(labels: ArrayLike, estimates: ArrayLike) -> Quality:
-    """All numbers of :class:`Quality`; an estimate that never changes has rank correlation 0."""
+    """All numbers of :class:`Quality`; an estimate that never changes has rank correlation 0.
+
+    Args:
+        labels: ``(rows,)`` U of passes that the estimates do not know.
+        estimates: ``(rows,)``.
+    """
     from scipy import stats
 
     a, b = _pair(labels, estimates)
@@ -145,13 +150,24 @@ def retention_curve(errors: ArrayLike, uncertainty: ArrayLike, points: int = 20)
 
 
 def retention_area(errors: ArrayLike, uncertainty: ArrayLike) -> float:
-    """Mean of the retention curve over all shares kept (area under the risk-coverage curve): smaller is better."""
+    """Mean of the retention curve over all shares kept (area under the risk-coverage curve): smaller is better.
+
+    Args:
+        errors: ``(rows,)`` the main model's error on each row.
+        uncertainty: ``(rows,)``.
+    """
     a, b = _pair(errors, uncertainty)
     return float(np.mean(np.cumsum(a[np.argsort(b, kind="stable")]) / np.arange(1, len(a) + 1)))
 
 
 def overlap_at(k: int, ours: ArrayLike, theirs: ArrayLike) -> float:
-    """Share of the ``k`` most uncertain rows, as active learning would choose them, that two estimates share."""
+    """Share of the ``k`` most uncertain rows, as active learning would choose them, that two estimates share.
+
+    Args:
+        k: how many rows are chosen.
+        ours: ``(rows,)`` uncertainty.
+        theirs: ``(rows,)`` uncertainty by another method.
+    """
     a, b = _pair(ours, theirs)
     if not 1 <= k <= len(a):
         raise ValueError(f"k must lie in 1..{len(a)}; got {k}")

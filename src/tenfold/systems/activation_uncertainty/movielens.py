@@ -197,7 +197,13 @@ def _assemble(
 
 @dataclass(frozen=True)
 class SyntheticMovieLens:
-    """Users, movies and ratings that nobody gave; ids count from 1, as in MovieLens 1M."""
+    """Users, movies and ratings that nobody gave; ids count from 1, as in MovieLens 1M.
+
+    Attributes:
+        users: rows of ``users.dat``: id, gender, age code, occupation, zip code.
+        movies: rows of ``movies.dat``: id, title, genres.
+        ratings: ``(n, 4)`` rows of ``ratings.dat``: user, movie, stars, time.
+    """
 
     users: list[tuple[int, str, int, int, str]]
     movies: list[tuple[int, str, str]]

@@ -120,7 +120,22 @@ def dropout_labels(
     per_sample: bool = False,
     prefix: bool = True,
 ) -> DropoutLabels:
-    """Label rows by Monte-Carlo dropout; see :func:`label_batches`, whose batches it joins."""
+    """Label rows by Monte-Carlo dropout: the batches of :func:`label_batches`, joined.
+
+    Args:
+        model: the network; afterwards as it was.
+        batches: inputs, or ``(inputs, ids)``.
+        dropout: where units are dropped.
+        target: definition of the uncertainty.
+        passes: T, at least 2.
+        seed: of the masks.
+        features: read in the pass without dropout, if given.
+        output: picks the prediction from what the network gives.
+        how: ``repeat``, ``loop`` or ``vmap``.
+        memory_limit_mb: MiB that the passes run together may take.
+        per_sample: masks by sample id.
+        prefix: whether what comes before the first dropout is computed once per batch.
+    """
     return merge_labels(
         labels
         for _, labels in label_batches(

@@ -5,7 +5,7 @@ all that it is compared with, measure. Then the papers' further claims (joint tr
 depends on (ablations), and the delivery of the first seed's model with its estimator.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from tenfold.systems.activation_uncertainty.metrics import (
 from tenfold.systems.activation_uncertainty.passes import DropoutLabels
 from tenfold.systems.activation_uncertainty.prefix import PrefixCache
 from tenfold.systems.activation_uncertainty.rows import Comparison
+from tenfold.systems.activation_uncertainty.serving import UncertainModel
 from tenfold.systems.activation_uncertainty.settings import PRESETS, TASKS, Config, TaskSettings, tasks_of
 from tenfold.training import fit
 
@@ -79,7 +80,7 @@ def run(config: Config, run: Run) -> Results:
         )
     if config.ablations:
         extra["ablations"] = run.step("ablations", lambda folder: vary_settings(config, first, data, folder, run))
-    delivered = run.step("delivery", lambda _: deliver(config, first, data, run))
+    delivered = run.step("delivery", lambda _: deliver(config, first, data, outcomes[first.name][0]["chosen"], run))
     return Results(
         system="activation-uncertainty",
         preset=config.preset,
@@ -237,15 +238,15 @@ def measure(config: Config, task: TaskSettings, data: TaskData, seed: int, weigh
     table.monte_carlo(parts("test"), seed=1000 * seed + 100)
     table.equivalents()
 
-    learner.fit(auxiliary, **options)
-    served = learner.serve()
+    fitted = table.fit_columns(learner.columns(learner.features.blocks))
+    served = UncertainModel(model, learner.features, fitted.estimator, learner.target)
     predictions, estimates = _served(served, data)
     estimates_all = torch.cat(estimates)
     changed = sum(int((a != b).sum()) for a, b in zip(untapped, predictions, strict=True))
     trained = learner.label(_first(data.numbered("train"), len(auxiliary)), seed=1000 * seed + 3)
     errors = main_errors(data, test)
-    few = _mc(learner, data, 1000 * seed + 200)
-    methods: dict[str, Tensor] = {"activations, one pass": estimates_all, **few}
+    twenty = "Monte-Carlo dropout, T = 20"
+    methods: dict[str, Tensor] = {"activations, one pass": estimates_all, twenty: table.estimates[twenty]}
     if learner.target.classes:
         methods["largest probability"] = 1 - test.output.softmax(-1).amax(-1)
     k = max(len(test) // 10, 1)
@@ -268,7 +269,7 @@ def measure(config: Config, task: TaskSettings, data: TaskData, seed: int, weigh
         "deciles": level_deciles(test.uncertainty, estimates_all),
         "retention": {name: retention_curve(errors, values) for name, values in methods.items()},
         "retention_area": {name: retention_area(errors, values) for name, values in methods.items()},
-        "overlap": overlap_at(k, estimates_all, few["Monte-Carlo dropout, T = 20"]),
+        "overlap": overlap_at(k, estimates_all, table.estimates[twenty]),
         "overlap_at": k,
         "changed_predictions": changed,
         "mean_uncertainty": {
@@ -299,15 +300,6 @@ def _first(batches: Iterable[Any], rows: int) -> Iterable[Any]:
             return
         yield inputs, ids
         given += len(ids)
-
-
-def _mc(learner: ActivationUncertainty, data: TaskData, seed: int) -> dict[str, Tensor]:
-    return {
-        f"Monte-Carlo dropout, T = {passes}": learner.label(
-            data.numbered("test"), passes=passes, seed=seed + passes
-        ).uncertainty
-        for passes in (20,)
-    }
 
 
 def main_errors(data: TaskData, test: DropoutLabels) -> Tensor:
@@ -381,11 +373,13 @@ def train_jointly(config: Config, task: TaskSettings, data: TaskData, folder: Pa
         before = quality(test.uncertainty, joint.estimator.eval()(test.features))
     few = auxiliary.subset(slice(0, max(len(auxiliary) // 10, 50)))
     after = learner.fit(few, loss="gamma", start=joint.estimator).evaluate(test)
-    fresh = learner.fit(few).evaluate(test)
+    same_loss = learner.fit(few, loss="gamma").evaluate(test)
+    post_hoc = learner.fit(few).evaluate(test)
     return {
         "joint": asdict(before),
         "joint, short fit": asdict(after),
-        "post hoc, same few rows": asdict(fresh),
+        "post hoc, same rows and loss": asdict(same_loss),
+        "post hoc, same rows": asdict(post_hoc),
         "rows": len(few),
         "differing_weights": differing,
     }
@@ -466,15 +460,12 @@ def vary_settings(config: Config, task: TaskSettings, data: TaskData, folder: Pa
     return vary(data, main, learner_on, model_at if task.model.name in ("mlp", "cnn", "ratings", "clicks") else None)
 
 
-def deliver(config: Config, task: TaskSettings, data: TaskData, run: Run) -> dict[str, Any]:
+def deliver(config: Config, task: TaskSettings, data: TaskData, chosen: Sequence[str], run: Run) -> dict[str, Any]:
     """Write the first seed's main model and its estimator on the chosen layers into the run's folder."""
     model = load_main(task, data, _weights(run, f"main/{task.name}/seed{config.seed}"), config.trainer.device)
     learner = make_learner(config, task, data, model, config.seed)
     auxiliary, test, _ = _labelled(config, data, learner, config.seed)
-    learner.fit(
-        auxiliary, loss=config.estimator.loss, hidden=tuple(config.estimator.hidden), select=True,
-        tolerance=config.estimator.tolerance,
-    )  # fmt: skip
+    learner.fit(auxiliary, loss=config.estimator.loss, hidden=tuple(config.estimator.hidden), layers=chosen)
     measured = learner.evaluate(test)
     estimator = learner.result.estimator
     costs = costs_of(learner, data, estimator.multiply_adds)

@@ -53,9 +53,12 @@ class Comparison:
         self.learner, self.auxiliary, self.test = learner, auxiliary, test
         self.estimator = estimator
         self.rows: dict[str, dict[str, Any]] = {}
+        self.estimates: dict[str, Tensor] = {}
+        self._fits: dict[tuple[int, ...], FittedEstimator] = {}
 
     def measure(self, name: str, estimates: Tensor, **more: Any) -> None:
         """Add a row: the quality of estimates of the test rows."""
+        self.estimates[name] = estimates
         self.rows[name] = {**asdict(quality(self.test.uncertainty, estimates)), **more}
 
     def fit(self, features: Tensor, **changes: Any) -> FittedEstimator:
@@ -66,27 +69,37 @@ class Comparison:
             seed=self.learner.seed, **options,
         )  # fmt: skip
 
+    def fit_columns(self, columns: list[int]) -> FittedEstimator:
+        """The estimator on some of the activation features; fitted once."""
+        key = tuple(columns)
+        if key not in self._fits:
+            self._fits[key] = self.fit(_both(self.auxiliary.features, self.test.features)[0][:, columns])
+        return self._fits[key]
+
     @torch.no_grad()
-    def learned(self, name: str, features: Tensor, test_features: Tensor) -> FittedEstimator:
-        """Add the row of an estimator on some features."""
-        fitted = self.fit(features)
+    def learned(self, name: str, fitted: FittedEstimator, test_features: Tensor) -> None:
+        """Add the row of an estimator."""
         self.measure(
-            name, fitted.estimator(test_features), features=features.shape[1],
+            name, fitted.estimator(test_features), features=test_features.shape[1],
             multiply_adds=fitted.estimator.multiply_adds, validation_r2=fitted.r2,
         )  # fmt: skip
-        return fitted
+
+    def fit_and_measure(self, name: str, features: Tensor, test_features: Tensor) -> None:
+        """Add the row of an estimator on other features than the learner's."""
+        self.learned(name, self.fit(features), test_features)
 
     def activations(self, tolerance: float) -> LayerSelection:
         """Rows of all layers, of single layers, and of the layers chosen on validation rows."""
-        features, tests = _both(self.auxiliary.features, self.test.features)
-        slices = self.learner.features.slices()
-        selection = select_layers(features, slices, self.fit, tolerance=tolerance)
-        self.learned("all layers", features, tests)
-        if len(slices) <= 8:
-            for name in slices:
-                self.learned(f"layer {name}", features[:, slices[name]], tests[:, slices[name]])
-        columns = self.learner.columns(selection.chosen.names)
-        self.learned("chosen layers", features[:, columns], tests[:, columns])
+        _, tests = _both(self.auxiliary.features, self.test.features)
+        learner = self.learner
+        selection = select_layers(learner.features.slices(), self.fit_columns, tolerance=tolerance)
+        subsets = {"all layers": list(learner.features.blocks)}
+        if len(learner.features.blocks) <= 8:
+            subsets |= {f"layer {name}": [name] for name in learner.features.blocks}
+        subsets["chosen layers"] = list(selection.chosen.names)
+        for row, names in subsets.items():
+            columns = learner.columns(names)
+            self.learned(row, self.fit_columns(columns), tests[:, columns])
         return selection
 
     def on_off(self, auxiliary: Batches, test: Batches) -> None:
@@ -97,7 +110,7 @@ class Comparison:
             pool=learner.features.pool, output=learner.output,
         )  # fmt: skip
         read = [read_features(learner.model, part(), features, learner.output) for part in (auxiliary, test)]
-        self.learned("all layers, on/off", *read)
+        self.fit_and_measure("all layers, on/off", *read)
 
     def embeddings(self, auxiliary: Batches, test: Batches) -> None:
         """The row of the embeddings alone, where there are any."""
@@ -106,22 +119,22 @@ class Comparison:
         if paths:
             features = ActivationFeatures(learner.model, learner.example, taps=paths, output=learner.output)
             read = [read_features(learner.model, part(), features, learner.output) for part in (auxiliary, test)]
-            self.learned("embeddings", *read)
+            self.fit_and_measure("embeddings", *read)
 
     def outputs(self) -> None:
         """Rows of what the outputs alone tell: learnt from logits or probabilities, or by a formula."""
         target = self.learner.target
         ours, theirs = self.auxiliary.output, self.test.output
         if not target.classes:
-            self.learned("prediction only", ours[:, None], theirs[:, None])
+            self.fit_and_measure("prediction only", ours[:, None], theirs[:, None])
             if target.name == "binary":
                 formulas: dict[str, Callable[[Tensor], Tensor]] = {"p(1-p), calibrated": lambda o: _bernoulli(o)}
                 self._formulas(formulas)
             return
-        self.learned("logits", ours, theirs)
+        self.fit_and_measure("logits", ours, theirs)
         sorted_ours, sorted_theirs = (o.softmax(-1).sort(-1).values for o in (ours, theirs))
-        self.learned("sorted probabilities", sorted_ours, sorted_theirs)
-        self.learned("prediction only (largest probability)", sorted_ours[:, -1:], sorted_theirs[:, -1:])
+        self.fit_and_measure("sorted probabilities", sorted_ours, sorted_theirs)
+        self.fit_and_measure("prediction only (largest probability)", sorted_ours[:, -1:], sorted_theirs[:, -1:])
         self._formulas(
             {
                 "p(1-p), calibrated": lambda o: _variance_of_largest(o),

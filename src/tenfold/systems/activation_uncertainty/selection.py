@@ -3,12 +3,10 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from tenfold.systems.activation_uncertainty.estimator import FittedEstimator
 
-Fit = Callable[[Tensor], FittedEstimator]
-"""Fits an estimator on features ``(rows, some of the features)``; the split must be the same in every call."""
+Fit = Callable[[list[int]], FittedEstimator]
+"""Fits an estimator on some columns of the features; the split must be the same in every call."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +41,10 @@ class LayerSelection:
     chosen: LayerScore
 
 
-def select_layers(
-    features: Tensor, slices: Mapping[str, slice], fit: Fit, *, tolerance: float = 0.01, most: int = 4
-) -> LayerSelection:
+def select_layers(slices: Mapping[str, slice], fit: Fit, *, tolerance: float = 0.01, most: int = 4) -> LayerSelection:
     """Fit every single layer, every prefix and suffix, and greedy forward choices; take the cheapest good one.
 
     Args:
-        features: ``(rows, features)`` of the auxiliary rows.
         slices: where each layer's features stand.
         fit: see :data:`Fit`; its R2 on validation rows decides, the test rows play no part.
         tolerance: how far below all layers' R2 a subset may be.
@@ -61,8 +56,8 @@ def select_layers(
     def score(subset: Iterable[str], kind: str) -> LayerScore:
         chosen = tuple(name for name in names if name in set(subset))
         if chosen not in done:
-            columns = [column for name in chosen for column in range(features.shape[1])[slices[name]]]
-            fitted = fit(features[:, columns])
+            columns = [column for name in chosen for column in range(slices[name].start, slices[name].stop)]
+            fitted = fit(columns)
             done[chosen] = LayerScore(chosen, kind, len(columns), fitted.estimator.multiply_adds, fitted.r2)
         return done[chosen]
 
