@@ -20,6 +20,8 @@ _HOME = {
     "RelationDistiller": "tenfold.systems.relation_distillation",
     "RelationLoss": "tenfold.systems.relation_distillation",
     "distill_relations": "tenfold.systems.relation_distillation",
+    "KnowledgeGraph": "tenfold.systems.graph_fusion",
+    "fuse_encoders": "tenfold.systems.graph_fusion",
     "count_flops": "tenfold.cost",
     "count_parameters": "tenfold.cost",
     "measure_latency": "tenfold.cost",

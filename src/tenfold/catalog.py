@@ -39,6 +39,14 @@ class System:
 
 SYSTEMS = (
     System(
+        id="graph-fusion",
+        alias="vem2l",
+        summary="a text and a structure encoder of a sparse knowledge graph teach each other; one of them serves alone",
+        paper="VEM2L: A Plug-and-play Framework for Fusing Text and Structure Knowledge on Sparse Knowledge Graph "
+        "Completion, arXiv 2207.01528, 2022",
+        package="tenfold.systems.graph_fusion",
+    ),
+    System(
         id="boosted-exits",
         alias="boostnet",
         summary="early-exit networks trained as gradient-boosted additive models",

@@ -22,7 +22,7 @@ from tenfold.seeds import derived_seed
 _ORDER, _CHANGES = 0, 1  # what a derived seed is for
 
 
-class _ResumableBatches:
+class ResumableBatches:
     """Position, order and ranks; subclasses turn rows into tensors."""
 
     def __init__(self, samples: int, batch_size: int, seed: int) -> None:
@@ -65,7 +65,7 @@ class _ResumableBatches:
         return slice(rank() if ranks > 1 else 0, None, ranks)
 
 
-class TensorBatches(_ResumableBatches):
+class TensorBatches(ResumableBatches):
     """Shuffled training batches of images in memory: ``(images, labels)``, images normalised float32.
 
     Args:
@@ -103,7 +103,7 @@ class TensorBatches(_ResumableBatches):
             yield normalise(images[share], self.mean, self.std), self.data.labels[rows[share]]
 
 
-class RowBatches(_ResumableBatches):
+class RowBatches(ResumableBatches):
     """Shuffled training batches of rows of a table: ``(columns of the rows, targets)``.
 
     Args:
@@ -125,7 +125,7 @@ class RowBatches(_ResumableBatches):
             yield {name: column[own] for name, column in self.columns.items()}, self.targets[own]
 
 
-class FileBatches(_ResumableBatches):
+class FileBatches(ResumableBatches):
     """Shuffled training batches of image files, decoded by workers: as :class:`TensorBatches`.
 
     Args:

@@ -1,5 +1,6 @@
 """Losses that two or more systems share."""
 
+from tenfold.losses.mutual import distillation_kl, log_probabilities
 from tenfold.losses.relations import (
     KERNELS,
     Kernel,
@@ -9,4 +10,13 @@ from tenfold.losses.relations import (
     row_weights,
 )
 
-__all__ = ["KERNELS", "Kernel", "relation_agreement", "relation_kl", "relation_mse", "row_weights"]
+__all__ = [
+    "KERNELS",
+    "Kernel",
+    "distillation_kl",
+    "log_probabilities",
+    "relation_agreement",
+    "relation_kl",
+    "relation_mse",
+    "row_weights",
+]

@@ -85,7 +85,17 @@ def _claims_of_task(task: str, runs: Sequence[Mapping[str, Any]]) -> list[Claim]
         ),
     ]  # fmt: skip
     prediction = next(row for row in runs[0]["rows"] if row.startswith("prediction only"))
-    claims.append(compare("prediction", "activations tell more than the prediction", "all layers", prediction, "> 0"))
+    one_number = ""
+    if abs(mean(runs, "all layers", "spearman") - mean(runs, prediction, "spearman")) < 0.005:
+        one_number = (
+            "Both order the inputs alike (the same rank correlation with the labels): the spread of this main model is a "
+            "function of its prediction alone, and there is nothing more to tell."
+        )
+    claims.append(
+        compare(
+            "prediction", "activations tell more than the prediction", "all layers", prediction, "> 0", note=one_number
+        )
+    )
     if "logits" in runs[0]["rows"]:
         claims.append(
             compare("logits", "the chosen activations tell at least as much as the logits", "chosen layers", "logits",
@@ -95,7 +105,7 @@ def _claims_of_task(task: str, runs: Sequence[Mapping[str, Any]]) -> list[Claim]
     if moments in runs[0]["rows"]:
         claims.append(
             compare("moments", "the chosen activations tell at least as much as calibrated moment propagation",
-                    "chosen layers", moments, ">= 0")
+                    "chosen layers", moments, ">= 0", note=one_number)
         )  # fmt: skip
     return claims
 

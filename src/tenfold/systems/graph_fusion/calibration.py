@@ -1,0 +1,88 @@
+"""Temperatures that make the scores of different encoders comparable, and honest confidence (spec 2.5, 2.8)."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tenfold.systems.graph_fusion.graph import KnowledgeGraph, with_inverses
+from tenfold.systems.graph_fusion.scorers import QueryScorer
+
+
+@torch.no_grad()
+def fit_temperature(
+    scorer: QueryScorer, graph: KnowledgeGraph, *, limit: int = 2000, seed: int = 0, batch_size: int = 512
+) -> float:
+    """The temperature c that minimises the validation NLL of softmax(scores / c), training answers masked.
+
+    Args:
+        scorer: the encoder, in eval mode while it is asked.
+        graph: the graph; only its training and validation splits are read.
+        limit: validation triples used, drawn at random.
+        seed: of the choice.
+        batch_size: queries scored at a time.
+
+    Returns:
+        c in [1e-3, 1e3], by golden-section search in log c.
+    """
+    triples = graph.valid
+    if len(triples) > limit:
+        triples = triples[torch.randperm(len(triples), generator=torch.Generator().manual_seed(seed))[:limit]]
+    triples = with_inverses(triples, graph.num_relations)
+    known = graph.known("train")
+    device = next((p.device for p in scorer.parameters()), torch.device("cpu"))
+    training = scorer.training
+    scorer.eval()
+    blocks = []
+    with scorer.encoded():
+        for part in triples.split(batch_size):
+            scores = scorer.score_all(part[:, 0].to(device), part[:, 1].to(device)).float().cpu()
+            owner, answers, _ = known.of(known.find(part[:, :2]))
+            keep = answers != part[owner, 2]
+            scores[owner[keep], answers[keep]] = -torch.inf
+            blocks.append(scores - scores[torch.arange(len(part)), part[:, 2]][:, None])
+    scorer.train(training)
+
+    def loss(log_c: float) -> float:
+        return sum(float((block / math.exp(log_c)).logsumexp(1).sum()) for block in blocks) / len(triples)
+
+    low, high = math.log(1e-3), math.log(1e3)
+    golden = (math.sqrt(5) - 1) / 2
+    a, b = high - golden * (high - low), low + golden * (high - low)
+    at_a, at_b = loss(a), loss(b)
+    while high - low > 1e-3:
+        if at_a <= at_b:
+            high, b, at_b = b, a, at_a
+            a = high - golden * (high - low)
+            at_a = loss(a)
+        else:
+            low, a, at_a = a, b, at_b
+            b = low + golden * (high - low)
+            at_b = loss(b)
+    return math.exp((low + high) / 2)
+
+
+class ConfidenceCurve:
+    """Isotonic map from raw confidence to the rate of hits on validation facts, which bounds precision from below.
+
+    Known facts are a sample of the true ones, so that a miss may be true, too.
+
+    Args:
+        confidence: ``(n,)`` raw confidences of candidates.
+        hits: ``(n,)`` whether each is a validation fact.
+    """
+
+    def __init__(self, confidence: Tensor, hits: Tensor) -> None:
+        from sklearn.isotonic import IsotonicRegression
+
+        self._curve = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip")
+        self._empty = len(confidence) == 0
+        if not self._empty:
+            self._curve.fit(confidence.double().numpy(), hits.double().numpy())
+
+    def __call__(self, confidence: Tensor) -> Tensor:
+        """``(n,)`` hit rates of confidences."""
+        if self._empty:
+            return torch.zeros_like(confidence)
+        return torch.from_numpy(np.asarray(self._curve.predict(confidence.double().numpy()))).to(confidence.dtype)

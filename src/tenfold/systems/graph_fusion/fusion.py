@@ -1,0 +1,406 @@
+"""The schedule: warm start, M2L, EM rounds with densification; resumable in the middle of any of them (spec 2.9).
+
+::
+
+    folder/warm, mutual-1, mutual-2, ...     phases: fit's checkpoints while they run, done.pt when they are done
+    folder/round-K/queries                   E-step's teacher: beliefs of the model on the round's unobserved queries
+    folder/round-K/posterior                 M-step's teacher: beliefs of the posterior, and the injected triples
+"""
+
+import dataclasses
+import logging
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tenfold.export import read_torch_file
+from tenfold.parallel import rank, wait_for_all_ranks
+from tenfold.seeds import derived_seed
+from tenfold.systems.graph_fusion.batches import QueryBatches
+from tenfold.systems.graph_fusion.calibration import fit_temperature
+from tenfold.systems.graph_fusion.densification import Injected, candidates_of, densify, precision_curve
+from tenfold.systems.graph_fusion.graph import KnowledgeGraph
+from tenfold.systems.graph_fusion.metrics import evaluate_encoder, summarise_ranks
+from tenfold.systems.graph_fusion.objectives import (
+    SIDES,
+    Exchange,
+    Learning,
+    MutualObjective,
+    Pair,
+    PhaseObjective,
+    Side,
+    other,
+)
+from tenfold.systems.graph_fusion.progress import Best, Round
+from tenfold.systems.graph_fusion.queries import UnobservedQueries, sample_unobserved
+from tenfold.systems.graph_fusion.scorers import QueryScorer, check_scorer
+from tenfold.systems.graph_fusion.settings import FusionOptions
+from tenfold.systems.graph_fusion.teachers import TeacherFile, write_teacher
+from tenfold.training import TrainerOptions, fit
+
+log = logging.getLogger("tenfold")
+_THRESHOLDS = torch.linspace(0, 0.95, 20)
+
+
+class Fusion:
+    """Two encoders of one graph, and how far they have come.
+
+    Args:
+        graph: the graph.
+        structure: scores by the graph.
+        text: scores by texts.
+        options: the schedule.
+        learning: how each side learns from facts.
+        seed: of all that is random.
+        folder: where checkpoints and teacher files go.
+        trainer: where it runs.
+        progress: called with a phase's name, an epoch, the number of epochs and a note.
+
+    Attributes:
+        pair: both encoders, as they are now.
+        best: of each side the weights with its best validation MRR over all phases.
+        rounds: the EM rounds so far.
+        history: one row per epoch.
+    """
+
+    def __init__(
+        self,
+        graph: KnowledgeGraph,
+        structure: QueryScorer,
+        text: QueryScorer,
+        *,
+        options: FusionOptions,
+        learning: dict[Side, Learning] | None = None,
+        seed: int = 0,
+        folder: str | Path,
+        trainer: TrainerOptions | None = None,
+        progress: Callable[[str, int, int, str], None] | None = None,
+    ) -> None:
+        self.graph, self.options, self.seed = graph, options, seed
+        self.folder, self.trainer = Path(folder), trainer or TrainerOptions()
+        self.learning: dict[Side, Learning] = learning or {"structure": Learning(), "text": Learning()}
+        self.progress = progress
+        self.known = graph.known("train")
+        self.pair = Pair(structure, text)
+        self.best: dict[Side, Best] = {}
+        self.rounds: list[Round] = []
+        self.history: list[dict[str, Any]] = []
+        self.steps = 0
+        seen = graph.seen()
+        self._seen = None if bool(seen.all()) else seen
+        self._set_graph(structure, None)
+        for side in SIDES:
+            check_scorer(self.pair.side(side), side)
+        self.optimiser = self._make_optimiser()
+
+    # --- stages -------------------------------------------------------------------------------------------------
+
+    def warm_start(self) -> None:
+        """Stage 0: each encoder alone, with its own loss; without epochs only measured."""
+        if self.options.warm_epochs == 0:
+            for side in SIDES:
+                self._note_best(side, self._validation_mrr(side), "given", None)
+            return
+        objective = MutualObjective(self.learning, self._exchange(0.0, {"structure": 1.0, "text": 1.0}))
+        self._phase("warm", objective, self._batches("warm"), self.options.warm_epochs, SIDES, 1.0)
+
+    def mutual(self) -> None:
+        """Stage 1: M2L on observed queries, in spells of ``patience`` epochs, until a spell brings no better MRR."""
+        self._start_stage()
+        left = self.options.mutual_epochs
+        spell = self.options.patience or left
+        number = 0
+        while left > 0:
+            number += 1
+            name = f"mutual-{number}"
+            before = self._best_mrr()
+            objective = MutualObjective(self.learning, self._exchange(self.options.lam, self._calibrate(name)))
+            self._phase(name, objective, self._batches(name), min(spell, left), SIDES, 1.0)
+            left -= spell
+            # The better of the two encoders decides; without exchange (a control) all epochs are trained.
+            if self.options.patience and self.options.lam > 0 and self._best_mrr() <= before:
+                break
+
+    def em_round(self, number: int) -> Round:
+        """Stage 2, one round: sample queries, E-step, densify, M-step (or the steps in the other order)."""
+        if number == 1:
+            self._start_stage()
+        options, folder = self.options, self.folder / f"round-{number}"
+        posterior: Side = "text" if options.roles == "text-posterior" else "structure"
+        unobserved = self._sample(number)
+        needed = options.mu_e > 0 or options.mu_m > 0 or options.share > 0
+        found: list[Any] = []
+
+        def e_step() -> None:
+            teacher = self._ask(other(posterior), unobserved, folder / "queries") if needed else None
+            self._learn(posterior, f"round-{number}/e-step", teacher, options.mu_e, None, options.e_step == "reverse")
+
+        def m_step() -> None:
+            teacher = self._ask(posterior, unobserved, folder / "posterior") if needed else None
+            injected = self._densify(teacher, folder, number)
+            self._set_graph(self.pair.side(other(posterior)), injected)
+            self._learn(other(posterior), f"round-{number}/m-step", teacher, options.mu_m, injected)
+            found.append((teacher, injected))
+
+        for step in (e_step, m_step) if options.order == "posterior" else (m_step, e_step):
+            step()
+        made = self._describe(number, unobserved, *found[0])
+        self.rounds.append(made)
+        return made
+
+    def run(self, *, mutual: bool = True, rounds: bool = True) -> None:
+        """The whole schedule after the warm start."""
+        if mutual:
+            self.mutual()
+        if rounds:
+            for number in range(1, self.options.rounds + 1):
+                self.em_round(number)
+
+    def use_best(self) -> None:
+        """Give each encoder its best weights on validation; the warm start's count, too."""
+        for side, best in self.best.items():
+            self.pair.side(side).load_state_dict(best.state)
+        self.pair.eval()
+
+    # --- state --------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """All that a later stage, or another arm, goes on from."""
+        return {
+            "pair": {name: value.detach().cpu().clone() for name, value in self.pair.state_dict().items()},
+            "optimiser": self.optimiser.state_dict(),
+            "best": {side: dataclasses.asdict(best) for side, best in self.best.items()},
+            "history": self.history,
+            "steps": self.steps,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state`."""
+        self.pair.load_state_dict(state["pair"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.best = {side: Best(**best) for side, best in state["best"].items()}
+        self.history = list(state["history"])
+        self.steps = state["steps"]
+
+    def save(self, path: str | Path) -> None:
+        """Write :meth:`state` whole or not at all."""
+        if rank() == 0:
+            temporary = Path(path).with_suffix(".tmp")
+            torch.save(self.state(), temporary)
+            temporary.replace(path)
+        wait_for_all_ranks()
+
+    def load(self, path: str | Path) -> None:
+        """Read what :meth:`save` wrote."""
+        self.load_state(read_torch_file(path))
+
+    # --- parts --------------------------------------------------------------------------------------------------
+
+    def _make_optimiser(self) -> torch.optim.Optimizer:
+        groups = [
+            {
+                "params": list(self.pair.side(side).parameters()),
+                "lr": self.learning[side].learning_rate,
+                "weight_decay": self.learning[side].weight_decay,
+            }
+            for side in SIDES
+        ]
+        return torch.optim.AdamW(groups, fused=True)
+
+    def _start_stage(self) -> None:
+        """A stage goes on from each encoder's best weights: after the last epoch of the one before, both may overfit.
+
+        Moments that Adam gathered later than those weights are dropped.
+        """
+        for side, best in self.best.items():
+            self.pair.side(side).load_state_dict(best.state)
+        self.optimiser = self._make_optimiser()
+
+    def _phase(
+        self, name: str, objective: Any, batches: QueryBatches, epochs: int, learners: Any, factor: float
+    ) -> None:
+        folder = self.folder / name
+        done = folder / "done.pt"
+        if done.exists():
+            self.load(done)
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        for side in SIDES:
+            for parameter in self.pair.side(side).parameters():
+                parameter.requires_grad_(side in learners)
+            self.optimiser.param_groups[SIDES.index(side)]["lr"] = factor * self.learning[side].learning_rate
+            if (kept := folder / f"best-{side}.pt").exists():  # of this phase, before it was killed
+                found = Best(**read_torch_file(kept))
+                if side not in self.best or found.mrr > self.best[side].mrr:
+                    self.best[side] = found
+        torch.manual_seed(self._seed_of(name))
+
+        def validate(_: Any) -> dict[str, float]:
+            values = {}
+            for side in learners:
+                values[side] = self._validation_mrr(side)
+                self._note_best(side, values[side], name, folder)
+            return values
+
+        def note(epoch: int, row: dict[str, float]) -> None:
+            if self.progress is not None:
+                numbers = ", ".join(f"{side} {row[f'validation/{side}']:.4f}" for side in learners)
+                self.progress(name, epoch, epochs, f"validation MRR {numbers}")
+
+        try:
+            fitted = fit(
+                self.pair,
+                objective,
+                batches,
+                epochs=epochs,
+                optimiser=self.optimiser,
+                folder=folder,
+                options=self.trainer,
+                validate=validate,
+                on_epoch=note,
+            )
+        finally:
+            if isinstance(objective, PhaseObjective):
+                objective.forget(self.pair)
+        self.steps += len(batches) * epochs
+        self.history += [{"stage": name, **row} for row in fitted.history]
+        self.save(done)
+        if rank() == 0:
+            (folder / "last.ckpt").unlink(missing_ok=True)
+
+    def _learn(
+        self,
+        side: Side,
+        name: str,
+        teacher: TeacherFile | None,
+        mu: float,
+        injected: Injected | None,
+        reverse: bool = False,
+    ) -> None:
+        exchange = self._exchange(self.options.lam, self._calibrate(name))
+        objective = PhaseObjective(side, self.learning[side], exchange, mu, reverse)
+        more = None if injected is None else injected.as_answers(self.graph.num_relations, self.options.nu)
+        batches = QueryBatches(
+            self.known,
+            self.options.batch_size,
+            seed=self._seed_of(name),
+            injected=more if self.options.nu > 0 else None,
+            teacher=teacher if mu > 0 else None,
+        )
+        self._phase(name, objective, batches, self.options.phase_epochs, (side,), self.options.em_learning_rate)
+
+    def _sample(self, number: int) -> UnobservedQueries:
+        extra = None
+        if self.options.transductive_queries:
+            log.warning("test queries take part as unobserved queries (fusion.transductive_queries): not a fair result")
+            extra = self.graph.known("test").queries
+        return sample_unobserved(
+            self.graph,
+            self.known,
+            seed=derived_seed(self.seed, 101, number),
+            cross=self.options.cross,
+            residual=self.options.residual,
+            limit=self.options.max_queries,
+            extra=extra,
+        )
+
+    def _ask(self, side: Side, unobserved: UnobservedQueries, folder: Path) -> TeacherFile:
+        temperature = self._calibrate(f"{folder.parent.name}/{folder.name}")[side] * self.options.temperature
+        if rank() == 0:
+            write_teacher(
+                self.pair.side(side),
+                unobserved,
+                self.known,
+                folder,
+                temperature=temperature,
+                k=self.options.top_k,
+                seen=self._seen if side == "structure" else None,
+                leftover=self.options.leftover,
+                renormalise=self.options.renormalise,
+            )
+        wait_for_all_ranks()
+        return write_teacher(self.pair.side(side), unobserved, self.known, folder)
+
+    def _densify(self, teacher: TeacherFile | None, folder: Path, number: int) -> Injected | None:
+        if teacher is None or self.options.share == 0:
+            return None
+        options = self.options
+        partner = None
+        if options.agreement > 0:
+            side: Side = "structure" if options.roles == "text-posterior" else "text"
+            partner = self._ask(side, self._sample(number), folder / "agreement")
+        return densify(
+            teacher,
+            self.graph,
+            gate=options.gate,
+            threshold=options.threshold,
+            share=options.share,
+            student=partner,
+            agreement=options.agreement,
+            weighted=options.weighted,
+            sample=options.sample,
+            seed=derived_seed(self.seed, 103, number),
+        )
+
+    def _describe(
+        self, number: int, unobserved: UnobservedQueries, teacher: TeacherFile | None, injected: Injected | None
+    ) -> Round:
+        none = torch.empty(0)
+        injected = injected or Injected(torch.empty(0, 3, dtype=torch.int64), none, none, none.bool())
+        cross = int(unobserved.cross.sum())
+        candidates = candidates_of(teacher, self.graph) if teacher is not None else injected
+        share = precision_curve(injected, self.graph, torch.zeros(1))["precision"][0]
+        curve = precision_curve(candidates, self.graph, _THRESHOLDS)
+        return Round(number, injected, (len(unobserved) - cross, cross), curve, share)
+
+    def _exchange(self, lam: float, calibration: dict[Side, float]) -> Exchange:
+        options = self.options
+        return Exchange(lam, options.temperature, options.mutual_split, calibration, self._seen)
+
+    def _calibrate(self, name: str) -> dict[Side, float]:
+        if not self.options.calibrate or (self.folder / name / "done.pt").exists():
+            return {"structure": 1.0, "text": 1.0}
+        path = self.folder / name / "calibration.pt"
+        if not path.exists():  # a resumed phase goes on with what it began with
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fitted = {side: fit_temperature(self.pair.side(side), self.graph) for side in SIDES}
+            if rank() == 0:
+                temporary = path.with_suffix(".tmp")
+                torch.save(fitted, temporary)
+                temporary.replace(path)
+            wait_for_all_ranks()
+        return read_torch_file(path)
+
+    def _batches(self, name: str) -> QueryBatches:
+        return QueryBatches(self.known, self.options.batch_size, seed=self._seed_of(name))
+
+    def _seed_of(self, name: str) -> int:
+        return derived_seed(self.seed, zlib.crc32(name.encode()))
+
+    def _set_graph(self, encoder: QueryScorer, injected: Injected | None) -> None:
+        triples, weights = self.graph.train, torch.ones(len(self.graph.train))
+        if injected is not None and len(injected):
+            triples, weights = torch.cat([triples, injected.triples]), torch.cat([weights, injected.weights])
+        encoder.set_graph(triples[:, [0, 2]].T.contiguous(), triples[:, 1].contiguous(), weights)
+
+    def _validation_mrr(self, side: Side) -> float:
+        ranks = evaluate_encoder(
+            self.pair.side(side), self.graph, "valid", limit=self.options.validation_limit, what=side
+        )
+        return summarise_ranks(ranks)["mrr"]
+
+    def _best_mrr(self) -> float:
+        return max((best.mrr for best in self.best.values()), default=float("-inf"))
+
+    def _note_best(self, side: Side, mrr: float, stage: str, folder: Path | None) -> None:
+        if side in self.best and mrr <= self.best[side].mrr:
+            return
+        state = {name: value.detach().cpu().clone() for name, value in self.pair.side(side).state_dict().items()}
+        self.best[side] = Best(mrr, stage, state)
+        if folder is not None and rank() == 0:
+            temporary = folder / f"best-{side}.tmp"
+            torch.save(dataclasses.asdict(self.best[side]), temporary)
+            temporary.replace(folder / f"best-{side}.pt")

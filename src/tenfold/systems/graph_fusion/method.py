@@ -1,0 +1,211 @@
+"""VEM2L's losses (spec 2.6 to 2.8).
+
+::
+
+    warm start   train S (structure) and T (text) alone
+    M2L          L_S = sup_S + lam tau^2 KL(sg p_T || p_S)       on observed queries; S and T exchanged for L_T
+    VEM, rounds  U <- unobserved queries                          residual and cross
+        E-step   T learns: sup_T + lam M2L + mu KL(sg p_S || p_T) on U      (or KL(p_T || sg p_S), "reverse")
+        D        <- most confident answers of T on U              new, weighted edges; made afresh every round
+        M-step   S learns: sup_S(O and D) + lam M2L + mu KL(sg p_T || p_S) on U
+
+The roles (text is the posterior, structure the generative model), the directions, weights and schedule are
+reconstructed: the paper's body and code were not at hand; see the room's README.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tenfold.losses import distillation_kl, log_probabilities
+from tenfold.systems.graph_fusion.batches import QueryBatch, UnobservedBatch
+
+LossKind = Literal["softmax", "1vsall", "bce"]
+SplitKind = Literal["full", "exact", "decoupled"]
+
+
+def full_scores_loss(scores: Tensor, batch: QueryBatch, kind: LossKind = "softmax", smoothing: float = 0.1) -> Tensor:
+    """Supervised loss from scores of all entities.
+
+    ``softmax``: cross-entropy with the distribution over a query's answers; ``1vsall``: one softmax per triple;
+    ``bce``: binary cross-entropy per entity (ConvE, CompGCN). Injected answers count with their weights.
+
+    Args:
+        scores: ``(B, N)`` raw scores.
+        batch: the queries and answers.
+        kind: see above.
+        smoothing: share of the target that is spread over all entities.
+    """
+    if kind == "bce":
+        return _binary_loss(scores, batch, smoothing)
+    if kind == "1vsall":
+        weights, total = torch.where(batch.observed, 1.0, batch.weights), len(batch.answers)
+    else:
+        weights, total = batch.weights, len(batch.heads)
+    scores = scores if scores.dtype == torch.float64 else scores.float()
+    weights = weights.to(scores.dtype)
+    # The normaliser alone: no matrix of log-probabilities is written.
+    normaliser = scores.logsumexp(1)
+    gold = (weights * (normaliser[batch.owner] - scores[batch.owner, batch.answers])).sum()
+    if smoothing == 0:
+        return gold / total
+    mass = torch.zeros_like(normaliser).index_add(0, batch.owner, weights)
+    spread = (mass * (normaliser - scores.mean(1))).sum()
+    return ((1 - smoothing) * gold + smoothing * spread) / total
+
+
+def _binary_loss(scores: Tensor, batch: QueryBatch, smoothing: float) -> Tensor:
+    targets = torch.zeros_like(scores)
+    values = torch.where(batch.observed, 1.0, batch.weights.clamp(max=1.0)).to(scores.dtype)
+    targets[batch.owner, batch.answers] = values
+    targets = (1 - smoothing) * targets + smoothing / scores.shape[1]
+    # A query that only an injected answer has counts no more than that answer does.
+    mass = torch.zeros_like(scores[:, 0]).index_add(0, batch.owner, values).clamp(max=1.0)
+    rows = F.binary_cross_entropy_with_logits(scores, targets, reduction="none").mean(1)
+    return (mass * rows).mean()
+
+
+@dataclass(frozen=True)
+class KLParts:
+    """The chain rule of ``KL(teacher || student)`` over answers and others; each ``(B,)``.
+
+    ``KL = between + (1 - outside_mass) * within + outside_mass * outside``.
+
+    Attributes:
+        between: KL of the two masses, inside and outside the answers.
+        within: KL among the answers, renormalised.
+        outside: KL among all others, renormalised.
+        outside_mass: the teacher's mass outside the answers.
+    """
+
+    between: Tensor
+    within: Tensor
+    outside: Tensor
+    outside_mass: Tensor
+
+
+def kl_parts(student: Tensor, teacher: Tensor, answers: Tensor, temperature: float = 1.0) -> KLParts:
+    """Split the KL of two distributions at a set of answers (spec 2.7).
+
+    Args:
+        student: ``(B, N)`` raw scores.
+        teacher: ``(B, N)`` raw scores; no gradient reaches it.
+        answers: ``(B, N)`` bool, for each row neither none nor all.
+        temperature: tau.
+    """
+    student_log = log_probabilities(student, temperature)
+    teacher_log = log_probabilities(teacher.detach(), temperature)
+
+    def masses(log_p: Tensor) -> tuple[Tensor, Tensor]:
+        inside = log_p.masked_fill(~answers, -torch.inf).logsumexp(1)
+        return inside, log_p.masked_fill(answers, -torch.inf).logsumexp(1)
+
+    (t_in, t_out), (s_in, s_out) = masses(teacher_log), masses(student_log)
+    between = t_in.exp() * (t_in - s_in) + t_out.exp() * (t_out - s_out)
+
+    def among(part: Tensor, t_mass: Tensor, s_mass: Tensor) -> Tensor:
+        t, s = teacher_log - t_mass[:, None], student_log - s_mass[:, None]
+        return (t.exp() * (t - s)).masked_fill(~part, 0.0).sum(1)
+
+    return KLParts(between, among(answers, t_in, s_in), among(~answers, t_out, s_out), t_out.exp())
+
+
+def mutual_loss(
+    student: Tensor,
+    teacher: Tensor,
+    answers: Tensor | None = None,
+    *,
+    split: SplitKind = "full",
+    temperature: float = 1.0,
+    outside_weight: float = 1.0,
+    allowed: Tensor | None = None,
+) -> Tensor:
+    """M2L's loss of one encoder on observed queries, mean over the batch.
+
+    Args:
+        student: ``(B, N)`` raw scores, over the calibration temperature.
+        teacher: ``(B, N)``; no gradient reaches it.
+        answers: ``(B, N)`` bool, training answers; needed but for ``full``.
+        split: ``full``: the whole KL; ``exact``: without its part outside the answers, which VEM then takes;
+            ``decoupled``: between + ``outside_weight`` * outside, as CoLE has it.
+        temperature: tau of the distillation.
+        outside_weight: b of ``decoupled``.
+        allowed: ``(N,)`` entities that the teacher may judge.
+    """
+    if split == "full":
+        return distillation_kl(student, teacher, temperature, allowed)
+    if answers is None:
+        raise ValueError(f"split {split!r} needs the answers")
+    if allowed is not None:
+        student, teacher = student.masked_fill(~allowed, -1e9), teacher.masked_fill(~allowed, -1e9)
+    observed = answers.any(1)  # a query that only an injected answer has is no observed one
+    if not bool(observed.any()):
+        return 0.0 * student.sum()
+    parts = kl_parts(student[observed], teacher[observed], answers[observed], temperature)
+    if split == "exact":
+        rows = parts.between + (1 - parts.outside_mass) * parts.within
+    else:
+        rows = parts.between + outside_weight * parts.outside
+    return temperature**2 * rows.mean()
+
+
+def bucket_kl(
+    student: Tensor,
+    batch: UnobservedBatch,
+    *,
+    temperature: float = 1.0,
+    reverse: bool = False,
+    allowed: Tensor | None = None,
+) -> Tensor:
+    """KL with a teacher of which only the best K candidates are known: the others are one bucket (spec 2.8).
+
+    Never more than the full KL, and equal to it at K = N - 1.
+
+    Args:
+        student: ``(B, N)`` raw scores, over the calibration temperature.
+        batch: queries and the teacher's beliefs; known answers are masked in the student, as they were in the teacher.
+        temperature: tau of the distillation, also of the teacher's file.
+        reverse: ``KL(student || teacher)``, the direction that climbs the ELBO, in place of ``KL(teacher || student)``.
+        allowed: ``(N,)`` entities that the teacher may judge.
+
+    Returns:
+        scalar: weighted mean over the queries, times tau squared.
+    """
+    mask = torch.ones_like(student, dtype=torch.bool)
+    mask[batch.owner, batch.answers] = False
+    if allowed is not None:
+        mask &= allowed
+    log_p = log_probabilities(student, temperature, mask)
+    inside = log_p.gather(1, batch.ids)
+    outside = log_p.scatter(1, batch.ids, -1e9).logsumexp(1).clamp(min=-60.0)
+    teacher = batch.probabilities.to(log_p.dtype)
+    tail = batch.tail.to(log_p.dtype)
+    if reverse:
+        floor = 1e-7  # what half precision can tell from nothing
+        rows = (inside.exp() * (inside - teacher.clamp(min=floor).log())).sum(1)
+        rows = rows + outside.exp() * (outside - tail.clamp(min=floor).log())
+    else:
+        rows = (teacher * (teacher.clamp(min=1e-12).log() - inside.clamp(min=-60.0))).sum(1)
+        rows = rows + tail * (tail.clamp(min=1e-12).log() - outside)
+    weights = batch.weights.to(log_p.dtype)
+    return temperature**2 * (weights * rows).sum() / weights.sum().clamp(min=1e-12)
+
+
+def evidence_lower_bound(log_p_observed: Tensor, log_p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+    """The ELBO and the gap to the log-likelihood of the observed answers (spec 2.8).
+
+    Args:
+        log_p_observed: ``(n,)`` the model's log-probability of each observed answer.
+        log_p: ``(U, N)`` its log-probabilities of the answers of unobserved queries.
+        q: ``(U, N)`` the posterior's probabilities of them.
+
+    Returns:
+        the bound, and ``sum_u KL(q || p)``: their sum is the log-likelihood of the observed answers.
+    """
+    entropy = -torch.special.xlogy(q, q).sum()
+    bound = log_p_observed.sum() + (q * log_p).sum() + entropy
+    gap = torch.special.xlogy(q, q).sum() - (q * log_p).sum()
+    return bound, gap

@@ -1,0 +1,239 @@
+"""Filtered ranking in both directions, with ties, groups of entities, and paired intervals.
+
+A rank is 1 + #better + #ties / 2 (realistic), 1 + #better (optimistic), 1 + #better + #ties (pessimistic); other known
+answers do not count.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tenfold.errors import UserError
+from tenfold.statistics import PairedDifference
+from tenfold.systems.graph_fusion.graph import AnswerIndex, KnowledgeGraph, Split, with_inverses
+from tenfold.systems.graph_fusion.scorers import QueryScorer, check_scores
+from tenfold.systems.graph_fusion.tiles import rows_within
+
+BUCKETS = {"0": (0, 0), "1": (1, 1), "2-3": (2, 3), "4-10": (4, 10), "over 10": (11, 10**9)}
+"""Groups of queries by the number of training edges of the given entity."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """For each query of a split, how many candidates beat the answer or tie with it.
+
+    Attributes:
+        triples: ``(n, 3)`` directed: the answer is the third; relations from R on predict heads.
+        better: ``(n,)`` candidates with a higher score, known answers left out.
+        ties: ``(n,)`` others with the same score.
+        candidates: ``(n,)`` candidates in all.
+        num_relations: R.
+    """
+
+    triples: Tensor
+    better: Tensor
+    ties: Tensor
+    candidates: Tensor
+    num_relations: int
+
+    def realistic(self) -> Tensor:
+        """``(n,)`` float64 ranks in the middle of their ties."""
+        return 1 + self.better.double() + self.ties.double() / 2
+
+    def optimistic(self) -> Tensor:
+        """``(n,)`` float64 ranks before all ties."""
+        return 1 + self.better.double()
+
+    def pessimistic(self) -> Tensor:
+        """``(n,)`` float64 ranks behind all ties."""
+        return 1 + self.better.double() + self.ties.double()
+
+    @property
+    def predicts_head(self) -> Tensor:
+        """``(n,)`` bool."""
+        return self.triples[:, 1] >= self.num_relations
+
+    def reciprocal(self) -> Tensor:
+        """``(n,)`` reciprocal realistic ranks."""
+        return 1 / self.realistic()
+
+    def by_triple(self) -> Tensor:
+        """``(n / 2,)`` mean reciprocal rank of each triple's two queries, in the order of the split."""
+        both = self.reciprocal().view(2, -1)
+        return both.mean(0)
+
+
+@torch.no_grad()
+def rank_queries(
+    scorer: QueryScorer,
+    triples: Tensor,
+    known: AnswerIndex | None,
+    *,
+    batch_size: int = 512,
+    what: str = "evaluated",
+) -> Ranks:
+    """Rank the answers of directed triples among all entities.
+
+    Each distinct query is scored once, in float32 whatever the encoder computes in: half precision would make ties.
+
+    Args:
+        scorer: the encoder; evaluated in eval mode.
+        triples: ``(n, 3)`` directed, relations in [0, 2R).
+        known: answers that do not count against the target; nothing is filtered where ``None``.
+        batch_size: distinct queries scored at a time; the ranks do not depend on it.
+        what: name of the encoder in messages.
+
+    Raises:
+        UserError: there is nothing to rank, or the scores are not finite or of a wrong shape.
+    """
+    if not len(triples):
+        raise UserError("there is no triple to evaluate: the split is empty")
+    device = next((p.device for p in scorer.parameters()), torch.device("cpu"))
+    training = scorer.training
+    scorer.eval()
+    batch_size = rows_within(scorer.num_entities, batch_size)
+    queries, place = triples[:, :2].unique(dim=0, return_inverse=True)
+    order = place.argsort(stable=True)
+    bounds = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(place, minlength=len(queries)).cumsum(0)])
+    better = torch.empty(len(triples), dtype=torch.int64)
+    ties = torch.empty_like(better)
+    candidates = torch.full_like(better, scorer.num_entities)
+    with scorer.encoded():
+        for start in range(0, len(queries), batch_size):
+            part = queries[start : start + batch_size]
+            scores = scorer.score_all(part[:, 0].to(device), part[:, 1].to(device)).float()
+            check_scores(scores, len(part), scorer.num_entities, what)
+            mine = order[bounds[start] : bounds[start + len(part)]]
+            counts = _count(scores, place[mine] - start, triples[mine, 2], part, known)
+            better[mine], ties[mine], fewer = counts
+            candidates[mine] -= fewer
+    scorer.train(training)
+    return Ranks(triples, better, ties, candidates, scorer.num_relations)
+
+
+def _count(
+    scores: Tensor, rows: Tensor, targets: Tensor, queries: Tensor, known: AnswerIndex | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Better candidates and ties of each target, and how many candidates were filtered."""
+    device = scores.device
+    rows, targets = rows.to(device), targets.to(device)
+    own = scores[rows, targets]
+    compared = scores if len(rows) == len(scores) else scores[rows]
+    better = (compared > own[:, None]).sum(1)
+    at_least = (compared >= own[:, None]).sum(1)
+    ties = at_least - better - 1
+    filtered = torch.zeros_like(better)
+    if known is not None:
+        owner, answers, _ = known.of(known.find(queries[rows.cpu()]))
+        owner, answers = owner.to(device), answers.to(device)
+        others = answers != targets[owner]
+        owner, answers = owner[others], answers[others]
+        theirs, mine = scores[rows[owner], answers], own[owner]
+        one = torch.ones_like(owner)
+        better = better.index_add(0, owner, -(theirs > mine).long())
+        ties = ties.index_add(0, owner, -(theirs == mine).long())
+        filtered = filtered.index_add(0, owner, one)
+    return better.cpu(), ties.cpu(), filtered.cpu()
+
+
+def evaluate_encoder(
+    scorer: QueryScorer,
+    graph: KnowledgeGraph,
+    split: Split = "test",
+    *,
+    batch_size: int = 512,
+    filter_hidden: bool = False,
+    limit: int = 0,
+    seed: int = 0,
+    what: str = "evaluated",
+) -> Ranks:
+    """Rank a split's triples in both directions, filtered by all three splits.
+
+    Args:
+        scorer: the encoder.
+        graph: the graph. Injected triples are never part of the filter.
+        split: what is ranked.
+        batch_size: see :func:`rank_queries`.
+        filter_hidden: filter the hidden true triples of a thinned graph, too.
+        limit: rank a random choice of so many triples; all where 0.
+        seed: of that choice.
+        what: name of the encoder in messages.
+    """
+    triples = graph.split(split)
+    if limit and len(triples) > limit:
+        triples = triples[torch.randperm(len(triples), generator=torch.Generator().manual_seed(seed))[:limit]]
+    known = graph.known()
+    if filter_hidden and len(graph.hidden):
+        everything = torch.cat([graph.train, graph.valid, graph.test, graph.hidden])
+        known = AnswerIndex(with_inverses(everything, graph.num_relations), graph.num_relations)
+    return rank_queries(scorer, with_inverses(triples, graph.num_relations), known, batch_size=batch_size, what=what)
+
+
+def summarise_ranks(ranks: Ranks, mask: Tensor | None = None) -> dict[str, float]:
+    """MRR, Hits@1, 3, 10 and mean rank, realistic; MRR also optimistic and pessimistic.
+
+    Args:
+        ranks: of a split.
+        mask: ``(n,)`` which queries count; all where ``None``.
+    """
+    chosen = torch.ones(len(ranks.triples), dtype=torch.bool) if mask is None else mask
+    if not bool(chosen.any()):
+        return {"queries": 0.0}
+    realistic = ranks.realistic()[chosen]
+    hits = {f"hits@{k}": float((realistic <= k).double().mean()) for k in (1, 3, 10)}
+    return {
+        "queries": float(chosen.sum()),
+        "mrr": float((1 / realistic).mean()),
+        **hits,
+        "mean_rank": float(realistic.mean()),
+        "mrr_optimistic": float((1 / ranks.optimistic()[chosen]).mean()),
+        "mrr_pessimistic": float((1 / ranks.pessimistic()[chosen]).mean()),
+    }
+
+
+def summarise_groups(ranks: Ranks, graph: KnowledgeGraph) -> dict[str, dict[str, float]]:
+    """Numbers of all queries, of each direction, of seen and unseen entities, and by edges of the given entity.
+
+    Args:
+        ranks: of a split of the graph.
+        graph: its training split tells degrees.
+    """
+    degrees, heads = graph.degrees(), ranks.predicts_head
+    given, answer = degrees[ranks.triples[:, 0]], degrees[ranks.triples[:, 2]]
+    seen = (given > 0) & (answer > 0)
+    groups = {"both": None, "tail": ~heads, "head": heads, "seen": seen, "unseen": ~seen}
+    summary = {name: summarise_ranks(ranks, mask) for name, mask in groups.items()}
+    for name, (low, high) in BUCKETS.items():
+        summary[f"degree {name}"] = summarise_ranks(ranks, (given >= low) & (given <= high))
+    return summary
+
+
+def paired_bootstrap(
+    ours: Mapping[int, Tensor], baseline: Mapping[int, Tensor], draws: int = 2000, seed: int = 0
+) -> PairedDifference:
+    """Difference of two arms over the same test triples and seeds, with a 95 % interval: both are resampled.
+
+    Args:
+        ours: for each seed, ``(triples,)`` a number per test triple, such as its reciprocal rank.
+        baseline: the same seeds and triples.
+        draws: number of resamplings.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: the seeds or triples differ.
+    """
+    if ours.keys() != baseline.keys() or not ours:
+        raise ValueError("paired arms need the same, at least one, seeds")
+    differences = np.stack([(ours[s] - baseline[s]).double().numpy() for s in ours])
+    seeds, triples = differences.shape
+    random = np.random.default_rng(seed)
+    means = np.empty(draws)
+    for draw in range(draws):
+        chosen = random.integers(seeds, size=seeds)
+        counts = np.bincount(random.integers(triples, size=triples), minlength=triples)
+        means[draw] = differences[chosen].mean(0) @ counts / triples
+    low, high = np.quantile(means, [0.025, 0.975])
+    return PairedDifference(float(differences.mean()), float(low), float(high), seeds)

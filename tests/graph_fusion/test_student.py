@@ -1,0 +1,184 @@
+"""One encoder served alone: in a fresh process, without the other or its libraries (spec 2.10)."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from graph_for_tests import small_graph
+
+from tenfold.errors import UserError
+from tenfold.systems.graph_fusion import Student, build_encoder
+from tenfold.systems.graph_fusion.interchange import metrics_of_predictions, write_predictions
+from tenfold.systems.graph_fusion.metrics import evaluate_encoder, summarise_ranks
+
+GRAPH = small_graph(unseen=1)
+ARGUMENTS = {
+    "conve": {"dim": 16, "channels": 4},
+    "hash-text": {"dim": 8},
+    "compgcn": {"dim": 16, "decoder": "distmult"},
+}
+
+
+def student(name="conve", graph=GRAPH):
+    torch.manual_seed(0)
+    encoder = build_encoder(name, graph, ARGUMENTS[name])
+    weights = torch.rand(len(graph.train))
+    encoder.set_graph(graph.train[:, [0, 2]].T.contiguous(), graph.train[:, 1].contiguous(), weights)
+    return Student.of(encoder, graph, injected=torch.tensor([[0, 0, 9]]), builder=name, arguments=ARGUMENTS[name])
+
+
+FRESH = """
+import json, sys
+for name in ("transformers", "pykeen", "lightning", "sklearn"):
+    sys.modules[name] = None  # an import of it fails
+from tenfold.systems.graph_fusion import Student
+made = Student.load(sys.argv[1])
+print(json.dumps([[a.entity, a.probability] for a in made.predict("e003", "r1", k=5)]))
+rooms = ["tenfold.systems.graph_fusion." + name for name in sys.argv[2].split(",")]
+heavy = [name for name in rooms if name in sys.modules]
+assert not heavy, heavy
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("conve", "hash_text,transformers_text,fusion"),
+        ("hash-text", "structure,compgcn,fusion"),
+        ("compgcn", "hash_text,fusion"),
+    ],
+)
+def test_a_student_loads_in_a_fresh_process_without_the_other_encoder(tmp_path, name, others):
+    made = student(name)
+    made.save(tmp_path / "student")
+    expected = [[a.entity, a.probability] for a in made.predict("e003", "r1", k=5)]
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH, str(tmp_path / "student"), others], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert [a for a, _ in found] == [a for a, _ in expected]
+    assert [p for _, p in found] == pytest.approx([p for _, p in expected], abs=1e-6)
+
+
+def test_answers_are_probabilities_and_know_what_is_known():
+    made = student()
+    h, r, t = GRAPH.train[0].tolist()
+    everything = made.predict(GRAPH.entities[h], GRAPH.relations[r], k=100, exclude_known=False)
+    assert len(everything) == GRAPH.num_entities
+    assert sum(answer.probability for answer in everything) == pytest.approx(1, abs=1e-5)
+    assert [answer.probability for answer in everything] == sorted((a.probability for a in everything), reverse=True)
+    flags = {answer.entity: answer.known for answer in everything}
+    assert flags[GRAPH.entities[t]] == "train"
+    new = made.predict(GRAPH.entities[h], GRAPH.relations[r], k=100)
+    assert GRAPH.entities[t] not in {answer.entity for answer in new}
+    assert all(answer.known is None for answer in new)
+    assert sum(answer.probability for answer in new) == pytest.approx(1, abs=1e-5)
+    injected = {answer.entity for answer in made.predict("e000", "r0", k=100) if answer.injected}
+    assert injected == {"e009"}
+    backward = {a.entity for a in made.predict("e009", "r0", direction="head", k=100) if a.injected}
+    assert backward == {"e000"}
+    unseen = {answer.entity for answer in everything if not answer.seen}
+    assert unseen == {"e024"}
+
+
+def test_new_entities_need_texts():
+    text = student("hash-text")
+    as_text = text.predict_text("place 4 even", "r1", k=3)
+    in_graph = text.predict("e004", "r1", k=3, exclude_known=False)
+    assert [a.entity for a in as_text] == [a.entity for a in in_graph]
+    assert text.predict_text("a place nobody knows", "r0", direction="head", k=1)[0].probability > 0
+    with pytest.raises(UserError, match="text encoder"):
+        student().predict_text("place 4 even", "r1")
+    with pytest.raises(UserError, match="empty"):
+        text.predict_text("  ", "r1")
+
+
+def test_reasons_show_ids():
+    made = student()
+    h, r, t = GRAPH.train[0].tolist()
+    found = made.explain(GRAPH.entities[h], GRAPH.relations[r], GRAPH.entities[t])
+    fact = {"head": GRAPH.entities[h], "relation": GRAPH.relations[r], "tail": GRAPH.entities[t]}
+    assert fact in found["between"]
+    assert found["answer"]["entity"] == GRAPH.entities[t] and found["rank"] >= 1
+    train = {tuple(triple) for triple in GRAPH.train.tolist()}
+    for row in found["same_answer"]:
+        assert (GRAPH.entities.index(row["entity"]), r, t) in train
+
+
+@pytest.mark.parametrize("name", ["conve", "hash-text"])
+def test_new_facts_are_new_and_sorted(name):
+    made = student(name)
+    rows = made.complete(top=20)
+    assert len(rows) == 20
+    known = GRAPH.known()
+    assert not bool(known.contains(torch.tensor([row["triple"] for row in rows])).any())
+    confidence = [row["probability"] for row in rows]
+    assert confidence == sorted(confidence, reverse=True)
+    assert all(0 <= row["hit_rate"] <= 1 for row in rows)
+    assert made.complete(min_confidence=1.1) == []
+    assert len(made.rank_of([row["triple"] for row in rows])) == 20
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        (("nobody", "r0"), "no entity 'nobody'"),
+        (("e001", "r9"), "no relation 'r9'"),
+    ],
+)
+def test_unknown_names_are_told(query, message):
+    with pytest.raises(UserError, match=message):
+        student().predict(*query)
+    with pytest.raises(UserError, match="k must be"):
+        student().predict("e001", "r0", k=0)
+
+
+def test_damaged_students_are_refused(tmp_path):
+    made = student()
+    made.save(tmp_path)
+    for name in ("entities.tsv", "triples.safetensors", "model.safetensors", "model.json"):
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: len(content) // 2])
+        with pytest.raises(UserError):
+            Student.load(tmp_path)
+        (tmp_path / name).unlink()
+        with pytest.raises(UserError):
+            Student.load(tmp_path)
+        (tmp_path / name).write_bytes(content)
+    Student.load(tmp_path)
+
+
+def test_texts_with_tabs_and_lines_survive(tmp_path):
+    from dataclasses import replace
+
+    from tenfold.systems.graph_fusion.graph_files import read_graph, save_graph
+
+    names = ("tab\there", "line\nbreak", "back\\slash \\n", *GRAPH.names[3:])
+    save_graph(replace(GRAPH, names=names), tmp_path)
+    graph, _ = read_graph(tmp_path)
+    assert graph.names == names and torch.equal(graph.test, GRAPH.test)
+
+
+def test_simkgc_files_give_the_same_metrics(tmp_path):
+    made = student()
+    for direction in ("tail", "head"):
+        write_predictions(made, tmp_path / f"{direction}.json", direction=direction)
+    found = metrics_of_predictions(tmp_path / "tail.json", tmp_path / "head.json")
+    expected = summarise_ranks(evaluate_encoder(made.scorer, GRAPH, "valid"))
+    for number in ("mrr", "hits@1", "hits@10", "queries"):
+        assert found["both"][number] == pytest.approx(expected[number])
+    (tmp_path / "wrong.json").write_text('[{"rank": 0}]')
+    with pytest.raises(UserError, match="prediction 0"):
+        metrics_of_predictions(tmp_path / "wrong.json", tmp_path / "head.json")
+
+
+@pytest.mark.parametrize("name", ["conve", "hash-text", "compgcn"])
+def test_scores_export_to_onnx(tmp_path, name):
+    pytest.importorskip("onnxruntime")
+    from tenfold.systems.graph_fusion.onnx import export_scores
+
+    made = export_scores(student(name).scorer, tmp_path / "model.onnx")
+    assert made.max_difference < 1e-4
