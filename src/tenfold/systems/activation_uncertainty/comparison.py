@@ -88,8 +88,8 @@ def _claims_of_task(task: str, runs: Sequence[Mapping[str, Any]]) -> list[Claim]
     one_number = ""
     if abs(mean(runs, "all layers", "spearman") - mean(runs, prediction, "spearman")) < 0.005:
         one_number = (
-            "Both order the inputs alike (the same rank correlation with the labels): the spread of this main model is a "
-            "function of its prediction alone, and there is nothing more to tell."
+            "Both order the inputs alike (the same rank correlation with the labels): the spread of this main model is "
+            "a function of its prediction alone, and there is nothing more to tell."
         )
     claims.append(
         compare(
