@@ -26,7 +26,7 @@ from tenfold.systems.activation_uncertainty.model import image_cnn, image_mlp
 
 RESULT = Path(__file__).parent / "results" / "activation-uncertainty-serving.json"
 SHAPE = (1, 28, 28)
-PASSES, BATCHES = 20, 8
+PASSES = 20
 NETWORKS = {
     "MLP 256-128-64": lambda: image_mlp(num_classes=10, image_shape=SHAPE, rate=0.2),
     "MLP 1024-512-256": lambda: image_mlp(num_classes=10, image_shape=SHAPE, widths=(1024, 512, 256), rate=0.2),
@@ -35,15 +35,15 @@ NETWORKS = {
 }
 
 
-def interleaved(calls, rounds):
+def interleaved(calls, rounds, warmup=3):
     """Median milliseconds of each call, all of them once in every round."""
     times = {name: [] for name in calls}
-    with torch.inference_mode():
-        for number in range(rounds + 3):
+    with torch.no_grad():
+        for number in range(rounds + warmup):
             for name, call in calls.items():
                 start = time.perf_counter()
                 call()
-                if number >= 3:
+                if number >= warmup:
                     times[name].append((time.perf_counter() - start) * 1000)
     return {name: statistics.median(values) for name, values in times.items()}
 
@@ -68,10 +68,12 @@ def measure(name, batch, rounds, folder):
     one = ActivationUncertainty(model, rows[:2], passes=20, taps=[last]).fit([rows], epochs=3).serve()
     x = torch.randn(batch, *SHAPE)
 
+    several = 8 if batch <= 64 else 2
+
     def monte_carlo(prefix):
-        """Of many batches, so that finding the prefix, which is done once, does not count."""
+        """Of several batches, so that finding the prefix, which is done once, counts less."""
         return dropout_labels(
-            model, [x] * BATCHES, learner.dropout, learner.target, passes=PASSES, prefix=prefix
+            model, [x] * several, learner.dropout, learner.target, passes=PASSES, prefix=prefix
         ).uncertainty
 
     exported = folder / f"{name.replace(' ', '-')}-{batch}"
@@ -87,18 +89,16 @@ def measure(name, batch, rounds, folder):
         "plain, ONNX": lambda: sessions["plain"].run(None, feed),
         "last layer, ONNX": lambda: sessions["uncertain"].run(None, feed),
     }
+    times = interleaved(calls, rounds)
+    slow = {
+        "T = 20, prefix cached": (lambda: monte_carlo(prefix=True), several),
+        "T = 20": (lambda: monte_carlo(prefix=False), several),
+    }
     peer = peer_of(model)
     if peer is not None:
-        calls["torch-uncertainty, T = 20"] = lambda: peer(x)
-    times = interleaved(calls, rounds)
-    with torch.no_grad():
-        for kind, prefix in (("T = 20, prefix cached", True), ("T = 20", False)):
-            durations = []
-            for _ in range(max(rounds // 10, 3)):
-                start = time.perf_counter()
-                monte_carlo(prefix)
-                durations.append((time.perf_counter() - start) * 1000 / BATCHES)
-            times[kind] = statistics.median(durations)
+        slow["torch-uncertainty, T = 20"] = (lambda: peer(x), 1)
+    for kind, milliseconds in interleaved({kind: call for kind, (call, _) in slow.items()}, 3, warmup=1).items():
+        times[kind] = milliseconds / slow[kind][1]
     macs = count_flops(model, x[:1], convention="multiply-adds")
     return {
         "network": name,
