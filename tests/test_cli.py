@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tenfold import load_results
+from tenfold.catalog import SYSTEMS
 from tenfold.cli import main
 
 FAST = ["--seeds", "1", "--optimiser.epochs", "2", "--model.arguments", "{widths: [4, 4, 6]}", "--quiet"]
@@ -158,7 +159,7 @@ def test_report_of_one_run_and_of_several(run, tmp_path, capsys):
 def test_list_and_help(capsys):
     code, out, _ = call(capsys, "list", "--json")
     assert code == 0
-    assert json.loads(out)[0]["id"] == "boosted-exits"
+    assert [system["id"] for system in json.loads(out)] == [system.id for system in SYSTEMS]
     for arguments in (["--help"], ["run", "boosted-exits", "--help"], ["boosted-exits", "costs", "--help"]):
         code, out, _ = call(capsys, *arguments)
         assert code == 0

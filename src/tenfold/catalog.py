@@ -39,14 +39,6 @@ class System:
 
 SYSTEMS = (
     System(
-        id="graph-fusion",
-        alias="vem2l",
-        summary="a text and a structure encoder of a sparse knowledge graph teach each other; one of them serves alone",
-        paper="VEM2L: A Plug-and-play Framework for Fusing Text and Structure Knowledge on Sparse Knowledge Graph "
-        "Completion, arXiv 2207.01528, 2022",
-        package="tenfold.systems.graph_fusion",
-    ),
-    System(
         id="boosted-exits",
         alias="boostnet",
         summary="early-exit networks trained as gradient-boosted additive models",
@@ -66,6 +58,14 @@ SYSTEMS = (
         summary="distils token relations of a masked-image-modelling teacher into a small ViT",
         paper="TinyMIM, CVPR 2023",
         package="tenfold.systems.relation_distillation",
+    ),
+    System(
+        id="graph-fusion",
+        alias="vem2l",
+        summary="a text and a structure encoder of a sparse knowledge graph teach each other; one of them serves alone",
+        paper="VEM2L: A Plug-and-play Framework for Fusing Text and Structure Knowledge on Sparse Knowledge Graph "
+        "Completion, arXiv 2207.01528, 2022",
+        package="tenfold.systems.graph_fusion",
     ),
 )
 
