@@ -86,6 +86,22 @@ def test_a_killed_run_resumes_to_the_same_numbers(whole, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_measure_all_rows(whole, tmp_path):
+    """The main model is trained by both; estimators are fitted and measured on all rows in each."""
+    process = start(tmp_path / "two", "--trainer.devices", "2")
+    assert process.wait() == 0, process.stderr.read()
+    steps = [folder / "steps/main/digits/seed0/result.json" for folder in (whole, tmp_path / "two")]
+    one, two = (json.loads(path.read_text())["history"] for path in steps)
+    assert len(one) == len(two)
+    tables = [load_results(folder / "results.json").tables for folder in (whole, tmp_path / "two")]
+    caption = next(table for table in tables[1] if table.id == "rows-digits")
+    assert len(caption.rows) == len(next(table for table in tables[0] if table.id == "rows-digits").rows)
+    retained = load_results(tmp_path / "two/results.json").plots
+    curve = next(plot for plot in retained if plot.id == "retention-digits")
+    assert "Of the 39 most uncertain" in curve.caption  # a tenth of all 397 test rows, not of a rank's share
+
+
+@pytest.mark.slow
 def test_joint_training_ensembles_and_ablations(tmp_path, capsys):
     arguments = ["--joint", "true", "--ensemble", "2", "--ablations", "true", "--companions", "[]", "--quiet"]
     code, _, err = call(capsys, "run", "activation-uncertainty", "--out", tmp_path / "run", *FAST, *arguments)

@@ -212,6 +212,7 @@ def evaluation_batches(
     transform: Callable[[Any], Tensor] | None = None,
     augmentations: Sequence[Augmentation] = (),
     workers: int = 0,
+    whole: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Batches in order, nothing left out, this rank's share of them: ``(images, labels, indices)``.
 
@@ -223,8 +224,11 @@ def evaluation_batches(
         transform: for files, PIL image to uint8 tensor; if it is random, it draws the same for an image every time.
         augmentations: for images in memory; as a rule none.
         workers: for files, processes that decode.
+        whole: give every rank all images instead of its share.
     """
-    indices = torch.arange(len(data))[rank() if world_size() > 1 else 0 :: world_size()]
+    indices = torch.arange(len(data))
+    if not whole:
+        indices = indices[rank() if world_size() > 1 else 0 :: world_size()]
     chunks = indices.split(batch_size)
     if isinstance(data, LabelledImages):
         for number, rows in enumerate(chunks):

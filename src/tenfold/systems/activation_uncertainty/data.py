@@ -8,10 +8,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tenfold.data import RowBatches, TensorBatches, find_data, load_splits, split_indices
+from tenfold.data import (
+    LabelledImages,
+    RowBatches,
+    TensorBatches,
+    evaluation_batches,
+    find_data,
+    imagenet_transforms,
+    load_splits,
+    split_indices,
+)
 from tenfold.data.splits import Splits
 from tenfold.errors import UserError
-from tenfold.parallel import rank, world_size
 from tenfold.systems.activation_uncertainty.calls import Inputs
 from tenfold.systems.activation_uncertainty.criteo import Clicks, CriteoEncoder, load_criteo
 from tenfold.systems.activation_uncertainty.movielens import Ratings, load_movielens, synthetic_movielens
@@ -58,7 +66,7 @@ class TaskData:
         return self.train(batch_size, seed)
 
     def batches(self, part: Part, batch_size: int = 512) -> Iterator[tuple[Inputs, Tensor, Tensor]]:
-        """``(inputs, labels, indices)`` in order, this rank's share of them."""
+        """``(inputs, labels, indices)`` in order, all of them on every rank: estimators are fitted on all rows."""
         return self.parts(part, batch_size)
 
     def numbered(self, part: Part, batch_size: int = 512) -> Iterator[tuple[Inputs, Tensor]]:
@@ -107,10 +115,13 @@ def load_task(
 
 def _images(splits: Splits) -> TaskData:
     def parts(part: Part, batch_size: int) -> Iterator[tuple[Inputs, Tensor, Tensor]]:
-        if part == "train":
-            return iter(splits.plain_training_batches(batch_size, limit=len(splits.train)))
-        return iter(splits.validation_batches(batch_size) if part == "auxiliary" else splits.test_batches(batch_size))
+        images = {"train": splits.train, "auxiliary": splits.validation, "test": splits.test}[part]
+        plain = None if isinstance(images, LabelledImages) else imagenet_transforms(image_size, training=False)
+        return evaluation_batches(
+            images, batch_size, mean=splits.mean, std=splits.std, transform=plain, workers=splits.workers, whole=True
+        )
 
+    image_size = splits.image_shape[-1]
     first = next(parts("test", 2))[0]
     return TaskData(
         name=splits.name,
@@ -177,8 +188,7 @@ def _table(
     rows = dict(zip(names, split_indices(count, [held, auxiliary, count - held - auxiliary], seed=0), strict=True))
 
     def parts(part: Part, batch_size: int) -> Iterator[tuple[Inputs, Tensor, Tensor]]:
-        own = torch.arange(len(rows[part]))[rank() if world_size() > 1 else 0 :: world_size()]
-        for indices in own.split(batch_size):
+        for indices in torch.arange(len(rows[part])).split(batch_size):
             chosen = rows[part][indices]
             yield {column: values[chosen] for column, values in columns.items()}, label[chosen], indices
 

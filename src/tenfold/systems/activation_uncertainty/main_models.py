@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tenfold.parallel import rank
+from tenfold.parallel import rank, wait_for_all_ranks
 from tenfold.run import Run
 from tenfold.systems.activation_uncertainty.builders import build_model, state_of
 from tenfold.systems.activation_uncertainty.calls import call
@@ -93,6 +93,7 @@ def train_main(
     )
     if rank() == 0:
         save_file(state_of(model), folder / "weights.safetensors")
+    wait_for_all_ranks()  # which read them
     return {"history": fitted.history, "seconds": fitted.seconds}
 
 
