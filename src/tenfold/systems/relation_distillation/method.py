@@ -238,7 +238,8 @@ class RelationDistiller(nn.Module):
 
         Args:
             batch: inputs of both networks, or ``(student's inputs, teacher's inputs)``; each a tensor, or a dict of
-                keyword arguments, whose ``attention_mask`` says which tokens are real.
+                keyword arguments, whose ``attention_mask`` says which tokens are real. In place of the teacher's
+                inputs, what :meth:`of_teacher` made of them.
 
         Returns:
             ``loss`` to be minimised, and the pairs' divergences of the first layer pair; scalars.
@@ -247,8 +248,7 @@ class RelationDistiller(nn.Module):
         students, output = self._tap(
             self.student, [s for s, _, _ in self.layers], for_student, keep, self.decoder is None
         )
-        with torch.no_grad():
-            teachers, _ = self._tap(self.teacher, [t for _, t, _ in self.layers], for_teacher, keep, True)
+        teachers = self._teachers(for_teacher, keep)
         losses: dict[str, Tensor] = {}
         for number, (_, _, weight) in enumerate(self.layers):
             found = self.relation(*self._aligned(students[number], teachers[number], number), mask)
@@ -260,6 +260,25 @@ class RelationDistiller(nn.Module):
             reconstruction = self.decoder(output, keep, images)
             losses |= {"loss": losses["loss"] + reconstruction, "reconstruction": reconstruction.detach()}
         return losses
+
+    @property
+    def fixed_teacher(self) -> bool:
+        """Whether the teacher makes the same of the same inputs in every step, so that it can be kept."""
+        return not self.mask_ratio and not self.teacher_training
+
+    def of_teacher(self, inputs: Any) -> list[Tap]:
+        """The teacher's side of a batch, without gradient: one tap for each pair of layers.
+
+        Args:
+            inputs: the teacher's; images get the size that ``grid`` asks for.
+        """
+        return self._teachers(self._matched(inputs), None)
+
+    def _teachers(self, inputs: Any, keep: Tensor | None) -> list[Tap]:
+        if isinstance(inputs, list) and inputs and isinstance(inputs[0], Tap):
+            return inputs
+        with torch.no_grad():
+            return self._tap(self.teacher, [t for _, t, _ in self.layers], inputs, keep, True)[0]
 
     @torch.no_grad()
     def agreement(self, batch: Any) -> dict[str, float]:
@@ -294,18 +313,25 @@ class RelationDistiller(nn.Module):
         mask = for_student.get("attention_mask") if isinstance(for_student, Mapping) else None
         mask = None if mask is None else mask.bool()
         images = images_of(for_student)
-        if self.grid == "match-input" and images is not None:
-            if isinstance(for_teacher, Tensor):
-                for_teacher = matched_input(for_teacher, self.student, self.teacher)
-            elif isinstance(for_teacher, Mapping) and "pixel_values" in for_teacher:
-                resized = matched_input(for_teacher["pixel_values"], self.student, self.teacher)
-                for_teacher = {**for_teacher, "pixel_values": resized}
+        if images is not None:
+            for_teacher = self._matched(for_teacher)
         keep = None
         if self.mask_ratio:
             if images is None:
                 raise UserError("mask_ratio masks patches of images; these inputs are none")
             keep = random_patches(self.student, images, self.mask_ratio)
         return for_student, for_teacher, mask, keep, images
+
+    def _matched(self, inputs: Any) -> Any:
+        """The teacher's images in the size whose patch grid is the student's, where that is asked for."""
+        if self.grid != "match-input":
+            return inputs
+        if isinstance(inputs, Tensor) and inputs.ndim == 4:
+            return matched_input(inputs, self.student, self.teacher)
+        if isinstance(inputs, Mapping) and "pixel_values" in inputs:
+            resized = matched_input(inputs["pixel_values"], self.student, self.teacher)
+            return {**inputs, "pixel_values": resized}
+        return inputs
 
     def _tap(
         self, model: nn.Module, layers: list[Any], inputs: Any, keep: Tensor | None, stop: bool

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tenfold.cost import count_parameters
-from tenfold.data import Splits
+from tenfold.data import FileBatches, Splits, TensorBatches, normalise
 from tenfold.parallel import rank, wait_for_all_ranks
 from tenfold.run import Run
 from tenfold.systems.relation_distillation.alignment import heads_per_block
@@ -38,6 +38,7 @@ from tenfold.systems.relation_distillation.networks import (
 from tenfold.systems.relation_distillation.optimisers import adamw, cosine_schedule, parameter_groups
 from tenfold.systems.relation_distillation.settings import Arm, Config
 from tenfold.systems.relation_distillation.targets import FeatureDistiller
+from tenfold.systems.relation_distillation.views import FixedViews, TeacherCache
 from tenfold.training import FitResult, fit
 
 # --- networks -------------------------------------------------------------------------------------------------------
@@ -102,9 +103,9 @@ def train_teacher(config: Config, splits: Splits, folder: Path, run: Run) -> dic
         network.pos_embed.requires_grad_(False)
         autoencoder = _autoencoder(config, network, options.mask_ratio)
         fitted = _fit_unlabelled(
-            config, splits, autoencoder, lambda batch: batch[0], seed=config.seed, epochs=options.epochs,
-            batch_size=options.batch_size, learning_rate=options.learning_rate, warmup=options.warmup_epochs,
-            folder=folder, run=run, step="teacher", jitter=None,
+            config, autoencoder, lambda batch: batch[0], _unlabelled(config, splits, options.batch_size, config.seed),
+            epochs=options.epochs, learning_rate=options.learning_rate, warmup=options.warmup_epochs,
+            folder=folder, run=run, step="teacher",
         )  # fmt: skip
         history = fitted.history
     knn = None
@@ -206,19 +207,34 @@ def _distil(
     task = make_task(config, splits, arm, teacher, student)
     if task is None:
         return None, None
-    relations = arm.target != "mae"
+    taught = arm.target != "mae"
     set_drop_path(student, options.drop_path if arm.drop_path is None else arm.drop_path)
 
+    batches = _unlabelled(
+        config, splits, options.batch_size, seed, jitter=config.data.jitter if taught else None, views=options.views
+    )
+
+    def for_teacher(images: Tensor) -> Tensor:
+        return renormalised(images, splits, teacher.mean or splits.mean, teacher.std or splits.std)
+
+    cache = None
+    if isinstance(batches, FixedViews) and taught and task.fixed_teacher:
+        device = config.trainer.device
+        task.teacher.to(device)
+        cache = TeacherCache(
+            task.of_teacher, batches.crops,
+            lambda crops: for_teacher(normalise(crops.to(device), splits.mean, splits.std)), limit_mb=options.cache_mb,
+        )  # fmt: skip
+
     def views(batch: Sequence[Tensor]) -> Any:
-        if not relations:
+        if not taught:
             return batch[0]
         ours, clean = batch[0].unbind(1)
-        return ours, renormalised(clean, splits, teacher.mean or splits.mean, teacher.std or splits.std)
+        return ours, cache.at(batch[2]) if cache is not None else for_teacher(clean)
 
     fitted = _fit_unlabelled(
-        config, splits, task, views, seed=seed, epochs=options.epochs, batch_size=options.batch_size,
-        learning_rate=options.learning_rate, warmup=options.warmup_epochs, folder=folder, run=run, step=step,
-        jitter=config.data.jitter if relations else None,
+        config, task, views, batches, epochs=options.epochs, learning_rate=options.learning_rate,
+        warmup=options.warmup_epochs, folder=folder, run=run, step=step,
     )  # fmt: skip
     set_drop_path(student, 0.0)
     return fitted, task
@@ -237,15 +253,21 @@ def _chain(
     return teacher
 
 
-def _fit_unlabelled(
-    config: Config, splits: Splits, task: nn.Module, views: Any, *, seed: int, epochs: int, batch_size: int,
-    learning_rate: float, warmup: float, folder: Path, run: Run, step: str, jitter: float | None,
-) -> FitResult:  # fmt: skip
+def _unlabelled(
+    config: Config, splits: Splits, batch_size: int, seed: int, *, jitter: float | None = None, views: int | None = None
+) -> TensorBatches | FileBatches:
+    """Batches of the images of pre-training, the labelled ones or others."""
     images = unlabelled_images(config.data.unlabelled) if config.data.unlabelled else None
-    batches = pretraining_batches(
+    return pretraining_batches(
         splits, batch_size, seed=seed, crop_scale=(config.data.crop_scale, 1.0), flip=config.data.flip, jitter=jitter,
-        images=images,
+        images=images, views=views,
     )  # fmt: skip
+
+
+def _fit_unlabelled(
+    config: Config, task: nn.Module, views: Any, batches: TensorBatches | FileBatches, *, epochs: int,
+    learning_rate: float, warmup: float, folder: Path, run: Run, step: str,
+) -> FitResult:  # fmt: skip
 
     def objective(model: nn.Module, batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         losses = model(views(batch))

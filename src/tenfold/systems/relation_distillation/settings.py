@@ -116,6 +116,9 @@ class DistilOptions:
         weight_decay: of matrices and the class token.
         warmup_epochs: of linear warm-up.
         drop_path: of every block but the last.
+        views: fixed crops of each image whose teacher's side is computed once, for small sets in memory; null for new
+            crops in every epoch, as published.
+        cache_mb: largest size of what is so computed.
         pairs: relations of the arm ``relations``.
         teacher_layer: the teacher's block, from 1; null for the rule: the last of equal depths, else three quarters up.
         heads: ``auto``, ``adaptive``, ``mean`` or a number of relation heads.
@@ -130,6 +133,8 @@ class DistilOptions:
     weight_decay: float = 0.05
     warmup_epochs: float = 2.0
     drop_path: float = 0.1
+    views: int | None = None
+    cache_mb: int = 2048
     pairs: list[str] = field(default_factory=lambda: ["qk", "vv"])
     teacher_layer: int | None = None
     heads: Literal["auto", "adaptive", "mean"] | int = "auto"
