@@ -60,6 +60,7 @@ def load_images(
         if name == "clothing64"
         else load_splits(name, root=root, validation=validation, image_size=image_size, workers=workers)
     )
+    splits = replace(splits, interpolation="bicubic")  # as recipes of vision transformers resize
     return splits if limit is None else replace(splits, train=splits.train.subset(range(min(limit, len(splits.train)))))
 
 

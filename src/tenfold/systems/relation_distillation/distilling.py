@@ -95,7 +95,7 @@ def distill_relations(
         objective,
         batches,
         epochs=epochs,
-        optimiser=adamw(groups, (0.9, 0.95)),
+        optimiser=adamw(groups, (0.9, 0.95), trainer),
         schedule=cosine_schedule(epochs=epochs, steps=steps, warmup=min(warmup_epochs, epochs / 2)),
         folder=folder,
         options=trainer,

@@ -85,7 +85,7 @@ def finetune(
         objective,
         batches,
         epochs=epochs,
-        optimiser=adamw(groups, (0.9, 0.999)),
+        optimiser=adamw(groups, (0.9, 0.999), trainer),
         schedule=cosine_schedule(
             epochs=epochs, steps=len(batches), warmup=min(warmup_epochs, epochs / 2), lowest=lowest / learning_rate
         ),

@@ -37,7 +37,7 @@ from tenfold.systems.relation_distillation.alignment import (
 )
 from tenfold.systems.relation_distillation.freezing import freeze_unreached, leave_teacher_out
 from tenfold.systems.relation_distillation.layers import Tap, Tapper, attention_layers, images_of, resolve_layer
-from tenfold.systems.relation_distillation.masking import keep_patches, random_patches
+from tenfold.systems.relation_distillation.masking import PatchMasks, keep_patches
 from tenfold.systems.relation_distillation.taps import tap, tap_layers
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -213,7 +213,8 @@ class RelationDistiller(nn.Module):
         self.teacher = teacher.requires_grad_(False)
         self.decoder = decoder
         self.relation = RelationLoss(pairs, weights=weights, softmax=softmax, kernel=kernel)
-        self.qk, self.grid, self.mask_ratio = qk, grid, mask_ratio
+        self.qk, self.grid = qk, grid
+        self.masks = PatchMasks(mask_ratio) if mask_ratio else None
         self.teacher_training = teacher_training
         self.layers = _layer_pairs(student, teacher, student_layer, teacher_layer, more_layers)
         self.heads = [_align(student, teacher, pair, heads) for pair in self.layers]
@@ -264,7 +265,7 @@ class RelationDistiller(nn.Module):
     @property
     def fixed_teacher(self) -> bool:
         """Whether the teacher makes the same of the same inputs in every step, so that it can be kept."""
-        return not self.mask_ratio and not self.teacher_training
+        return self.masks is None and not self.teacher_training
 
     def of_teacher(self, inputs: Any) -> list[Tap]:
         """The teacher's side of a batch, without gradient: one tap for each pair of layers.
@@ -316,10 +317,10 @@ class RelationDistiller(nn.Module):
         if images is not None:
             for_teacher = self._matched(for_teacher)
         keep = None
-        if self.mask_ratio:
+        if self.masks is not None:
             if images is None:
                 raise UserError("mask_ratio masks patches of images; these inputs are none")
-            keep = random_patches(self.student, images, self.mask_ratio)
+            keep = self.masks(self.student, images)
         return for_student, for_teacher, mask, keep, images
 
     def _matched(self, inputs: Any) -> Any:

@@ -1,6 +1,7 @@
 """Pre-training without labels: the teacher as a masked autoencoder, then every arm's student."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -282,7 +283,7 @@ def _fit_unlabelled(
         objective,
         batches,
         epochs=epochs,
-        optimiser=adamw(groups, (0.9, 0.95)),
+        optimiser=adamw(groups, (0.9, 0.95), config.trainer),
         schedule=cosine_schedule(epochs=epochs, steps=len(batches), warmup=min(warmup, epochs / 2)),
         folder=folder,
         options=config.trainer,
@@ -319,9 +320,17 @@ def _neighbours(config: Config, splits: Splits, network: Any, block: int = -2) -
     def features(images: Tensor) -> Tensor:
         return patch_features(network, images, block)
 
-    train = collect(features, network, splits.plain_training_batches(), device)
+    train = collect(features, network, labelled(config, splits).plain_training_batches(), device)
     test = collect(features, network, splits.test_batches(), device)
     return {"knn": knn_accuracy(*train, *test), "linear": linear_accuracy(*train, *test)}
+
+
+def labelled(config: Config, splits: Splits) -> Splits:
+    """The splits with those training images alone whose labels are used."""
+    count = config.finetune.labels
+    if count is None or count >= len(splits.train):
+        return splits
+    return replace(splits, train=splits.train.subset(range(count)))
 
 
 def save_weights(module: nn.Module, path: Path) -> None:

@@ -39,6 +39,7 @@ from tenfold.systems.relation_distillation.networks import (
     largest_difference,
 )
 from tenfold.systems.relation_distillation.pretraining import (
+    labelled,
     make_classifier,
     make_student,
     make_task,
@@ -159,7 +160,9 @@ def evaluate_arm(
     load_backbone(classifier, state)
     pretrained = build_student_like(config, splits, found["heads"], state)
     moved = largest_difference(pretrained, classifier, splits.example(1))
-    images = splits.train if labels == "full" else few_per_class(splits.train, options.few_labels, seed)
+    images = labelled(config, splits).train
+    if labels == "few":
+        images = few_per_class(images, options.few_labels, seed)
     epochs = options.epochs if labels == "full" else options.few_epochs
     fitted = finetune(
         classifier,

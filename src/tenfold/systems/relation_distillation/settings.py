@@ -148,6 +148,8 @@ class FinetuneOptions:
     """Fine-tuning with labels, the same in every arm.
 
     Attributes:
+        labels: number of training images whose labels are used, the first ones; all where null. Pre-training uses all
+            images, without labels.
         epochs: passes over the labelled images.
         few_labels: labels per class of a second fine-tuning on few labels; 0 for none.
         few_epochs: passes over these.
@@ -165,6 +167,7 @@ class FinetuneOptions:
         erase: probability of a random rectangle of noise.
     """
 
+    labels: int | None = None
     epochs: int = 30
     few_labels: int = 10
     few_epochs: int = 60
@@ -297,6 +300,7 @@ def arms_of(config: Config) -> dict[str, Arm]:
         ("distil.epochs", config.distil.epochs),
         ("finetune.epochs", config.finetune.epochs),
         ("teacher.epochs", config.teacher.epochs),
+        ("finetune.labels", 1 if config.finetune.labels is None else config.finetune.labels),
     ):
         if value < 1:
             raise UserError(f"{name} must be at least 1; got {value}")
@@ -361,14 +365,14 @@ PRESETS = {
     ),
     "small": Config(
         preset="small",
-        data=DataOptions(name="fashion-mnist", validation=1000, limit=3000, crop_scale=0.6, jitter=0.2),
+        data=DataOptions(name="fashion-mnist", validation=2000, crop_scale=0.6, jitter=0.2),
         teacher=TeacherOptions(
-            width=64, depth=4, heads=[8], patch=4, batch_size=50, epochs=16, learning_rate=2e-3, decoder_width=32
+            width=64, depth=4, heads=[8], patch=4, batch_size=50, epochs=8, learning_rate=2e-3, decoder_width=32
         ),
         student=StudentOptions(depth=3),
-        distil=DistilOptions(epochs=10, batch_size=50, learning_rate=2e-3, drop_path=0.0),
+        distil=DistilOptions(epochs=6, batch_size=100, learning_rate=2e-3, drop_path=0.0, views=2),
         finetune=FinetuneOptions(
-            epochs=5, few_epochs=30, batch_size=50, learning_rate=1e-3, crop_scale=0.8, warmup_epochs=1.0
+            labels=1000, epochs=32, few_epochs=100, batch_size=100, learning_rate=6e-3, layer_decay=1.0, crop_scale=0.8
         ),
     ),
     "paper": _paper("paper", 768, 12, _paper_teacher(1024, 24, [16], "mae_pretrain_vit_large.pth")),
