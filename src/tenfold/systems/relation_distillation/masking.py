@@ -29,7 +29,7 @@ class PatchMasks(nn.Module):
         self.seed, self.step = int(torch.randint(2**62, ())), 0
 
     def forward(self, model: nn.Module, images: Tensor) -> Tensor:
-        """This process's masks, see :func:`random_patches`."""
+        """Masks of this process's images, see :func:`random_patches`."""
         generator = torch.Generator().manual_seed(derived_seed(self.seed, self.step))
         self.step += self.training
         return random_patches(model, images, self.mask_ratio, generator)

@@ -119,6 +119,7 @@ class DistilOptions:
         views: fixed crops of each image whose teacher's side is computed once, for small sets in memory; null for new
             crops in every epoch, as published.
         cache_mb: largest size of what is so computed.
+        watch_knn: measure nearest neighbours on the validation images after every epoch, for the log of epochs.
         pairs: relations of the arm ``relations``.
         teacher_layer: the teacher's block, from 1; null for the rule: the last of equal depths, else three quarters up.
         heads: ``auto``, ``adaptive``, ``mean`` or a number of relation heads.
@@ -135,6 +136,7 @@ class DistilOptions:
     drop_path: float = 0.1
     views: int | None = None
     cache_mb: int = 2048
+    watch_knn: bool = False
     pairs: list[str] = field(default_factory=lambda: ["qk", "vv"])
     teacher_layer: int | None = None
     heads: Literal["auto", "adaptive", "mean"] | int = "auto"
@@ -153,6 +155,8 @@ class FinetuneOptions:
         epochs: passes over the labelled images.
         few_labels: labels per class of a second fine-tuning on few labels; 0 for none.
         few_epochs: passes over these.
+        longer: fine-tune the first seed of ``scratch`` and ``mae`` so many times as long, too: whether a difference is
+            one of what was learnt or of its speed. 0 for none.
         batch_size: images per step, over all processes.
         learning_rate: of the head; published: 5e-4 times batch size over 256.
         weight_decay: of matrices.
@@ -171,6 +175,7 @@ class FinetuneOptions:
     epochs: int = 30
     few_labels: int = 10
     few_epochs: int = 60
+    longer: int = 0
     batch_size: int = 100
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
@@ -370,9 +375,10 @@ PRESETS = {
             width=64, depth=4, heads=[8], patch=4, batch_size=50, epochs=8, learning_rate=2e-3, decoder_width=32
         ),
         student=StudentOptions(depth=3),
-        distil=DistilOptions(epochs=6, batch_size=100, learning_rate=2e-3, drop_path=0.0, views=2),
+        distil=DistilOptions(epochs=4, batch_size=50, learning_rate=2e-3, drop_path=0.0, views=2),
         finetune=FinetuneOptions(
-            labels=1000, epochs=32, few_epochs=100, batch_size=100, learning_rate=6e-3, layer_decay=1.0, crop_scale=0.8
+            labels=1000, epochs=24, few_epochs=60, longer=2, batch_size=100, learning_rate=6e-3, layer_decay=1.0,
+            crop_scale=0.8,
         ),
     ),
     "paper": _paper("paper", 768, 12, _paper_teacher(1024, 24, [16], "mae_pretrain_vit_large.pth")),
