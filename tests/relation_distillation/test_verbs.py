@@ -143,3 +143,15 @@ def test_distillations_that_cannot_be(photographs, tmp_path, capsys, teacher, st
     error = capsys.readouterr().err
     assert said in error and len(error.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_image_ends_with_one_line_and_leaves_nothing(photographs, tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    whole = (photographs / "labelled/train/dark/0.png").read_bytes()
+    for number in range(9):
+        (tmp_path / f"images/{number}.png").write_bytes(whole if number else whole[:100])
+    command = [SYSTEM, "distil", str(tmp_path / "images"), str(photographs / "teacher"), "16x2x2"]
+    assert main([*command, "--out", str(tmp_path / "out"), *IMAGES, "--batch_size", "9"]) == 2
+    error = capsys.readouterr().err
+    assert "0.png" in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()

@@ -29,6 +29,7 @@ _ROOMS = {
     "model": ["load_backbone", "set_drop_path", "sincos_positions", "vision_transformer"],
     "mae": ["MAEDecoder", "MaskedAutoencoder"],
     "masking": ["PatchMasks", "keep_patches", "random_patches"],
+    "views": ["FixedViews", "TeacherCache"],
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 

@@ -27,13 +27,11 @@ from tenfold.losses import Kernel, relation_agreement, relation_kl, relation_mse
 from tenfold.systems.relation_distillation.alignment import (
     Grid,
     Heads,
+    align_heads,
     common_tokens,
-    heads_obstacle,
-    largest_common_heads,
     matched_input,
     regrouped,
     repeat_heads,
-    set_heads,
 )
 from tenfold.systems.relation_distillation.freezing import freeze_unreached, leave_teacher_out
 from tenfold.systems.relation_distillation.layers import Tap, Tapper, attention_layers, images_of, resolve_layer
@@ -217,7 +215,7 @@ class RelationDistiller(nn.Module):
         self.masks = PatchMasks(mask_ratio) if mask_ratio else None
         self.teacher_training = teacher_training
         self.layers = _layer_pairs(student, teacher, student_layer, teacher_layer, more_layers)
-        self.heads = [_align(student, teacher, pair, heads) for pair in self.layers]
+        self.heads = [align_heads(student, teacher, pair[0], pair[1], heads) for pair in self.layers]
         self.untrained: list[str] = []
         leave_teacher_out(self)
         self.train()
@@ -385,30 +383,3 @@ def depth(model: Any) -> int | None:
     layers = getattr(getattr(model, "config", None), "num_hidden_layers", None)
     blocks = getattr(model, "blocks", None)
     return layers if layers is not None else len(blocks) if isinstance(blocks, nn.Sequential | nn.ModuleList) else None
-
-
-def _align(student: nn.Module, teacher: nn.Module, pair: tuple[Any, Any, float], heads: Heads) -> Any:
-    """Change the student's layer where its heads are to adapt; give the way that was taken."""
-    if heads == "mean" or (isinstance(heads, int) and not isinstance(heads, bool)):
-        return heads
-    if heads not in ("auto", "adaptive"):
-        raise UserError(f"heads must be 'auto', 'adaptive', 'mean' or a number of relation heads; got {heads!r}")
-    ours, theirs = attention_layers(student), attention_layers(teacher)
-    if callable(pair[0]) or callable(pair[1]) or not ours or not theirs:
-        return "adaptive"  # nothing can be changed; equal counts are checked when both are seen
-    layer, wanted = ours[pair[0] - 1], theirs[pair[1] - 1].heads
-    obstacle = heads_obstacle(layer, wanted)
-    if obstacle is None:
-        set_heads(layer, wanted)
-        return "adaptive"
-    common = largest_common_heads(_width(layer), _width(theirs[pair[1] - 1]), wanted)
-    if heads == "adaptive" or common == 1:
-        raise UserError(
-            f"the student's layer {layer.name!r} cannot run with the teacher's {wanted} heads: {obstacle}; use "
-            + ("heads='auto'" if common > 1 else "heads='mean'")
-        )
-    return common
-
-
-def _width(layer: Any) -> int:
-    return getattr(layer.module, layer.projections[0]).out_features // (3 if len(layer.projections) == 1 else 1)

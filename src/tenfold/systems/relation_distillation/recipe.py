@@ -89,7 +89,12 @@ def run(config: Config, run: Run) -> Results:
             seconds=run.seconds,
             peak_memory_mb=peak_process_memory_mb(),
         ),
-        environment=environment(config.trainer.device.type, data=splits.name, train_images=len(splits.train)),
+        environment=environment(
+            config.trainer.device.type,
+            data=splits.name,
+            train_images=len(splits.train),
+            labelled_images=len(labelled(config, splits).train),
+        ),
         plots=plots_of(outcomes, splits.name, learnt["history"]),
         tables=tables_of(outcomes, splits.name, lengths),
         notes=[

@@ -360,12 +360,13 @@ PRESETS = {
         seeds=1,
         data=DataOptions(flip=False, crop_scale=1.0, jitter=0.2),
         teacher=TeacherOptions(
-            width=64, depth=4, heads=[8], batch_size=50, epochs=24, learning_rate=2e-3, decoder_width=32
+            width=64, depth=4, heads=[8], batch_size=100, epochs=24, learning_rate=4e-3, decoder_width=32
         ),
         student=StudentOptions(depth=3),
-        distil=DistilOptions(epochs=10, batch_size=50, learning_rate=2e-3, drop_path=0.0),
+        distil=DistilOptions(epochs=10, batch_size=100, learning_rate=4e-3, drop_path=0.0, views=2),
         finetune=FinetuneOptions(
-            epochs=6, few_epochs=30, batch_size=50, learning_rate=1e-3, crop_scale=0.8, warmup_epochs=1.0
+            epochs=10, few_epochs=40, batch_size=100, learning_rate=6e-3, layer_decay=1.0, crop_scale=0.8,
+            warmup_epochs=1.0,
         ),
     ),
     "small": Config(
@@ -375,7 +376,7 @@ PRESETS = {
             width=64, depth=4, heads=[8], patch=4, batch_size=50, epochs=8, learning_rate=2e-3, decoder_width=32
         ),
         student=StudentOptions(depth=3),
-        distil=DistilOptions(epochs=4, batch_size=50, learning_rate=2e-3, drop_path=0.0, views=2),
+        distil=DistilOptions(epochs=4, batch_size=50, learning_rate=4e-3, drop_path=0.0, views=2),
         finetune=FinetuneOptions(
             labels=1000, epochs=24, few_epochs=60, longer=2, batch_size=100, learning_rate=6e-3, layer_decay=1.0,
             crop_scale=0.8,

@@ -317,7 +317,8 @@ def _images(data: str, root: str | None, size: int, workers: int) -> Splits:
 
 def _student_of(name: str) -> StudentOptions:
     if name in SIZES:
-        return StudentOptions(**SIZES[name])
+        sizes = SIZES[name]
+        return StudentOptions(width=sizes["width"], depth=sizes["depth"], heads=sizes["heads"])
     if name.startswith("timm/"):
         return StudentOptions(name=name)
     parts = name.split("x")

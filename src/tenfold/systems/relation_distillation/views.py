@@ -122,7 +122,7 @@ class TeacherCache:
         """The teacher's taps or features of some views, by their places."""
         rows = [{name: tensor[places] for name, tensor in one.items()} for one in self._tensors]
         return [
-            row["features"] if one is None else replace(one, **row)
+            row["features"] if one is None else replace(one, q=row["q"], k=row["k"], v=row["v"])
             for one, row in zip(self._made_of, rows, strict=True)
         ]
 
