@@ -100,23 +100,24 @@ class TeacherCache:
         limit_mb: int,
         batch_size: int = 256,
     ) -> None:
-        chunks = crops.split(batch_size)
-        parts: list[list[dict[str, Tensor]]] = []
-        for number, chunk in enumerate(chunks):
+        self._made_of: list[Tap | None] = []
+        self._tensors: list[dict[str, Tensor]] = []
+        for first in range(0, len(crops), batch_size):
+            chunk = crops[first : first + batch_size]
             found = compute(prepare(chunk))
-            if number == 0:
-                self._made_of = [_without_tensors(one) for one in found]
-                one = sum(t[0].numel() * t.element_size() for o in found for t in _tensors(o, len(chunk)).values())
-                if one * len(crops) > limit_mb * 2**20:
+            parts = [_tensors(one, len(chunk)) for one in found]
+            if first == 0:
+                sizes = sum(t[0].numel() * t.element_size() for part in parts for t in part.values())
+                if sizes * len(crops) > limit_mb * 2**20:
                     raise UserError(
-                        f"the teacher's side of {len(crops)} views takes {one * len(crops) / 2**20:.0f} MiB, more than "
-                        f"distil.cache_mb = {limit_mb}: take fewer views, or null for new crops in every epoch"
+                        f"the teacher's side of {len(crops)} views takes {sizes * len(crops) / 2**20:.0f} MiB, more "
+                        f"than distil.cache_mb = {limit_mb}: take fewer views, or null for new crops in every epoch"
                     )
-            parts.append([_tensors(one, len(chunk)) for one in found])
-        self._tensors = [
-            {name: torch.cat([part[number][name] for part in parts]) for name in parts[0][number]}
-            for number in range(len(parts[0]))
-        ]
+                self._made_of = [_without_tensors(one) for one in found]
+                self._tensors = [{n: t.new_empty(len(crops), *t.shape[1:]) for n, t in part.items()} for part in parts]
+            for kept, part in zip(self._tensors, parts, strict=True):
+                for name, tensor in part.items():
+                    kept[name][first : first + len(chunk)] = tensor
 
     def at(self, places: Tensor) -> list[Any]:
         """The teacher's taps or features of some views, by their places."""
@@ -133,7 +134,7 @@ def _tensors(one: Tap | Tensor, batch: int) -> dict[str, Tensor]:
         return {"features": one}
     if one.bias is not None and one.bias.shape[0] == batch > 1:
         raise UserError("the teacher's layer has a bias for every image, which is not kept: set distil.views to null")
-    return {"q": one.q.contiguous(), "k": one.k.contiguous(), "v": one.v.contiguous()}
+    return {"q": one.q, "k": one.k, "v": one.v}
 
 
 def _without_tensors(one: Tap | Tensor) -> Tap | None:
