@@ -170,26 +170,27 @@ def relation_distillation_small() -> str:
 
 
 def relation_choice() -> str:
-    """What the learning rates were chosen by."""
-    found = json.loads((RESULTS / "relation-choice-small.json").read_text(encoding="utf-8"))
-    rows = [
-        ["fine-tuning, from scratch, all labels", row["learning_rate"], row["epochs"], row["accuracy"]]
-        for row in found["finetuning"]
-    ]
-    rows += [
-        [f"pre-training, {arm}, few labels", row["learning_rate"], "", accuracy]
-        for row in found["pretraining"]
-        for arm, accuracy in row["arms"].items()
-    ]
-    chosen = ", ".join(f"`{name} {value}`" for name, value in found["chosen"].items())
-    return "\n\n".join(
-        [
-            f"`python benchmarks/relation_choice.py`: accuracy (%) on the {found['validation_images']:,} validation "
-            f"images, seed {found['seed']}, which is none of the preset's; chosen: {chosen}. The baseline chooses how "
-            "all arms are fine-tuned.",
+    """What the learning rates of the presets were chosen by."""
+    parts = []
+    for preset in ("small", "tiny"):
+        found = json.loads((RESULTS / f"relation-choice-{preset}.json").read_text(encoding="utf-8"))
+        rows = [
+            ["fine-tuning, from scratch, all labels", row["learning_rate"], row["epochs"], row["accuracy"]]
+            for row in found["finetuning"]
+        ]
+        rows += [
+            [f"pre-training, {arm}, few labels", row["learning_rate"], "", accuracy]
+            for row in found["pretraining"]
+            for arm, accuracy in row["arms"].items()
+        ]
+        chosen = ", ".join(f"`{name} {value}`" for name, value in found["chosen"].items())
+        parts += [
+            f"`python benchmarks/relation_choice.py --preset {preset}`: accuracy (%) on the "
+            f"{found['validation_images']:,} validation images, seed {found['seed']}, which is none of the preset's; "
+            f"chosen: {chosen}. The baseline chooses how all arms are fine-tuned.",
             table(["choice", "learning rate", "epochs", "validation"], rows),
         ]
-    )
+    return "\n\n".join(parts)
 
 
 def relation_kernels() -> str:

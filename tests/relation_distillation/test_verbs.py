@@ -17,7 +17,7 @@ from tenfold.systems.relation_distillation.model import vision_transformer
 SYSTEM = "relation-distillation"
 
 
-def test_a_sweep_prints_its_table_beside_the_papers(tmp_path, monkeypatch, capsys):
+def test_sweeps_print_their_tables_beside_the_papers(tmp_path, monkeypatch, capsys):
     tiny = settings.PRESETS["tiny"]
     fast = replace(
         tiny,
@@ -32,6 +32,10 @@ def test_a_sweep_prints_its_table_beside_the_papers(tmp_path, monkeypatch, capsy
     table = capsys.readouterr().out
     assert [line.split(" | ")[0] for line in table.splitlines()[2:]] == ["| block-1", "| block-2", "| relations"]
     assert (tmp_path / "sweep/sweep.md").read_text().strip() in table
+    for axis in ("heads", "chain"):
+        assert main([SYSTEM, "sweep", axis, "--out", str(tmp_path / axis), "--quiet", "true"]) == 0
+        rows = [line.split(" | ")[0].removeprefix("| ") for line in capsys.readouterr().out.splitlines()[2:]]
+        assert rows == [*settings.AXES[axis], "relations"]
     assert main([SYSTEM, "sweep", "colour"]) == 2
 
 

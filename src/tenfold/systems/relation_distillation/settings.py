@@ -365,8 +365,7 @@ PRESETS = {
         student=StudentOptions(depth=3),
         distil=DistilOptions(epochs=10, batch_size=100, learning_rate=4e-3, drop_path=0.0, views=2),
         finetune=FinetuneOptions(
-            epochs=10, few_epochs=40, batch_size=100, learning_rate=6e-3, layer_decay=1.0, crop_scale=0.8,
-            warmup_epochs=1.0,
+            epochs=20, few_epochs=40, batch_size=100, learning_rate=6e-3, layer_decay=1.0, crop_scale=0.8,
         ),
     ),
     "small": Config(
