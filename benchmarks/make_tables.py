@@ -172,8 +172,8 @@ def relation_distillation_small() -> str:
 def relation_choice() -> str:
     """What the learning rates of the presets were chosen by."""
     parts = []
-    for preset in ("small", "tiny"):
-        found = json.loads((RESULTS / f"relation-choice-{preset}.json").read_text(encoding="utf-8"))
+    for path in sorted(RESULTS.glob("relation-choice-*.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
         rows = [
             ["fine-tuning, from scratch, all labels", row["learning_rate"], row["epochs"], row["accuracy"]]
             for row in found["finetuning"]
@@ -185,7 +185,7 @@ def relation_choice() -> str:
         ]
         chosen = ", ".join(f"`{name} {value}`" for name, value in found["chosen"].items())
         parts += [
-            f"`python benchmarks/relation_choice.py --preset {preset}`: accuracy (%) on the "
+            f"`python benchmarks/relation_choice.py --preset {found['preset']}`: accuracy (%) on the "
             f"{found['validation_images']:,} validation images, seed {found['seed']}, which is none of the preset's; "
             f"chosen: {chosen}. The baseline chooses how all arms are fine-tuned.",
             table(["choice", "learning rate", "epochs", "validation"], rows),

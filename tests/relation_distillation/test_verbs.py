@@ -102,6 +102,8 @@ def test_sequential_distillation_and_fine_tuning_on_ones_own_images(photographs,
     assert [row["epoch"] for row in rows] == [1, 2]
     assert {"loss", "qk", "vv", "lr", "images_per_second", "peak_memory_mb", "validation/qk_overlap"} <= set(rows[0])
     assert main(command) == 0  # all stages are there already
+    assert main([*command, "--epochs", "3"]) == 2
+    assert "another epochs" in capsys.readouterr().err
     tuned = tmp_path / "tuned"
     command = [SYSTEM, "finetune", str(last), str(photographs / "labelled"), "--validation", "4", "--out", str(tuned)]
     options = ["--epochs", "4", "--batch_size", "10", "--learning_rate", "0.003", "--quiet", "true"]

@@ -45,6 +45,7 @@ from tenfold.training import TrainerOptions
 
 NAMED = tuple(name for name in get_args(get_type_hints(DataOptions)["name"]) if name not in ("imagenet", "folder"))
 _SETTINGS = "training.json"
+_WHERE = ("quiet", "devices", "workers")  # settings that do not change what is learnt
 
 
 class _Lines:
@@ -92,11 +93,12 @@ def distil(
         seed: of weights, order and crops.
         quiet: no progress on the console.
     """
-    arguments = {name: value for name, value in locals().items() if name not in ("quiet", "devices", "workers")}
+    arguments = {name: value for name, value in locals().items() if name not in _WHERE}
     folder = _settle(out, arguments)
     splits = _images(data, root, image_size, workers)
     taught_by = _load_teacher(teacher, teacher_weights, splits)
     sizes = _student_of(student)
+    batch_size = min(batch_size, len(splits.train))
     config = Config(
         arms=[],
         data=DataOptions(crop_scale=crop_scale),
@@ -177,6 +179,8 @@ def chain(
     for number, student in enumerate(students, 1):
         folder = Path(out) / f"{number}-{student.replace('/', '-')}"
         if (folder / "model.json").exists():
+            what = {name: value for name, value in shared.items() if name not in _WHERE}
+            _check_settings(folder, what | {"teacher": teacher, "student": student})
             stages.append({"model": str(folder)})
         else:
             weights = teacher_weights if number == 1 else None
@@ -222,7 +226,7 @@ def finetune(
         seed: of head, order and augmentation.
         quiet: no progress on the console.
     """
-    arguments = {name: value for name, value in locals().items() if name not in ("quiet", "devices", "workers")}
+    arguments = {name: value for name, value in locals().items() if name not in _WHERE}
     manifest, pretrained = load_manifest(model), load_model_folder(model)
     sizes = manifest.arguments
     if sizes.get("num_classes"):
@@ -248,6 +252,7 @@ def finetune(
     moved = largest_difference(pretrained, classifier, splits.example(1)) if size == sizes["image_size"] else None
     options = TrainerOptions(devices=devices, precision=precision)
     lines = _Lines(quiet)
+    batch_size = min(batch_size, len(splits.train))
     labelled = finetuning_batches(
         splits, batch_size, seed=seed, crop_scale=(crop_scale, 1.0), flip=flip, randaugment=randaugment
     )
@@ -272,17 +277,21 @@ def finetune(
 
 def _settle(out: str, arguments: dict[str, Any]) -> Path:
     """The folder of a training: new, or one that was stopped with the same settings."""
-    folder, saved = Path(out), Path(out) / _SETTINGS
+    folder = Path(out)
     if (folder / "model.json").exists():
         raise UserError(f"{folder} already holds a finished model; name another folder with --out")
-    if saved.exists():
-        before, now = read_json(saved), json.loads(json.dumps(arguments))
-        differs = next((name for name in now if before.get(name) != now[name]), None)
-        if differs:
-            raise UserError(f"{folder} holds a training with another {differs}; name another folder with --out")
+    if (folder / _SETTINGS).exists():
+        _check_settings(folder, arguments)
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not empty and holds no training; name a new folder with --out")
     return folder
+
+
+def _check_settings(folder: Path, arguments: dict[str, Any]) -> None:
+    before = read_json(folder / _SETTINGS)
+    differs = next((name for name, value in arguments.items() if before.get(name) != value), None)
+    if differs:
+        raise UserError(f"{folder} holds a training with another {differs}; name another folder with --out")
 
 
 @contextmanager
