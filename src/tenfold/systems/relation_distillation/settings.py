@@ -358,14 +358,15 @@ _SMALL_STUDENTS: dict[str, Any] = {"learning_rate": 4e-3, "layer_decay": 0.75, "
 PRESETS = {
     "tiny": Config(
         seeds=1,
+        arms=["scratch", "mae", "feature-qkv"],
         data=DataOptions(flip=False, crop_scale=1.0, jitter=0.2),
         teacher=TeacherOptions(
-            width=64, depth=4, heads=[8], batch_size=100, epochs=24, learning_rate=4e-3, decoder_width=32
+            width=64, depth=4, heads=[8], batch_size=100, epochs=16, learning_rate=4e-3, decoder_width=32
         ),
         student=StudentOptions(depth=3),
-        distil=DistilOptions(epochs=10, batch_size=100, learning_rate=4e-3, drop_path=0.0, views=2),
+        distil=DistilOptions(epochs=6, batch_size=100, learning_rate=4e-3, drop_path=0.0, views=2),
         finetune=FinetuneOptions(
-            epochs=20, few_epochs=40, batch_size=100, learning_rate=6e-3, layer_decay=1.0, crop_scale=0.8,
+            labels=400, epochs=20, few_epochs=25, batch_size=100, learning_rate=6e-3, layer_decay=1.0, crop_scale=0.8
         ),
     ),
     "small": Config(
