@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from tenfold.results import Claim, Results, load_results
+from tenfold.systems.relation_distillation.settings import PRESETS
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -150,10 +151,12 @@ def activation_uncertainty_serving() -> str:
 def relation_distillation_small() -> str:
     """Claims and accuracies of the preset small."""
     results = load_results(RESULTS / "relation-distillation-small.json")
+    known, preset = results.environment, PRESETS["small"]
     parts = [
-        f"`tenfold run relation-distillation --preset small`: {results.environment['data']}, "
-        f"{results.environment['train_images']:,} training images, {results.cost.seconds / 60:.1f} minutes on "
-        f"{results.environment['threads']} threads. {' '.join(results.notes[:-1])}"
+        f"`tenfold run relation-distillation --preset small`: {known['data']}, {known['train_images']:,} training "
+        f"images, {preset.finetune.labels:,} of them with labels (few: {preset.finetune.few_labels} per class), "
+        f"{preset.seeds} seeds, {results.cost.seconds / 60:.1f} minutes on {known['threads']} thread of a busy "
+        f"machine. {' '.join(results.notes[:-1])}"
     ]
     for found in results.tables:
         rows = [[f"{v:.2f}" if isinstance(v, float) else "" if v is None else v for v in row] for row in found.rows]
@@ -163,6 +166,30 @@ def relation_distillation_small() -> str:
         "target):",
         claims_of(results),
     ]
+    return "\n\n".join(parts)
+
+
+def relation_choice() -> str:
+    """What the learning rates of the presets were chosen by."""
+    parts = []
+    for path in sorted(RESULTS.glob("relation-choice-*.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        rows = [
+            ["fine-tuning, from scratch, all labels", row["learning_rate"], row["epochs"], row["accuracy"]]
+            for row in found["finetuning"]
+        ]
+        rows += [
+            [f"pre-training, {arm}, few labels", row["learning_rate"], "", accuracy]
+            for row in found["pretraining"]
+            for arm, accuracy in row["arms"].items()
+        ]
+        chosen = ", ".join(f"`{name} {value}`" for name, value in found["chosen"].items())
+        parts += [
+            f"`python benchmarks/relation_choice.py --preset {found['preset']}`: accuracy (%) on the "
+            f"{found['validation_images']:,} validation images, seed {found['seed']}, which is none of the preset's; "
+            f"chosen: {chosen}. The baseline chooses how all arms are fine-tuned.",
+            table(["choice", "learning rate", "epochs", "validation"], rows),
+        ]
     return "\n\n".join(parts)
 
 
@@ -271,6 +298,7 @@ def graph_fusion_scale() -> str:
 PAGES = {
     SYSTEMS / "relation_distillation" / "README.md": {
         "small": relation_distillation_small,
+        "choice": relation_choice,
         "kernels": relation_kernels,
     },
     SYSTEMS / "graph_fusion" / "README.md": {

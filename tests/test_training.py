@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from tenfold.errors import RunStopped
+from tenfold.errors import RunStopped, UserError
 from tenfold.training import TrainerOptions, fit, learning_rate_factor, sgd
 
 SCRIPT = Path(__file__).parent / "shared" / "train_small.py"
@@ -101,6 +101,31 @@ def test_gradient_is_clipped(tmp_path):
     options = TrainerOptions(gradient_clip=1e-3, loggers=[])
     fit(model, squared_error, batches[:1], epochs=1, optimiser=optimiser, folder=tmp_path, options=options)
     assert 0 < (model.weight - before).norm() <= 1.001e-3
+
+
+def test_float16_gradients_are_not_clipped_before_a_fused_optimiser_unscales_them(tmp_path):
+    model, batches, _ = small_problem()
+    fused = torch.optim.AdamW(model.parameters(), fused=True)
+    options = TrainerOptions(gradient_clip=1.0, precision="16-mixed", loggers=[])
+    with pytest.raises(UserError, match="fused"):
+        fit(model, squared_error, batches, epochs=1, optimiser=fused, folder=tmp_path, options=options)
+
+
+def test_a_module_in_eval_mode_is_put_into_training_mode_and_frozen_parts_stay(tmp_path):
+    _, batches, _ = small_problem()
+    seen = []
+
+    def looking(model, batch):
+        seen.append([module.training for module in model])
+        return squared_error(model, batch)
+
+    for evaluated, expected in (("all", [True, True]), ("part", [False, True])):
+        model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 1))
+        (model if evaluated == "all" else model[0]).eval()
+        optimiser = sgd(model.parameters(), learning_rate=0.1)
+        fit(model, looking, batches, epochs=1, optimiser=optimiser, folder=tmp_path / evaluated,
+            options=TrainerOptions(loggers=[]))  # fmt: skip
+        assert seen[-1] == expected and not model.training
 
 
 def test_learning_rate_factors():

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from tenfold.errors import RunStopped, require
+from tenfold.errors import RunStopped, UserError, require
 from tenfold.parallel import all_finite, global_batch_norm, mean_over_ranks, rank
 
 Objective = Callable[[nn.Module, Any], tuple[Tensor, dict[str, Tensor]]]
@@ -101,7 +101,8 @@ def fit(
     """Train ``model`` in place; continue from ``folder``'s last checkpoint where there is one.
 
     Args:
-        model: any module; its parameters are those of ``optimiser``.
+        model: any module; its parameters are those of ``optimiser``. If it comes in eval mode (as another training
+            leaves it) it is put into training mode; of one in training mode, parts that are in eval mode stay so.
         objective: see :data:`Objective`; a module's buffers (moving averages) are saved and resumed with it.
         batches: sized iterable of batches. With ``state_dict`` and ``load_state_dict`` (see
             :class:`tenfold.data.TensorBatches`) a training resumes in mid-epoch, without it at the epoch's start.
@@ -116,8 +117,16 @@ def fit(
 
     Raises:
         RunStopped: a loss was not finite. The message names the step; the last good checkpoint stays.
+        UserError: gradients are to be clipped that the optimiser itself unscales.
     """
     options = options or TrainerOptions()
+    if options.gradient_clip is not None and options.precision == "16-mixed" and _unscales(optimiser):
+        raise UserError(
+            "a fused optimiser unscales float16 gradients itself, after they would be clipped: make it with "
+            "fused=False, or train with bf16-mixed"
+        )
+    if not model.training:  # Lightning would leave it so: no dropout, no statistics of the batch
+        model.train()
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _quieten()
@@ -356,6 +365,11 @@ class _ResumePoint(Checkpoint):
         trainer.save_checkpoint(temporary)  # on every rank: a sharded strategy gathers here
         if trainer.is_global_zero:
             temporary.replace(self.path)
+
+
+def _unscales(optimiser: Optimizer) -> bool:
+    """Whether the optimiser takes scaled gradients and the scaler with them, as torch's fused ones do."""
+    return bool(getattr(optimiser, "_step_supports_amp_scaling", False))
 
 
 def _strategy(options: TrainerOptions) -> str:

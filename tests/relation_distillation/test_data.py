@@ -7,9 +7,10 @@ import tarfile
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
-from tenfold.data import color_jitter, load_image_archive, random_resized_crop
+from tenfold.data import color_jitter, load_image_archive, normalise, random_resized_crop
 from tenfold.data.shards import find_shards, find_unlabelled
 from tenfold.errors import UserError
 from tenfold.systems.relation_distillation.ade20k import (
@@ -28,7 +29,7 @@ from tenfold.systems.relation_distillation.metrics import (
     mean_corruption_error,
 )
 from tenfold.systems.relation_distillation.model import vision_transformer
-from tenfold.systems.relation_distillation.optimisers import layer_number, parameter_groups
+from tenfold.systems.relation_distillation.optimisers import adamw, layer_number, parameter_groups
 from tenfold.systems.relation_distillation.robustness import evaluate_restricted
 from tenfold.systems.relation_distillation.segmentation import (
     SegmentationNetwork,
@@ -36,6 +37,7 @@ from tenfold.systems.relation_distillation.segmentation import (
     segmentation_groups,
     train_segmentation,
 )
+from tenfold.training import TrainerOptions
 
 
 def picture(seed=0, size=(24, 20)):
@@ -168,6 +170,34 @@ def test_unlabelled_folders(tmp_path):
     with pytest.raises(UserError, match="no images"):
         (tmp_path / "empty").mkdir()
         find_unlabelled(tmp_path / "empty")
+
+
+def test_image_files_are_resized_bicubically_for_evaluation(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    for split in ("train", "test"):
+        for label in ("one", "other"):
+            (tmp_path / split / label).mkdir(parents=True)
+            for number in range(2):
+                Image.fromarray(pixels).save(tmp_path / split / label / f"{number}.png")
+    splits = load_images("folder", root=str(tmp_path), validation=1, image_size=14)
+    seen = next(iter(splits.test_batches()))[0][0]
+    resized = F.interpolate(
+        torch.from_numpy(pixels).permute(2, 0, 1)[None].float(), (16, 16), mode="bicubic", antialias=True
+    )
+    expected = normalise(resized.round().clamp(0, 255)[:, :, 1:15, 1:15].byte(), splits.mean, splits.std)[0]
+    torch.testing.assert_close(seen, expected, atol=0.03, rtol=0)
+
+
+def test_clipping_float16_gradients_takes_the_optimiser_that_allows_it():
+    parameter = torch.nn.Parameter(torch.zeros(3))
+    groups = parameter_groups([("a", parameter)], learning_rate=1.0, weight_decay=0.0)
+    for options, fused in (
+        (None, True),
+        (TrainerOptions(gradient_clip=1.0), True),
+        (TrainerOptions(precision="16-mixed"), True),
+        (TrainerOptions(precision="16-mixed", gradient_clip=1.0), False),
+    ):
+        assert adamw(groups, (0.9, 0.95), options).param_groups[0]["fused"] is fused
 
 
 def test_learning_rates_fall_with_the_layers():

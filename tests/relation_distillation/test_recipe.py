@@ -26,17 +26,8 @@ FAST = [
 ]
 
 
-def start(folder, *arguments):
-    command = [sys.executable, "-m", "tenfold", "run", "relation-distillation", "--out", str(folder), "--quiet", *FAST]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*command, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def finish(process):
-    _, errors = process.communicate(timeout=400)
-    assert process.returncode == 0, errors
+def command(folder, *arguments):
+    return ["run", "relation-distillation", "--out", str(folder), "--quiet", *FAST, *arguments]
 
 
 def numbers(folder):
@@ -54,58 +45,64 @@ def numbers(folder):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("recipe") / "whole"
-    finish(start(folder, "--arms", "[scratch]"))
+    assert main(command(folder, "--arms", "[scratch]")) == 0
     return folder
 
 
 def test_a_killed_run_resumes_to_the_same_numbers(whole, tmp_path):
     folder = tmp_path / "killed"
     options = ["--arms", "[scratch]", "--trainer.checkpoint_steps", "2"]
-    process = start(folder, *options)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tenfold", *command(folder, *options)], env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     while not (folder / "steps/relations/seed0/pretraining/last.ckpt").exists():
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (folder / "results.json").exists()
-    finish(start(folder, *options, "--resume"))
+    assert main(command(folder, *options, "--resume")) == 0
     assert numbers(folder) == numbers(whole)
 
 
 _TWO = """
-import sys, torch
+import torch
 from tenfold import distill_relations
 from tenfold.data import LabelledImages, TensorBatches
 from tenfold.parallel import rank
 from tenfold.systems.relation_distillation import vision_transformer
 from tenfold.training import TrainerOptions
-folder, devices = sys.argv[1], int(sys.argv[2])
 torch.manual_seed(0)
 student = vision_transformer(image_size=8, patch=2, width=16, depth=2, heads=2, channels=1)
 teacher = vision_transformer(image_size=8, patch=2, width=32, depth=3, heads=4, channels=1)
 images = torch.randint(0, 256, (64, 1, 8, 8), dtype=torch.uint8)
 data = LabelledImages(images, torch.zeros(64, dtype=torch.int64), ("one",))
 batches = TensorBatches(data, 16, seed=1, mean=(0.5,), std=(0.3,))
-found = distill_relations(student, teacher, batches, epochs=2, folder=folder, inputs=lambda batch: batch[0],
-                          trainer=TrainerOptions(accelerator="cpu", devices=devices, loggers=[]))
+trainer = TrainerOptions(accelerator="cpu", devices=DEVICES, loggers=[], threads=1)
+found = []
+for ratio in (0.0, 0.5):
+    ended = distill_relations(student, teacher, batches, epochs=1, folder=f"FOLDER-{ratio}", mask_ratio=ratio,
+                              inputs=lambda batch: batch[0], trainer=trainer)
+    found += [ended.history[0]["train/loss"], *[float(v.double().sum()) for v in student.state_dict().values()]]
 if rank() == 0:
-    print(*[row["train/loss"] for row in found.history])
-    print(*[float(v.double().sum()) for v in student.state_dict().values()])
+    print(*found)
 """
 
 
 def test_two_halves_of_a_batch_are_the_whole(tmp_path):
-    """Losses and weights after training on two ranks are those of one (trap 17)."""
-    (tmp_path / "two.py").write_text(_TWO)
-    found = []
-    for devices in (1, 2):
-        ran = subprocess.run(
-            [sys.executable, str(tmp_path / "two.py"), str(tmp_path / f"fit{devices}"), str(devices)],
-            capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert ran.returncode == 0, ran.stderr[-2000:]
-        found.append([float(value) for value in ran.stdout.split()])
-    assert found[0] == pytest.approx(found[1], rel=1e-4, abs=1e-4)
+    """Losses and weights after training on two ranks are those of one, masks included (trap 17)."""
+    one, two = (
+        _TWO.replace("DEVICES", str(devices)).replace("FOLDER", str(tmp_path / f"fit{devices}")) for devices in (1, 2)
+    )
+    whole: dict = {}
+    exec(compile(one, "one.py", "exec"), whole)
+    (tmp_path / "two.py").write_text(two)
+    ran = subprocess.run(
+        [sys.executable, str(tmp_path / "two.py")], capture_output=True, text=True, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert [float(value) for value in ran.stdout.split()] == pytest.approx(whole["found"], rel=1e-4, abs=1e-4)
 
 
 def test_a_finished_run_and_what_can_be_done_with_it(whole, tmp_path, capsys):
@@ -134,11 +131,18 @@ def test_a_finished_run_and_what_can_be_done_with_it(whole, tmp_path, capsys):
 
 def test_all_arms_of_the_ablations_run(tmp_path, capsys):
     """One step each would do; a run of all of them shows that none is only a name."""
-    arms = [name for name in ARMS if name not in ("scratch", "relation-heads")] + ["block-1"]
-    options = ["--arms", json.dumps(arms), "--finetune.few_labels", "0", "--data.limit", "100", "--distil.epochs", "1"]
-    assert main(["run", "relation-distillation", "--out", str(tmp_path / "run"), "--quiet", *FAST, *options]) == 0
+    arms = [*ARMS, "block-1"]
+    options = ["--arms", json.dumps(arms), "--finetune.few_labels", "0", "--data.limit", "100", "--distil.epochs", "1",
+               "--distil.views", "1", "--distil.watch_knn", "true", "--finetune.longer", "2"]  # fmt: skip
+    assert main(command(tmp_path / "run", *options)) == 0
     results = load_results(tmp_path / "run/results.json")
     assert set(results.metrics) == {*arms, "relations"}
+    for axis in AXES:  # so that every axis of a sweep has run
+        assert set(AXES[axis]) <= set(results.metrics)
+    rows = (tmp_path / "run/steps/relations/seed0/pretraining/epochs.jsonl").read_text().splitlines()
+    assert [json.loads(row)["epoch"] for row in rows] == [1] and "validation/knn" in rows[0]
+    lengths = next(table for table in results.tables if table.id == "lengths")
+    assert lengths.columns == ["arm", "1", "2"] and [row[0] for row in lengths.rows] == ["scratch", "mae"]
     assert results.metrics["uniform-heads"]["head_reset"] > 0 == results.metrics["relations"]["head_reset"]
     assert results.metrics["uniform-heads"]["knn"] == results.metrics["relations"]["knn"]
     assert len({claim.id for claim in results.claims}) == len(results.claims) > 10

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 from zipfile import BadZipFile
 
 import numpy as np
@@ -165,22 +165,26 @@ def _kaggle_validation(root: Path, folder: Path) -> ImageFiles:
     return ImageFiles(paths, tuple(rank[wnids[path.stem]] for path in paths), classes)
 
 
-def imagenet_transforms(size: int, *, training: bool) -> Any:
+def imagenet_transforms(
+    size: int, *, training: bool, interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+) -> Any:
     """Torchvision transforms of ImageNet: random crop and flip for training; resize and centre crop otherwise.
 
     Args:
         size: side of the crop; images are resized to ``size * 256 / 224`` before a centre crop.
         training: which of the two.
+        interpolation: of the resize; always with antialias.
 
     Returns:
         A transform from a PIL image to a uint8 tensor ``(3, size, size)``.
     """
     from torchvision.transforms import v2
 
+    how: dict[str, Any] = {"interpolation": v2.InterpolationMode(interpolation), "antialias": True}
     steps = (
-        [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
+        [v2.RandomResizedCrop(size, **how), v2.RandomHorizontalFlip()]
         if training
-        else [v2.Resize(round(size * 256 / 224), antialias=True), v2.CenterCrop(size)]
+        else [v2.Resize(round(size * 256 / 224), **how), v2.CenterCrop(size)]
     )
     return v2.Compose([v2.PILToTensor(), *steps])
 

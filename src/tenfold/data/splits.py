@@ -76,6 +76,7 @@ class Splits:
         augment: name of the training augmentation.
         augment_validation: whether validation images are augmented like training images, as in the official loader.
         workers: processes that decode files.
+        interpolation: by which image files are resized for evaluation.
         notes: what a reader must know to judge numbers on these splits.
     """
 
@@ -89,6 +90,7 @@ class Splits:
     augment: str
     augment_validation: bool = False
     workers: int = 0
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     notes: tuple[str, ...] = ()
 
     @property
@@ -131,7 +133,9 @@ class Splits:
         if isinstance(images, LabelledImages):
             options["augmentations"] = _AUGMENTATIONS[self.augment] if augmented else []
         else:
-            options["transform"] = imagenet_transforms(self.image_shape[-1], training=augmented)
+            options["transform"] = imagenet_transforms(
+                self.image_shape[-1], training=augmented, interpolation=self.interpolation
+            )
         return evaluation_batches(images, batch_size, **options)
 
 

@@ -28,7 +28,8 @@ _ROOMS = {
     "metrics": ["SegmentationScore", "knn_accuracy", "linear_accuracy", "mean_corruption_error"],
     "model": ["load_backbone", "set_drop_path", "sincos_positions", "vision_transformer"],
     "mae": ["MAEDecoder", "MaskedAutoencoder"],
-    "masking": ["keep_patches", "random_patches"],
+    "masking": ["PatchMasks", "keep_patches", "random_patches"],
+    "views": ["FixedViews", "TeacherCache"],
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 

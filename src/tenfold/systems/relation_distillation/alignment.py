@@ -32,7 +32,7 @@ def heads_obstacle(layer: AttentionLayer, heads: int) -> str | None:
     module = layer.module
     if heads < 1:
         return f"a layer cannot have {heads} heads"
-    width = getattr(module, layer.projections[0]).out_features // (3 if len(layer.projections) == 1 else 1)
+    width = _width(layer)
     if width % heads:
         return f"its width {width} is not a multiple of {heads} heads"
     if heads == layer.heads:
@@ -64,7 +64,7 @@ def set_heads(layer: AttentionLayer, heads: int) -> None:
     if obstacle is not None:
         raise UserError(f"the attention layer {layer.name!r} cannot run with {heads} heads: {obstacle}")
     module = layer.module
-    width = getattr(module, layer.projections[0]).out_features // (3 if len(layer.projections) == 1 else 1)
+    width = _width(layer)
     head_width = width // heads
     values = {
         ("num_heads", "num_attention_heads", "n_heads"): heads,
@@ -106,6 +106,47 @@ def set_heads_per_block(model: nn.Module, heads: list[int]) -> None:
 def largest_common_heads(width_s: int, width_t: int, limit: int) -> int:
     """The largest number of relation heads, at most ``limit``, that divides both widths."""
     return next(count for count in range(limit, 0, -1) if width_s % count == 0 and width_t % count == 0)
+
+
+def align_heads(student: nn.Module, teacher: nn.Module, layer_s: Any, layer_t: Any, heads: Heads) -> Any:
+    """Change the student's layer where its heads are to adapt.
+
+    Args:
+        student: the network that learns.
+        teacher: the network that is copied.
+        layer_s: number of the student's layer, from 1, or a callable that makes its tap.
+        layer_t: likewise, of the teacher.
+        heads: see :data:`Heads`.
+
+    Returns:
+        The way that was taken: ``adaptive``, ``mean`` or a number of relation heads.
+
+    Raises:
+        UserError: the heads cannot be aligned in this way.
+    """
+    if heads == "mean" or (isinstance(heads, int) and not isinstance(heads, bool)):
+        return heads
+    if heads not in ("auto", "adaptive"):
+        raise UserError(f"heads must be 'auto', 'adaptive', 'mean' or a number of relation heads; got {heads!r}")
+    ours, theirs = attention_layers(student), attention_layers(teacher)
+    if callable(layer_s) or callable(layer_t) or not ours or not theirs:
+        return "adaptive"  # nothing can be changed; equal counts are checked when both are seen
+    layer, wanted = ours[layer_s - 1], theirs[layer_t - 1].heads
+    obstacle = heads_obstacle(layer, wanted)
+    if obstacle is None:
+        set_heads(layer, wanted)
+        return "adaptive"
+    common = largest_common_heads(_width(layer), _width(theirs[layer_t - 1]), wanted)
+    if heads == "adaptive" or common == 1:
+        raise UserError(
+            f"the student's layer {layer.name!r} cannot run with the teacher's {wanted} heads: {obstacle}; use "
+            + ("heads='auto'" if common > 1 else "heads='mean'")
+        )
+    return common
+
+
+def _width(layer: Any) -> int:
+    return getattr(layer.module, layer.projections[0]).out_features // (3 if len(layer.projections) == 1 else 1)
 
 
 def relation_heads(x: Tensor, heads: int) -> Tensor:

@@ -24,6 +24,7 @@ from tenfold.systems.relation_distillation.metrics import (
 from tenfold.systems.relation_distillation.networks import load_model_folder
 from tenfold.systems.relation_distillation.robustness import evaluate_corruptions, evaluate_restricted
 from tenfold.systems.relation_distillation.segmentation import segment
+from tenfold.systems.relation_distillation.training_commands import chain, distil, finetune
 
 CPU = torch.device("cpu")
 
@@ -267,4 +268,12 @@ def bench(*, tokens: int = 197, batch: int = 4, heads: int = 12, width_s: int = 
     return "\n".join(lines)
 
 
-VERBS = {"sweep": sweep, "segment": segment, "convert": convert, "bench": bench}
+VERBS = {
+    "distil": distil,
+    "chain": chain,
+    "finetune": finetune,
+    "sweep": sweep,
+    "segment": segment,
+    "convert": convert,
+    "bench": bench,
+}

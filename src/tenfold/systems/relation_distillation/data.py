@@ -25,6 +25,7 @@ from tenfold.data import (
 )
 from tenfold.data.shards import ShardImages, find_shards, find_unlabelled
 from tenfold.errors import UserError
+from tenfold.systems.relation_distillation.views import FixedViews
 
 Images = LabelledImages | ImageFiles | ShardImages
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -59,6 +60,7 @@ def load_images(
         if name == "clothing64"
         else load_splits(name, root=root, validation=validation, image_size=image_size, workers=workers)
     )
+    splits = replace(splits, interpolation="bicubic")  # as recipes of vision transformers resize
     return splits if limit is None else replace(splits, train=splits.train.subset(range(min(limit, len(splits.train)))))
 
 
@@ -111,6 +113,7 @@ def pretraining_batches(
     flip: bool = True,
     jitter: float | None = None,
     images: Images | None = None,
+    views: int | None = None,
 ) -> TensorBatches | FileBatches:
     """Shuffled batches of random crops that resume; labels come along and are not used.
 
@@ -123,12 +126,21 @@ def pretraining_batches(
         jitter: strength of a colour jitter; with it a batch holds two views of one crop,
             ``(batch, 2, channels, height, width)``: jittered for the student, clean for the teacher.
         images: others than the training images of ``splits``.
+        views: so many fixed crops of each image in memory instead of new ones, see
+            :class:`~tenfold.systems.relation_distillation.views.FixedViews`.
     """
     data = images if images is not None else splits.train
     size = splits.image_shape[-1]
+    if views is not None and not isinstance(data, LabelledImages):
+        raise UserError("distil.views needs images in memory; set it to null for image files")
     if isinstance(data, LabelledImages):
         changes: list[Augmentation] = [random_resized_crop(size, scale=crop_scale)]
         changes += [random_flip] if flip else []
+        if views is not None:
+            return FixedViews(
+                data, batch_size, seed=seed, mean=splits.mean, std=splits.std, views=views, geometry=changes,
+                jitter=None if jitter is None else color_jitter(jitter, jitter, jitter),
+            )  # fmt: skip
         changes += [two_views(color_jitter(jitter, jitter, jitter))] if jitter is not None else []
         return TensorBatches(data, batch_size, seed=seed, mean=splits.mean, std=splits.std, augmentations=changes)
     transform = _FileViews(size, crop_scale, flip, jitter)

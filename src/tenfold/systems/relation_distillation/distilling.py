@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tenfold.errors import UserError
+from tenfold.systems.relation_distillation.epoch_log import EpochLog
 from tenfold.systems.relation_distillation.method import PRESETS, RelationDistiller
 from tenfold.systems.relation_distillation.optimisers import adamw, cosine_schedule, parameter_groups
 from tenfold.training import FitResult, TrainerOptions, fit
@@ -59,7 +60,7 @@ def distill_relations(
         batches: sized iterable, such as a ``DataLoader``: inputs of both networks, or pairs of the student's and the
             teacher's; each a tensor, or a dict of keyword arguments.
         epochs: passes over the batches.
-        folder: where checkpoints go; a training that was killed continues from there.
+        folder: where checkpoints and the log of epochs go; a training that was killed continues from there.
         preset: ``tinymim``, ``minilm`` or ``minilmv2``: the settings that the published method has.
         inputs: makes such inputs of a batch; ``lambda batch: batch[0]`` leaves labels out.
         learning_rate: of AdamW (0.9, 0.95), which falls along a cosine.
@@ -90,16 +91,24 @@ def distill_relations(
     groups = parameter_groups(
         distiller.named_parameters(), learning_rate=learning_rate, weight_decay=weight_decay, decay_tokens=True
     )
+    optimiser = adamw(groups, (0.9, 0.95), trainer)
+    log = EpochLog(folder, optimiser)
+
+    def logged(epoch: int, row: dict[str, float]) -> None:
+        log(epoch, row)
+        if on_epoch is not None:
+            on_epoch(epoch, row)
+
     fitted = fit(
         distiller,
         objective,
         batches,
         epochs=epochs,
-        optimiser=adamw(groups, (0.9, 0.95)),
+        optimiser=optimiser,
         schedule=cosine_schedule(epochs=epochs, steps=steps, warmup=min(warmup_epochs, epochs / 2)),
         folder=folder,
         options=trainer,
-        on_epoch=on_epoch,
+        on_epoch=logged,
     )
     agreement = distiller.cpu().agreement(prepare(first))
     return Distilled(student, fitted.history, agreement, distiller.untrained, distiller.heads, fitted)

@@ -19,6 +19,7 @@ from tenfold.data import (
     random_resized_crop,
 )
 from tenfold.errors import UserError, require
+from tenfold.systems.relation_distillation.epoch_log import EpochLog
 from tenfold.systems.relation_distillation.model import set_drop_path
 from tenfold.systems.relation_distillation.optimisers import adamw, cosine_schedule, parameter_groups
 from tenfold.training import FitResult, TrainerOptions, fit
@@ -80,18 +81,26 @@ def finetune(
             images, labels = mix(images, labels)
         return F.cross_entropy(model(images), labels, label_smoothing=smoothing), {}
 
+    optimiser = adamw(groups, (0.9, 0.999), trainer)
+    log = EpochLog(folder, optimiser, len(batches) * batches.batch_size)
+
+    def logged(epoch: int, row: dict[str, float]) -> None:
+        log(epoch, row)
+        if on_epoch is not None:
+            on_epoch(epoch, row)
+
     return fit(
         model,
         objective,
         batches,
         epochs=epochs,
-        optimiser=adamw(groups, (0.9, 0.999)),
+        optimiser=optimiser,
         schedule=cosine_schedule(
             epochs=epochs, steps=len(batches), warmup=min(warmup_epochs, epochs / 2), lowest=lowest / learning_rate
         ),
         folder=folder,
         options=trainer,
-        on_epoch=on_epoch,
+        on_epoch=logged,
     )
 
 

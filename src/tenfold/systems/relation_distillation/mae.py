@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.errors import UserError, require
-from tenfold.systems.relation_distillation.masking import keep_patches, random_patches
+from tenfold.systems.relation_distillation.masking import PatchMasks, keep_patches
 from tenfold.systems.relation_distillation.model import sincos_positions
 
 
@@ -118,14 +118,14 @@ class MaskedAutoencoder(nn.Module):
         if not 0 < mask_ratio < 1:
             raise UserError(f"mask_ratio is a share of the patches, in (0, 1); got {mask_ratio}")
         self.encoder = encoder
-        self.mask_ratio = mask_ratio
+        self.masks = PatchMasks(mask_ratio)
         self.decoder = MAEDecoder(
             encoder, width=decoder_width, depth=decoder_depth, heads=decoder_heads, normalise=normalise
         )
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """``{"loss"}`` of images ``(batch, channels, height, width)``, masked anew in every call."""
-        keep = random_patches(self.encoder, images, self.mask_ratio)
+        keep = self.masks(self.encoder, images)
         with keep_patches(self.encoder, keep):
             tokens = self.encoder(images)
         return {"loss": self.decoder(tokens, keep, images)}

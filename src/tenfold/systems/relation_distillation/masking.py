@@ -8,16 +8,52 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.errors import UserError
+from tenfold.parallel import rank, world_size
+from tenfold.seeds import derived_seed
 from tenfold.systems.relation_distillation.layers import patch_size
 
 
-def random_patches(model: nn.Module, images: Tensor, mask_ratio: float) -> Tensor:
+class PatchMasks(nn.Module):
+    """Masks of a training: each step's are drawn for the global batch, from a seed and the number of the step.
+
+    So they are the same for any number of processes, whose rows are ``rank, rank + processes, ...`` of the batch, and
+    after a training was resumed. Outside training the number of the step stays.
+
+    Args:
+        mask_ratio: share of the patches that is left out.
+    """
+
+    def __init__(self, mask_ratio: float) -> None:
+        super().__init__()
+        self.mask_ratio = mask_ratio
+        self.seed, self.step = int(torch.randint(2**62, ())), 0
+
+    def forward(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Masks of this process's images, see :func:`random_patches`."""
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, self.step))
+        self.step += self.training
+        return random_patches(model, images, self.mask_ratio, generator)
+
+    def get_extra_state(self) -> Tensor:
+        """Seed and step, kept in checkpoints."""
+        return torch.tensor([self.seed, self.step])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Go on from a checkpoint."""
+        self.seed, self.step = (int(value) for value in state)
+
+
+def random_patches(
+    model: nn.Module, images: Tensor, mask_ratio: float, generator: torch.Generator | None = None
+) -> Tensor:
     """Draw the patches that stay visible, for each image its own, in rising order.
 
     Args:
         model: a vision transformer; gives the patch size.
-        images: ``(batch, channels, height, width)``.
+        images: ``(batch, channels, height, width)``, of equal numbers on all processes.
         mask_ratio: share of the patches that is left out.
+        generator: on the CPU; equal on all processes, it gives each of them its rows of the global batch's masks. The
+            global one where ``None``.
 
     Returns:
         ``(batch, visible)`` int64 indices of patches, rows of the grid first.
@@ -29,7 +65,9 @@ def random_patches(model: nn.Module, images: Tensor, mask_ratio: float) -> Tenso
     visible = int(patches * (1 - mask_ratio))
     if visible < 1:
         raise UserError(f"mask_ratio {mask_ratio} leaves none of {patches} patches")
-    noise = torch.rand(len(images), patches, device=images.device)
+    ranks = world_size()
+    noise = torch.rand(ranks * len(images), patches, generator=generator)
+    noise = noise[rank() if ranks > 1 else 0 :: ranks].to(images.device)
     return noise.argsort(1)[:, :visible].sort(1).values
 
 

@@ -27,17 +27,15 @@ from tenfold.losses import Kernel, relation_agreement, relation_kl, relation_mse
 from tenfold.systems.relation_distillation.alignment import (
     Grid,
     Heads,
+    align_heads,
     common_tokens,
-    heads_obstacle,
-    largest_common_heads,
     matched_input,
     regrouped,
     repeat_heads,
-    set_heads,
 )
 from tenfold.systems.relation_distillation.freezing import freeze_unreached, leave_teacher_out
 from tenfold.systems.relation_distillation.layers import Tap, Tapper, attention_layers, images_of, resolve_layer
-from tenfold.systems.relation_distillation.masking import keep_patches, random_patches
+from tenfold.systems.relation_distillation.masking import PatchMasks, keep_patches
 from tenfold.systems.relation_distillation.taps import tap, tap_layers
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -213,10 +211,11 @@ class RelationDistiller(nn.Module):
         self.teacher = teacher.requires_grad_(False)
         self.decoder = decoder
         self.relation = RelationLoss(pairs, weights=weights, softmax=softmax, kernel=kernel)
-        self.qk, self.grid, self.mask_ratio = qk, grid, mask_ratio
+        self.qk, self.grid = qk, grid
+        self.masks = PatchMasks(mask_ratio) if mask_ratio else None
         self.teacher_training = teacher_training
         self.layers = _layer_pairs(student, teacher, student_layer, teacher_layer, more_layers)
-        self.heads = [_align(student, teacher, pair, heads) for pair in self.layers]
+        self.heads = [align_heads(student, teacher, pair[0], pair[1], heads) for pair in self.layers]
         self.untrained: list[str] = []
         leave_teacher_out(self)
         self.train()
@@ -238,7 +237,8 @@ class RelationDistiller(nn.Module):
 
         Args:
             batch: inputs of both networks, or ``(student's inputs, teacher's inputs)``; each a tensor, or a dict of
-                keyword arguments, whose ``attention_mask`` says which tokens are real.
+                keyword arguments, whose ``attention_mask`` says which tokens are real. In place of the teacher's
+                inputs, what :meth:`of_teacher` made of them.
 
         Returns:
             ``loss`` to be minimised, and the pairs' divergences of the first layer pair; scalars.
@@ -247,8 +247,7 @@ class RelationDistiller(nn.Module):
         students, output = self._tap(
             self.student, [s for s, _, _ in self.layers], for_student, keep, self.decoder is None
         )
-        with torch.no_grad():
-            teachers, _ = self._tap(self.teacher, [t for _, t, _ in self.layers], for_teacher, keep, True)
+        teachers = self._teachers(for_teacher, keep)
         losses: dict[str, Tensor] = {}
         for number, (_, _, weight) in enumerate(self.layers):
             found = self.relation(*self._aligned(students[number], teachers[number], number), mask)
@@ -260,6 +259,25 @@ class RelationDistiller(nn.Module):
             reconstruction = self.decoder(output, keep, images)
             losses |= {"loss": losses["loss"] + reconstruction, "reconstruction": reconstruction.detach()}
         return losses
+
+    @property
+    def fixed_teacher(self) -> bool:
+        """Whether the teacher makes the same of the same inputs in every step, so that it can be kept."""
+        return self.masks is None and not self.teacher_training
+
+    def of_teacher(self, inputs: Any) -> list[Tap]:
+        """The teacher's side of a batch, without gradient: one tap for each pair of layers.
+
+        Args:
+            inputs: the teacher's; images get the size that ``grid`` asks for.
+        """
+        return self._teachers(self._matched(inputs), None)
+
+    def _teachers(self, inputs: Any, keep: Tensor | None) -> list[Tap]:
+        if isinstance(inputs, list) and inputs and isinstance(inputs[0], Tap):
+            return inputs
+        with torch.no_grad():
+            return self._tap(self.teacher, [t for _, t, _ in self.layers], inputs, keep, True)[0]
 
     @torch.no_grad()
     def agreement(self, batch: Any) -> dict[str, float]:
@@ -294,18 +312,25 @@ class RelationDistiller(nn.Module):
         mask = for_student.get("attention_mask") if isinstance(for_student, Mapping) else None
         mask = None if mask is None else mask.bool()
         images = images_of(for_student)
-        if self.grid == "match-input" and images is not None:
-            if isinstance(for_teacher, Tensor):
-                for_teacher = matched_input(for_teacher, self.student, self.teacher)
-            elif isinstance(for_teacher, Mapping) and "pixel_values" in for_teacher:
-                resized = matched_input(for_teacher["pixel_values"], self.student, self.teacher)
-                for_teacher = {**for_teacher, "pixel_values": resized}
+        if images is not None:
+            for_teacher = self._matched(for_teacher)
         keep = None
-        if self.mask_ratio:
+        if self.masks is not None:
             if images is None:
                 raise UserError("mask_ratio masks patches of images; these inputs are none")
-            keep = random_patches(self.student, images, self.mask_ratio)
+            keep = self.masks(self.student, images)
         return for_student, for_teacher, mask, keep, images
+
+    def _matched(self, inputs: Any) -> Any:
+        """The teacher's images in the size whose patch grid is the student's, where that is asked for."""
+        if self.grid != "match-input":
+            return inputs
+        if isinstance(inputs, Tensor) and inputs.ndim == 4:
+            return matched_input(inputs, self.student, self.teacher)
+        if isinstance(inputs, Mapping) and "pixel_values" in inputs:
+            resized = matched_input(inputs["pixel_values"], self.student, self.teacher)
+            return {**inputs, "pixel_values": resized}
+        return inputs
 
     def _tap(
         self, model: nn.Module, layers: list[Any], inputs: Any, keep: Tensor | None, stop: bool
@@ -358,30 +383,3 @@ def depth(model: Any) -> int | None:
     layers = getattr(getattr(model, "config", None), "num_hidden_layers", None)
     blocks = getattr(model, "blocks", None)
     return layers if layers is not None else len(blocks) if isinstance(blocks, nn.Sequential | nn.ModuleList) else None
-
-
-def _align(student: nn.Module, teacher: nn.Module, pair: tuple[Any, Any, float], heads: Heads) -> Any:
-    """Change the student's layer where its heads are to adapt; give the way that was taken."""
-    if heads == "mean" or (isinstance(heads, int) and not isinstance(heads, bool)):
-        return heads
-    if heads not in ("auto", "adaptive"):
-        raise UserError(f"heads must be 'auto', 'adaptive', 'mean' or a number of relation heads; got {heads!r}")
-    ours, theirs = attention_layers(student), attention_layers(teacher)
-    if callable(pair[0]) or callable(pair[1]) or not ours or not theirs:
-        return "adaptive"  # nothing can be changed; equal counts are checked when both are seen
-    layer, wanted = ours[pair[0] - 1], theirs[pair[1] - 1].heads
-    obstacle = heads_obstacle(layer, wanted)
-    if obstacle is None:
-        set_heads(layer, wanted)
-        return "adaptive"
-    common = largest_common_heads(_width(layer), _width(theirs[pair[1] - 1]), wanted)
-    if heads == "adaptive" or common == 1:
-        raise UserError(
-            f"the student's layer {layer.name!r} cannot run with the teacher's {wanted} heads: {obstacle}; use "
-            + ("heads='auto'" if common > 1 else "heads='mean'")
-        )
-    return common
-
-
-def _width(layer: Any) -> int:
-    return getattr(layer.module, layer.projections[0]).out_features // (3 if len(layer.projections) == 1 else 1)

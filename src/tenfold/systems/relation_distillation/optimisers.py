@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from tenfold.training import learning_rate_factor
+from tenfold.training import TrainerOptions, learning_rate_factor
 
 
 def layer_number(name: str, depth: int) -> int:
@@ -59,10 +59,18 @@ def parameter_groups(
     return list(groups.values())
 
 
-def adamw(groups: list[dict[str, Any]], betas: tuple[float, float]) -> Optimizer:
-    """AdamW on groups of :func:`parameter_groups`."""
+def adamw(groups: list[dict[str, Any]], betas: tuple[float, float], trainer: TrainerOptions | None = None) -> Optimizer:
+    """AdamW on groups of :func:`parameter_groups`.
+
+    Args:
+        groups: the groups.
+        betas: of the moving averages.
+        trainer: where it runs. The fused form is taken unless float16 gradients are to be clipped: it would unscale
+            them only after that.
+    """
     kept = [{key: value for key, value in group.items() if key != "names"} for group in groups]
-    return torch.optim.AdamW(kept, betas=betas, fused=True)
+    clipped = trainer is not None and trainer.gradient_clip is not None and trainer.precision == "16-mixed"
+    return torch.optim.AdamW(kept, betas=betas, fused=not clipped)
 
 
 def cosine_schedule(*, epochs: int, steps: int, warmup: float, lowest: float = 0.0) -> Any:

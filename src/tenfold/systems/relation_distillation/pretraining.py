@@ -1,6 +1,7 @@
 """Pre-training without labels: the teacher as a masked autoencoder, then every arm's student."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tenfold.cost import count_parameters
-from tenfold.data import Splits
+from tenfold.data import Batches, FileBatches, Splits, TensorBatches, normalise
 from tenfold.parallel import rank, wait_for_all_ranks
 from tenfold.run import Run
 from tenfold.systems.relation_distillation.alignment import heads_per_block
@@ -19,6 +20,7 @@ from tenfold.systems.relation_distillation.data import (
     renormalised,
     unlabelled_images,
 )
+from tenfold.systems.relation_distillation.epoch_log import EpochLog, Progress
 from tenfold.systems.relation_distillation.mae import MAEDecoder, MaskedAutoencoder
 from tenfold.systems.relation_distillation.method import RelationDistiller
 from tenfold.systems.relation_distillation.metrics import (
@@ -38,7 +40,8 @@ from tenfold.systems.relation_distillation.networks import (
 from tenfold.systems.relation_distillation.optimisers import adamw, cosine_schedule, parameter_groups
 from tenfold.systems.relation_distillation.settings import Arm, Config
 from tenfold.systems.relation_distillation.targets import FeatureDistiller
-from tenfold.training import FitResult, fit
+from tenfold.systems.relation_distillation.views import FixedViews, TeacherCache
+from tenfold.training import FitResult, Validation, fit
 
 # --- networks -------------------------------------------------------------------------------------------------------
 
@@ -102,9 +105,9 @@ def train_teacher(config: Config, splits: Splits, folder: Path, run: Run) -> dic
         network.pos_embed.requires_grad_(False)
         autoencoder = _autoencoder(config, network, options.mask_ratio)
         fitted = _fit_unlabelled(
-            config, splits, autoencoder, lambda batch: batch[0], seed=config.seed, epochs=options.epochs,
-            batch_size=options.batch_size, learning_rate=options.learning_rate, warmup=options.warmup_epochs,
-            folder=folder, run=run, step="teacher", jitter=None,
+            config, autoencoder, lambda batch: batch[0], _unlabelled(config, splits, options.batch_size, config.seed),
+            epochs=options.epochs, learning_rate=options.learning_rate, warmup=options.warmup_epochs,
+            folder=folder, run=run, step="teacher",
         )  # fmt: skip
         history = fitted.history
     knn = None
@@ -170,15 +173,13 @@ def pretrain_arm(
         ``linear``, ``seconds``, ``images_per_second``.
     """
     if arm.chained:
-        teacher = _chain(config, splits, arm, teacher, seed, folder, run, step)
+        teacher = distil_chain(config, splits, arm, teacher, seed, folder, run, step)
     torch.manual_seed(seed)
     student = make_student(config, splits)
-    fitted, task = _distil(config, splits, arm, teacher, student, seed, folder, run, step)
+    fitted, task = distil_student(config, splits, arm, teacher, student, seed, folder, run, step)
     agreement = {}
     if isinstance(task, RelationDistiller):
-        images = next(iter(splits.validation_batches(64)))[0].to(config.trainer.device)
-        theirs = renormalised(images, splits, teacher.mean or splits.mean, teacher.std or splits.std)
-        agreement = task.to(config.trainer.device).eval().agreement((images, theirs))
+        agreement = agreement_with(task.to(config.trainer.device).eval(), splits, teacher, config.trainer.device)
     features = _neighbours(config, splits, student)
     student.cpu()
     if rank() == 0:
@@ -198,55 +199,96 @@ def pretrain_arm(
     }
 
 
-def _distil(
-    config: Config, splits: Splits, arm: Arm, teacher: Teacher, student: Any, seed: int, folder: Path, run: Run,
+def distil_student(
+    config: Config, splits: Splits, arm: Arm, teacher: Teacher, student: Any, seed: int, folder: Path, run: Progress,
     step: str,
 ) -> tuple[FitResult | None, Any]:  # fmt: skip
+    """Train a student in place by an arm's objective.
+
+    Args:
+        config: the settings.
+        splits: the data.
+        arm: the arm.
+        teacher: what is copied.
+        student: what learns.
+        seed: of order and augmentation.
+        folder: of checkpoints and the log of epochs; a training resumes from there.
+        run: shows progress.
+        step: its name.
+
+    Returns:
+        The training, and the module whose loss it minimised; ``None`` for both from scratch.
+    """
     options = config.distil
     task = make_task(config, splits, arm, teacher, student)
     if task is None:
         return None, None
-    relations = arm.target != "mae"
+    taught = arm.target != "mae"
     set_drop_path(student, options.drop_path if arm.drop_path is None else arm.drop_path)
 
+    batches = _unlabelled(
+        config, splits, options.batch_size, seed, jitter=config.data.jitter if taught else None, views=options.views
+    )
+
+    def for_teacher(images: Tensor) -> Tensor:
+        return renormalised(images, splits, teacher.mean or splits.mean, teacher.std or splits.std)
+
+    cache = None
+    if isinstance(batches, FixedViews) and taught and task.fixed_teacher:
+        device = config.trainer.device
+        task.teacher.to(device)
+        cache = TeacherCache(
+            task.of_teacher, batches.crops,
+            lambda crops: for_teacher(normalise(crops.to(device), splits.mean, splits.std)), limit_mb=options.cache_mb,
+        )  # fmt: skip
+
     def views(batch: Sequence[Tensor]) -> Any:
-        if not relations:
+        if not taught:
             return batch[0]
         ours, clean = batch[0].unbind(1)
-        return ours, renormalised(clean, splits, teacher.mean or splits.mean, teacher.std or splits.std)
+        return ours, cache.at(batch[2]) if cache is not None else for_teacher(clean)
+
+    def watch(module: nn.Module) -> dict[str, float]:
+        device = config.trainer.device
+        found = agreement_with(module, splits, teacher, device) if isinstance(module, RelationDistiller) else {}
+        return found | (validation_neighbours(config, splits, student) if options.watch_knn else {})
 
     fitted = _fit_unlabelled(
-        config, splits, task, views, seed=seed, epochs=options.epochs, batch_size=options.batch_size,
-        learning_rate=options.learning_rate, warmup=options.warmup_epochs, folder=folder, run=run, step=step,
-        jitter=config.data.jitter if relations else None,
+        config, task, views, batches, epochs=options.epochs, learning_rate=options.learning_rate,
+        warmup=options.warmup_epochs, folder=folder, run=run, step=step, watch=watch,
     )  # fmt: skip
     set_drop_path(student, 0.0)
     return fitted, task
 
 
-def _chain(
-    config: Config, splits: Splits, arm: Arm, teacher: Teacher, seed: int, folder: Path, run: Run, step: str
+def distil_chain(
+    config: Config, splits: Splits, arm: Arm, teacher: Teacher, seed: int, folder: Path, run: Progress, step: str
 ) -> Teacher:
     """Sequential distillation (section 3.3): each network learns from the one before and teaches the next."""
     for number, width in enumerate(config.distil.chain):
         torch.manual_seed(seed)
         between = make_student(config, splits, width)
-        _distil(config, splits, arm, teacher, between, seed, folder / f"stage{number}", run, step)
+        distil_student(config, splits, arm, teacher, between, seed, folder / f"stage{number}", run, step)
         source = f"{teacher.source}, then width {width}"
         teacher = Teacher(between.cpu().eval(), None, None, fingerprint(between), source)
     return teacher
 
 
-def _fit_unlabelled(
-    config: Config, splits: Splits, task: nn.Module, views: Any, *, seed: int, epochs: int, batch_size: int,
-    learning_rate: float, warmup: float, folder: Path, run: Run, step: str, jitter: float | None,
-) -> FitResult:  # fmt: skip
+def _unlabelled(
+    config: Config, splits: Splits, batch_size: int, seed: int, *, jitter: float | None = None, views: int | None = None
+) -> TensorBatches | FileBatches:
+    """Batches of the images of pre-training, the labelled ones or others."""
     images = unlabelled_images(config.data.unlabelled) if config.data.unlabelled else None
-    batches = pretraining_batches(
+    return pretraining_batches(
         splits, batch_size, seed=seed, crop_scale=(config.data.crop_scale, 1.0), flip=config.data.flip, jitter=jitter,
-        images=images,
+        images=images, views=views,
     )  # fmt: skip
 
+
+def _fit_unlabelled(
+    config: Config, task: nn.Module, views: Any, batches: TensorBatches | FileBatches, *, epochs: int,
+    learning_rate: float, warmup: float, folder: Path, run: Progress, step: str, watch: Validation | None = None,
+) -> FitResult:  # fmt: skip
     def objective(model: nn.Module, batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         losses = model(views(batch))
         return losses["loss"], {name: value for name, value in losses.items() if name != "loss"}
@@ -255,16 +297,24 @@ def _fit_unlabelled(
         task.named_parameters(), learning_rate=learning_rate, weight_decay=config.distil.weight_decay,
         decay_tokens=True,
     )  # fmt: skip
+    optimiser = adamw(groups, (0.9, 0.95), config.trainer)
+    log = EpochLog(folder, optimiser, len(batches) * batches.batch_size)
+
+    def on_epoch(epoch: int, row: dict[str, float]) -> None:
+        log(epoch, row)
+        run.progress(step, epoch, epochs, f"loss {row['train/loss']:.4f}")
+
     return fit(
         task,
         objective,
         batches,
         epochs=epochs,
-        optimiser=adamw(groups, (0.9, 0.95)),
+        optimiser=optimiser,
         schedule=cosine_schedule(epochs=epochs, steps=len(batches), warmup=min(warmup, epochs / 2)),
         folder=folder,
         options=config.trainer,
-        on_epoch=lambda epoch, row: run.progress(step, epoch, epochs, f"loss {row['train/loss']:.4f}"),
+        validate=watch,
+        on_epoch=on_epoch,
     )
 
 
@@ -290,16 +340,42 @@ def _layer_of(task: Any) -> int | None:
     return task.teacher_layer if isinstance(task, FeatureDistiller) else None
 
 
+def agreement_with(
+    task: RelationDistiller, splits: Splits, teacher: Teacher, device: torch.device, images: int = 64
+) -> dict[str, float]:
+    """Agreement of the relations on the first validation images, on the device where both networks are."""
+    ours = next(iter(splits.validation_batches(images)))[0].to(device)
+    return task.agreement((ours, renormalised(ours, splits, teacher.mean or splits.mean, teacher.std or splits.std)))
+
+
 def _neighbours(config: Config, splits: Splits, network: Any, block: int = -2) -> dict[str, float]:
-    """k-NN and linear accuracy of frozen features; of at most 10,000 training images."""
-    device = config.trainer.device
-
-    def features(images: Tensor) -> Tensor:
-        return patch_features(network, images, block)
-
-    train = collect(features, network, splits.plain_training_batches(), device)
-    test = collect(features, network, splits.test_batches(), device)
+    """k-NN and linear accuracy of frozen features on the test images; of at most 10,000 training images."""
+    train, test = (
+        _features(config, network, batches, block)
+        for batches in (labelled(config, splits).plain_training_batches(), splits.test_batches())
+    )
     return {"knn": knn_accuracy(*train, *test), "linear": linear_accuracy(*train, *test)}
+
+
+def validation_neighbours(config: Config, splits: Splits, network: Any) -> dict[str, float]:
+    """k-NN accuracy of frozen features on the validation images."""
+    train, held = (
+        _features(config, network, batches, -2)
+        for batches in (labelled(config, splits).plain_training_batches(), splits.validation_batches())
+    )
+    return {"knn": knn_accuracy(*train, *held)}
+
+
+def _features(config: Config, network: Any, batches: Batches, block: int) -> tuple[Tensor, Tensor]:
+    return collect(lambda images: patch_features(network, images, block), network, batches, config.trainer.device)
+
+
+def labelled(config: Config, splits: Splits) -> Splits:
+    """The splits with those training images alone whose labels are used."""
+    count = config.finetune.labels
+    if count is None or count >= len(splits.train):
+        return splits
+    return replace(splits, train=splits.train.subset(range(count)))
 
 
 def save_weights(module: nn.Module, path: Path) -> None:

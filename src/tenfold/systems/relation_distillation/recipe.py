@@ -6,6 +6,7 @@ comparison over seeds, delivery. Every function can be called on its own.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from tenfold.parallel import rank
 from tenfold.results import Cost, Results
 from tenfold.run import Run, environment, peak_process_memory_mb
 from tenfold.systems.relation_distillation.alignment import heads_per_block
-from tenfold.systems.relation_distillation.comparison import claims_of, plots_of, summarise, tables_of
+from tenfold.systems.relation_distillation.comparison import claims_of, metric_of, plots_of, summarise, tables_of
 from tenfold.systems.relation_distillation.data import (
     few_per_class,
     load_images,
@@ -39,6 +40,7 @@ from tenfold.systems.relation_distillation.networks import (
     largest_difference,
 )
 from tenfold.systems.relation_distillation.pretraining import (
+    labelled,
     make_classifier,
     make_student,
     make_task,
@@ -72,13 +74,14 @@ def run(config: Config, run: Run) -> Results:
     for seed in range(config.seed, config.seed + config.seeds):
         for name, arm in arms.items():
             outcomes[name].append(run_arm(config, splits, name, arm, teacher, seed, run))
+    lengths = measure_lengths(config, splits, arms, outcomes, run)
     delivered = run.step("delivery", lambda _: deliver(config, splits, teacher, outcomes["relations"][0], run))
     return Results(
         system="relation-distillation",
         preset=config.preset,
         seed=config.seed,
         version=tenfold.__version__,
-        claims=claims_of(outcomes, splits.name),
+        claims=claims_of(outcomes, splits.name, lengths),
         metrics=summarise(outcomes, splits.name),
         cost=Cost(
             params=delivered["params"],
@@ -86,9 +89,14 @@ def run(config: Config, run: Run) -> Results:
             seconds=run.seconds,
             peak_memory_mb=peak_process_memory_mb(),
         ),
-        environment=environment(config.trainer.device.type, data=splits.name, train_images=len(splits.train)),
+        environment=environment(
+            config.trainer.device.type,
+            data=splits.name,
+            train_images=len(splits.train),
+            labelled_images=len(labelled(config, splits).train),
+        ),
         plots=plots_of(outcomes, splits.name, learnt["history"]),
-        tables=tables_of(outcomes, splits.name),
+        tables=tables_of(outcomes, splits.name, lengths),
         notes=[
             *splits.notes,
             f"The teacher ({learnt['source']}) is the same in all arms and seeds; its nearest neighbours are right for "
@@ -115,6 +123,33 @@ def run_arm(
             named, partial(evaluate_arm, config, splits, arm, found, weights, seed, labels, run=run, step=named)
         )
     return outcome
+
+
+def measure_lengths(
+    config: Config, splits: Splits, arms: dict[str, Arm], outcomes: dict[str, list[dict[str, Any]]], run: Run
+) -> dict[str, dict[int, float]]:
+    """Test accuracy of the first seed of the arms ``scratch`` and ``mae`` by epochs of fine-tuning, in percent."""
+    options = config.finetune
+    if not options.longer:
+        return {}
+    longer = replace(config, finetune=replace(options, epochs=options.longer * options.epochs))
+    found: dict[str, dict[int, float]] = {}
+    for name in ("scratch", "mae"):
+        if name in arms:
+            first = outcomes[name][0]
+            weights = run.folder / f"steps/{name}/seed{config.seed}/pretraining/weights.safetensors"
+            step = f"{name}/seed{config.seed}/longer"
+            again = run.step(
+                step,
+                partial(
+                    evaluate_arm, longer, splits, arms[name], first, weights, config.seed, "full", run=run, step=step
+                ),
+            )
+            found[name] = {
+                epochs: outcome["full"]["test"][metric_of(splits.name)]
+                for epochs, outcome in ((options.epochs, first), (longer.finetune.epochs, again))
+            }
+    return found
 
 
 def check_arms(config: Config, splits: Splits, arms: dict[str, Arm]) -> None:
@@ -159,7 +194,9 @@ def evaluate_arm(
     load_backbone(classifier, state)
     pretrained = build_student_like(config, splits, found["heads"], state)
     moved = largest_difference(pretrained, classifier, splits.example(1))
-    images = splits.train if labels == "full" else few_per_class(splits.train, options.few_labels, seed)
+    images = labelled(config, splits).train
+    if labels == "few":
+        images = few_per_class(images, options.few_labels, seed)
     epochs = options.epochs if labels == "full" else options.few_epochs
     fitted = finetune(
         classifier,

@@ -21,9 +21,8 @@ def _logits(
     model: Any, folder: Path, size: int, mean: Sequence[float], std: Sequence[float], batch_size: int
 ) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     files = find_image_files(folder)
-    batches = evaluation_batches(
-        files, batch_size, mean=mean, std=std, transform=imagenet_transforms(size, training=False)
-    )
+    transform = imagenet_transforms(size, training=False, interpolation="bicubic")
+    batches = evaluation_batches(files, batch_size, mean=mean, std=std, transform=transform)
     device = next(model.parameters()).device
     return *collect(model, model, batches, device), files.classes
 

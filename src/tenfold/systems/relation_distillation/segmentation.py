@@ -194,7 +194,7 @@ def train_segmentation(
 
     groups = segmentation_groups(model, learning_rate, weight_decay, layer_decay)
     return fit(
-        model, objective, batches, epochs=epochs, optimiser=adamw(groups, (0.9, 0.999)), schedule=schedule,
+        model, objective, batches, epochs=epochs, optimiser=adamw(groups, (0.9, 0.999), trainer), schedule=schedule,
         folder=folder, options=trainer,
     )  # fmt: skip
 

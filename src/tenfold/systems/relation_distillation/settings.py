@@ -116,6 +116,10 @@ class DistilOptions:
         weight_decay: of matrices and the class token.
         warmup_epochs: of linear warm-up.
         drop_path: of every block but the last.
+        views: fixed crops of each image whose teacher's side is computed once, for small sets in memory; null for new
+            crops in every epoch, as published.
+        cache_mb: largest size of what is so computed.
+        watch_knn: measure nearest neighbours on the validation images after every epoch, for the log of epochs.
         pairs: relations of the arm ``relations``.
         teacher_layer: the teacher's block, from 1; null for the rule: the last of equal depths, else three quarters up.
         heads: ``auto``, ``adaptive``, ``mean`` or a number of relation heads.
@@ -130,6 +134,9 @@ class DistilOptions:
     weight_decay: float = 0.05
     warmup_epochs: float = 2.0
     drop_path: float = 0.1
+    views: int | None = None
+    cache_mb: int = 2048
+    watch_knn: bool = False
     pairs: list[str] = field(default_factory=lambda: ["qk", "vv"])
     teacher_layer: int | None = None
     heads: Literal["auto", "adaptive", "mean"] | int = "auto"
@@ -143,9 +150,13 @@ class FinetuneOptions:
     """Fine-tuning with labels, the same in every arm.
 
     Attributes:
+        labels: number of training images whose labels are used, the first ones; all where null. Pre-training uses all
+            images, without labels.
         epochs: passes over the labelled images.
         few_labels: labels per class of a second fine-tuning on few labels; 0 for none.
         few_epochs: passes over these.
+        longer: fine-tune the first seed of ``scratch`` and ``mae`` so many times as long, too: whether a difference is
+            one of what was learnt or of its speed. 0 for none.
         batch_size: images per step, over all processes.
         learning_rate: of the head; published: 5e-4 times batch size over 256.
         weight_decay: of matrices.
@@ -160,9 +171,11 @@ class FinetuneOptions:
         erase: probability of a random rectangle of noise.
     """
 
+    labels: int | None = None
     epochs: int = 30
     few_labels: int = 10
     few_epochs: int = 60
+    longer: int = 0
     batch_size: int = 100
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
@@ -292,6 +305,7 @@ def arms_of(config: Config) -> dict[str, Arm]:
         ("distil.epochs", config.distil.epochs),
         ("finetune.epochs", config.finetune.epochs),
         ("teacher.epochs", config.teacher.epochs),
+        ("finetune.labels", 1 if config.finetune.labels is None else config.finetune.labels),
     ):
         if value < 1:
             raise UserError(f"{name} must be at least 1; got {value}")
@@ -344,26 +358,28 @@ _SMALL_STUDENTS: dict[str, Any] = {"learning_rate": 4e-3, "layer_decay": 0.75, "
 PRESETS = {
     "tiny": Config(
         seeds=1,
+        arms=["scratch", "mae", "feature-qkv"],
         data=DataOptions(flip=False, crop_scale=1.0, jitter=0.2),
         teacher=TeacherOptions(
-            width=64, depth=4, heads=[8], batch_size=50, epochs=24, learning_rate=2e-3, decoder_width=32
+            width=64, depth=4, heads=[8], batch_size=100, epochs=16, learning_rate=4e-3, decoder_width=32
         ),
         student=StudentOptions(depth=3),
-        distil=DistilOptions(epochs=10, batch_size=50, learning_rate=2e-3, drop_path=0.0),
+        distil=DistilOptions(epochs=6, batch_size=100, learning_rate=4e-3, drop_path=0.0, views=2),
         finetune=FinetuneOptions(
-            epochs=6, few_epochs=30, batch_size=50, learning_rate=1e-3, crop_scale=0.8, warmup_epochs=1.0
+            labels=400, epochs=20, few_epochs=25, batch_size=100, learning_rate=6e-3, layer_decay=1.0, crop_scale=0.8
         ),
     ),
     "small": Config(
         preset="small",
-        data=DataOptions(name="fashion-mnist", validation=1000, limit=3000, crop_scale=0.6, jitter=0.2),
+        data=DataOptions(name="fashion-mnist", validation=2000, crop_scale=0.6, jitter=0.2),
         teacher=TeacherOptions(
-            width=64, depth=4, heads=[8], patch=4, batch_size=50, epochs=16, learning_rate=2e-3, decoder_width=32
+            width=64, depth=4, heads=[8], patch=4, batch_size=50, epochs=8, learning_rate=2e-3, decoder_width=32
         ),
         student=StudentOptions(depth=3),
-        distil=DistilOptions(epochs=10, batch_size=50, learning_rate=2e-3, drop_path=0.0),
+        distil=DistilOptions(epochs=4, batch_size=50, learning_rate=4e-3, drop_path=0.0, views=2),
         finetune=FinetuneOptions(
-            epochs=5, few_epochs=30, batch_size=50, learning_rate=1e-3, crop_scale=0.8, warmup_epochs=1.0
+            labels=1000, epochs=24, few_epochs=60, longer=2, batch_size=100, learning_rate=6e-3, layer_decay=1.0,
+            crop_scale=0.8,
         ),
     ),
     "paper": _paper("paper", 768, 12, _paper_teacher(1024, 24, [16], "mae_pretrain_vit_large.pth")),

@@ -139,11 +139,13 @@ class FeatureDistiller(nn.Module):
         return self.loss(batch)
 
     def loss(self, batch: Any) -> dict[str, Tensor]:
-        """``loss`` of a batch of images, or of ``(student's images, teacher's images)``."""
+        """``loss`` of a batch of images, or of ``(student's images, teacher's images)``.
+
+        In place of the teacher's images, what :meth:`of_teacher` made of them.
+        """
         for_student, for_teacher = batch if isinstance(batch, tuple | list) else (batch, batch)
         ours = features(self.student, self.target, len(self.student.blocks), for_student)
-        with torch.no_grad():
-            theirs = features(self.teacher, self.target, self.teacher_layer, for_teacher)
+        theirs = for_teacher if isinstance(for_teacher, list) else self.of_teacher(for_teacher)
         if ours[0].shape[:-1] != theirs[0].shape[:-1]:
             raise UserError(
                 f"student and teacher give features of {ours[0].shape[1]} and {theirs[0].shape[1]} tokens; they must "
@@ -158,6 +160,16 @@ class FeatureDistiller(nn.Module):
             reconstruction = self.autoencoder(for_student)["loss"]
             found = {"loss": found["loss"] + reconstruction, "reconstruction": reconstruction.detach()}
         return found
+
+    @property
+    def fixed_teacher(self) -> bool:
+        """Whether the teacher makes the same of the same inputs in every step, so that it can be kept."""
+        return True
+
+    @torch.no_grad()
+    def of_teacher(self, inputs: Tensor) -> list[Tensor]:
+        """The teacher's features of images, without gradient."""
+        return features(self.teacher, self.target, self.teacher_layer, inputs)
 
     def _distance(self, projected: Tensor, target: Tensor) -> Tensor:
         projected, target = projected.float(), target.float()
