@@ -300,6 +300,29 @@ class Doorping:
             self._current = found
             self._poisoned.stamp(found)
 
+    def state(self) -> dict[str, Tensor]:
+        """The trigger, and the record of its updates."""
+        rows = [[record.iteration, record.steps, record.before, record.loss, record.excess] for record in self.history]
+        kept = {
+            "pattern": self.trigger.pattern.cpu(),
+            "history": torch.tensor(rows, dtype=torch.float64).reshape(len(rows), 5),
+        }
+        if self.keep:
+            kept["trajectory"] = torch.stack([trigger.pattern.cpu() for trigger in self.trajectory])
+        return kept
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Continue from :meth:`state`, after the same :meth:`poison`; the poisoned images are stamped anew."""
+        if self._poisoned is None:
+            raise UserError("poison data first: there are none whose trigger could be put back")
+        self.history = [
+            UpdateRecord(int(iteration), int(steps), before, loss, excess)
+            for iteration, steps, before, loss, excess in state["history"].tolist()
+        ]
+        self._current = replace(self.trigger, pattern=state["pattern"])
+        self.trajectory = [replace(self.trigger, pattern=pattern) for pattern in state.get("trajectory", [])]
+        self._poisoned.stamp(self._current)
+
     def describe(self) -> dict[str, Any]:
         """The mark of a poisoned set."""
         shown = self.trigger.valid() if self.clamp == "uint8" else self.trigger
