@@ -302,7 +302,7 @@ class Doorping:
 
     def state(self) -> dict[str, Tensor]:
         """The trigger, and the record of its updates."""
-        rows = [[record.iteration, record.steps, record.before, record.loss, record.excess] for record in self.history]
+        rows = [[record.iteration, record.steps, record.activation, record.loss, record.excess] for record in self.history]
         kept = {
             "pattern": self.trigger.pattern.cpu(),
             "history": torch.tensor(rows, dtype=torch.float64).reshape(len(rows), 5),
@@ -316,8 +316,8 @@ class Doorping:
         if self._poisoned is None:
             raise UserError("poison data first: there are none whose trigger could be put back")
         self.history = [
-            UpdateRecord(int(iteration), int(steps), before, loss, excess)
-            for iteration, steps, before, loss, excess in state["history"].tolist()
+            UpdateRecord(int(iteration), int(steps), activation, loss, excess)
+            for iteration, steps, activation, loss, excess in state["history"].tolist()
         ]
         self._current = replace(self.trigger, pattern=state["pattern"])
         self.trajectory = [replace(self.trigger, pattern=pattern) for pattern in state.get("trajectory", [])]
