@@ -74,6 +74,7 @@ def make_set(
 
 
 def network_seeds(config: Config, seed: int) -> list[int]:
+    """Seeds of the networks that judge the sets of a seed; the same for every method and attack."""
     return [derived_seed(seed, 8, number) for number in range(config.training.networks)]
 
 

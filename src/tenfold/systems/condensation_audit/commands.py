@@ -24,7 +24,9 @@ from tenfold.systems.condensation_audit.sets import TrainingRecipe
 from tenfold.systems.condensation_audit.triggers import Attack
 
 
-def evaluate(run: str, *, data: str | None = None, root: str | None = None, factory: str | None = None) -> dict[str, Any]:
+def evaluate(
+    run: str, *, data: str | None = None, root: str | None = None, factory: str | None = None
+) -> dict[str, Any]:
     """Measure a run's network again on its test images.
 
     Args:
@@ -241,7 +243,11 @@ def _options(data: str, root: str | None, resize: int | None, validation: int) -
         raise UserError(f"there are no data {data!r}; there are: {', '.join(known)}")
     size = {"image_size": resize} if data in ("folder", "imagenet") and resize else {}
     return ImageOptions(
-        name=data, root=root, validation=validation, resize=None if size else resize, **size  # type: ignore[arg-type]
+        name=data,
+        root=root,
+        validation=validation,
+        resize=None if size else resize,
+        **size,  # type: ignore[arg-type]
     )
 
 
@@ -275,9 +281,7 @@ def quality(
     if len(loaded.real.classes) != len(found.classes):
         raise UserError(f"{set} has {len(found.classes)} classes, {data} has {len(loaded.real.classes)}")
     images = found.preprocessing.normalise(loaded.test.images)
-    measured = evaluate_set(
-        found, images, loaded.test.labels, networks=networks, seeds=range(seeds), device=device
-    )
+    measured = evaluate_set(found, images, loaded.test.labels, networks=networks, seeds=range(seeds), device=device)
     return {
         name: {"accuracy": round(100 * sum(values) / len(values), 2), "all": [round(100 * v, 2) for v in values]}
         for name, values in measured.items()

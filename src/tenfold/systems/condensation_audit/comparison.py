@@ -67,9 +67,7 @@ def claims_of(outcomes: Outcomes, options: AttackOptions) -> list[Claim]:
         for method in (name for name in methods if name in CONDENSERS):
             for yardstick in ("random", "herding"):
                 if yardstick in methods and (yardstick == "random" or method == "dm"):
-                    found = paired_difference(
-                        accuracies(outcomes, method, size), accuracies(outcomes, yardstick, size)
-                    )
+                    found = paired_difference(accuracies(outcomes, method, size), accuracies(outcomes, yardstick, size))
                     claims.append(
                         claim_of_difference(
                             f"{method}-{yardstick}-{size}",

@@ -4,7 +4,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tenfold.errors import UserError
 from tenfold.run import Run
 from tenfold.systems.condensation_audit.arms import make_set, measure_set, network_seeds
 from tenfold.systems.condensation_audit.attack_metrics import measure_attack
@@ -97,9 +96,7 @@ def attack_set(
     return {**outcome.to_dict(), "updates": poisoned.get("updates"), "idle": poisoned.get("updates_without_step")}
 
 
-def defend(
-    config: Config, data: Data, factory: Factory, arm: str, seed: int, run: Run, folder: Path
-) -> dict[str, Any]:
+def defend(config: Config, data: Data, factory: Factory, arm: str, seed: int, run: Run, folder: Path) -> dict[str, Any]:
     """Run every defence on a set and the networks trained on it, with the held-out clean images."""
     options = config.attack
     base = f"sets/{options.method}-{options.images_per_class}" if arm == "clean" else f"attacks/{arm}"
