@@ -287,8 +287,9 @@ def last_linear(network: nn.Module) -> nn.Linear:
 
 def penultimate(network: nn.Module, images: Tensor) -> Tensor:
     """``(n, d)`` features before the classifier: ``network.embed``, or the input of the last linear layer."""
-    if hasattr(network, "embed"):
-        return network.embed(images)
+    embed: Any = getattr(network, "embed", None)
+    if embed is not None:
+        return embed(images)
     kept: list[Tensor] = []
     layer = last_linear(network)
     handle = layer.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0].clone()))
