@@ -137,9 +137,7 @@ def measure_attack(
 
     def rates(networks: Ensemble, images: Tensor, paper: bool = False) -> list[float]:
         logits = networks.logits(images)
-        found = attack_success(
-            logits.argmax(2), labels, target, paper=paper, mapping=mapping, classes=logits.shape[2]
-        )
+        found = attack_success(logits.argmax(2), labels, target, paper=paper, mapping=mapping, classes=logits.shape[2])
         return found.tolist()
 
     return AttackOutcome(

@@ -300,6 +300,27 @@ class Doorping:
             self._current = found
             self._poisoned.stamp(found)
 
+    def state(self) -> dict[str, Tensor]:
+        """The present trigger, the record of the updates, the trajectory."""
+        rows = [[r.iteration, r.steps, r.activation, r.loss, r.excess] for r in self.history]
+        state = {
+            "pattern": self.trigger.pattern.clone(),
+            "history": torch.tensor(rows, dtype=torch.float64).reshape(-1, 5),
+        }
+        if self.keep:
+            state["trajectory"] = torch.stack([trigger.pattern for trigger in self.trajectory])
+        return state
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Continue from :meth:`state`; the data must have been poisoned with the same seed before."""
+        if self._poisoned is None:
+            raise UserError("poison data first: there are none that the kept trigger could be stamped on")
+        self._current = replace(self.trigger, pattern=state["pattern"])
+        self.history = [UpdateRecord(int(row[0]), int(row[1]), *row[2:]) for row in state["history"].tolist()]
+        if self.keep:
+            self.trajectory = [replace(self.trigger, pattern=pattern) for pattern in state["trajectory"]]
+        self._poisoned.stamp(self._current)
+
     def describe(self) -> dict[str, Any]:
         """The mark of a poisoned set."""
         shown = self.trigger.valid() if self.clamp == "uint8" else self.trigger

@@ -68,6 +68,13 @@ class NaiveAttack:
     def update(self, network: nn.Module, iteration: int, synthetic: Tensor) -> None:
         """Nothing: the trigger is fixed."""
 
+    def state(self) -> dict[str, Tensor]:
+        """Nothing changes."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Nothing changes."""
+
     def describe(self) -> dict[str, Any]:
         """The mark of a poisoned set."""
         return {

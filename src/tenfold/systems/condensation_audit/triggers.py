@@ -252,6 +252,12 @@ class Attack(Protocol):
     def describe(self) -> dict[str, Any]:
         """Plain JSON, the mark ``CondensedSet.poisoned``."""
 
+    def state(self) -> dict[str, Tensor]:
+        """What changed since data were poisoned; so that an interrupted condensation can go on."""
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Continue from :meth:`state`, after the same data were poisoned with the same seed."""
+
 
 class PoisonedData:
     """Real data in which some images carry a trigger, which can be exchanged: always from the clean copy.
