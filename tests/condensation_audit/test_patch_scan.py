@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from planted import clean_ensemble, digit_data, planted_ensemble
+from planted import clean_ensemble, digit_data, planted_ensemble, prototype_data
 
 from tenfold.data import images_from_arrays
 from tenfold.errors import UserError
@@ -36,12 +36,7 @@ def test_a_planted_rule_is_found_at_its_exact_cell(data):
 
 
 def test_clean_linear_networks_show_no_anomaly():
-    """Ten classes that are alike: prototypes of noise; no patch belongs to one of them."""
-    generator = torch.Generator().manual_seed(0)
-    prototypes = torch.rand(10, 1, 12, 12, generator=generator)
-    labels = torch.arange(400) % 10
-    noisy = prototypes[labels] + 0.3 * torch.randn(400, 1, 12, 12, generator=generator)
-    data = real_data(images_from_arrays(noisy.clamp(0, 1).numpy(), labels.numpy()))
+    data = prototype_data()
     scan = scan_patches(clean_ensemble(data), data.pixels[:300], data.labels[:300], data.preprocessing)
     assert scan.sizes == (2, 3) and scan.anomaly < 3
 
