@@ -1,8 +1,8 @@
 """Activation clustering: the features of a class fall into two clusters where a part of it is poisoned.
 
 Per class: last hidden features, PCA to ten dimensions, 2-means; a class is suspect where the smaller cluster is small
-or the clusters are far apart. Chen et al., SafeAI 2019. A handful of images has no clusters: below twenty a class is not
-judged.
+or the clusters are far apart. Chen et al., SafeAI 2019. A handful of images has no clusters: below twenty a class is
+not judged.
 """
 
 import time

@@ -301,24 +301,28 @@ class Doorping:
             self._poisoned.stamp(found)
 
     def state(self) -> dict[str, Tensor]:
-        """The present trigger, the record of the updates, the trajectory."""
-        rows = [[r.iteration, r.steps, r.activation, r.loss, r.excess] for r in self.history]
-        state = {
-            "pattern": self.trigger.pattern.clone(),
-            "history": torch.tensor(rows, dtype=torch.float64).reshape(-1, 5),
+        """The trigger, and the record of its updates."""
+        rows = [
+            [record.iteration, record.steps, record.activation, record.loss, record.excess] for record in self.history
+        ]
+        kept = {
+            "pattern": self.trigger.pattern.cpu(),
+            "history": torch.tensor(rows, dtype=torch.float64).reshape(len(rows), 5),
         }
         if self.keep:
-            state["trajectory"] = torch.stack([trigger.pattern for trigger in self.trajectory])
-        return state
+            kept["trajectory"] = torch.stack([trigger.pattern.cpu() for trigger in self.trajectory])
+        return kept
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Continue from :meth:`state`; the data must have been poisoned with the same seed before."""
+        """Continue from :meth:`state`, after the same :meth:`poison`; the poisoned images are stamped anew."""
         if self._poisoned is None:
-            raise UserError("poison data first: there are none that the kept trigger could be stamped on")
+            raise UserError("poison data first: there are none whose trigger could be put back")
+        self.history = [
+            UpdateRecord(int(iteration), int(steps), activation, loss, excess)
+            for iteration, steps, activation, loss, excess in state["history"].tolist()
+        ]
         self._current = replace(self.trigger, pattern=state["pattern"])
-        self.history = [UpdateRecord(int(row[0]), int(row[1]), *row[2:]) for row in state["history"].tolist()]
-        if self.keep:
-            self.trajectory = [replace(self.trigger, pattern=pattern) for pattern in state["trajectory"]]
+        self.trajectory = [replace(self.trigger, pattern=pattern) for pattern in state.get("trajectory", [])]
         self._poisoned.stamp(self._current)
 
     def describe(self) -> dict[str, Any]:

@@ -89,8 +89,8 @@ def fine_prune(
 ) -> Repair:
     """Prune what clean images leave asleep, then fine-tune.
 
-    The units are the channels of the last convolution as the first linear layer reads them (its inputs themselves, where
-    there is no convolution): the weights that read a pruned unit become zero, and stay zero while fine-tuning.
+    The units are the channels of the last convolution as the first linear layer reads them (its inputs themselves,
+    where there is no convolution): the weights that read a pruned unit become zero, and stay zero while fine-tuning.
 
     Args:
         network: not changed.

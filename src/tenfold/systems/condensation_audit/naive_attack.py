@@ -69,11 +69,11 @@ class NaiveAttack:
         """Nothing: the trigger is fixed."""
 
     def state(self) -> dict[str, Tensor]:
-        """Nothing changes."""
+        """Nothing: what is poisoned follows from the seed."""
         return {}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Nothing changes."""
+        """Nothing."""
 
     def describe(self) -> dict[str, Any]:
         """The mark of a poisoned set."""

@@ -90,7 +90,7 @@ def stimulate_neurons(
 
     Args:
         network: classifier of normalised images; not changed.
-        pixels: ``(n, channels, height, width)`` uint8 clean images; one half to stimulate and search, the other to judge.
+        pixels: ``(n, channels, height, width)`` uint8 clean images; one half to search with, the other to judge.
         labels: ``(n,)`` their classes.
         preprocessing: what the network expects.
         seeds: images of each half.

@@ -253,10 +253,10 @@ class Attack(Protocol):
         """Plain JSON, the mark ``CondensedSet.poisoned``."""
 
     def state(self) -> dict[str, Tensor]:
-        """What changed since data were poisoned; so that an interrupted condensation can go on."""
+        """What a condensation that is killed must keep of the attack."""
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Continue from :meth:`state`, after the same data were poisoned with the same seed."""
+        """Continue from :meth:`state`, after the same :meth:`poison`."""
 
 
 class PoisonedData:
