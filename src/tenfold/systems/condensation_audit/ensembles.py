@@ -9,6 +9,7 @@ forms draw the same weights, orders and augmentations, and give the same network
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -17,6 +18,8 @@ from torch.func import functional_call, stack_module_state
 from torch.nn import functional
 
 from tenfold.errors import RunStopped, UserError
+from tenfold.export import load_strictly
+from tenfold.run import write_atomically
 from tenfold.seeds import derived_seed
 from tenfold.systems.condensation_audit.augmentation import apply_augmentation, draw_augmentation
 from tenfold.systems.condensation_audit.networks import Factory, penultimate, seeded_network
@@ -209,3 +212,40 @@ def _train_stacked(
 def _check(losses: Tensor) -> None:
     if not bool(losses.isfinite().all()):
         raise RunStopped("the loss of a network trained on the set is no longer finite; lower recipe.learning_rate")
+
+
+def save_ensemble(ensemble: Ensemble, path: str | Path) -> None:
+    """Write the weights of all members as one safetensors file."""
+    from safetensors.torch import save
+
+    tensors = {
+        f"{position}.{name}": value.detach().cpu().contiguous()
+        for position, network in enumerate(ensemble.networks)
+        for name, value in network.state_dict().items()
+    }
+    write_atomically(path, save(tensors))
+
+
+def load_ensemble(factory: Factory, path: str | Path, device: torch.device | str = "cpu") -> Ensemble:
+    """Read what :func:`save_ensemble` wrote.
+
+    Args:
+        factory: makes a member.
+        path: the file.
+        device: where the members go.
+
+    Raises:
+        UserError: the weights are of another network.
+    """
+    from safetensors.torch import load_file
+
+    members: dict[int, dict[str, Tensor]] = {}
+    for key, value in load_file(path).items():
+        position, _, name = key.partition(".")
+        members.setdefault(int(position), {})[name] = value
+    networks = []
+    for position in sorted(members):
+        network = seeded_network(factory, 0, device)
+        load_strictly(network, members[position], path)
+        networks.append(network)
+    return Ensemble(networks)
