@@ -1,8 +1,8 @@
 """Every defence on one set and the networks trained on it: an alarm or none, the score, the class, the seconds.
 
-The experiment and the audit's tables speak of all defences in these terms. Input-level defences (STRIP, the range guard)
-judge inputs, not sets: where a trigger is known they are given triggered images, else clean ones; their alarm is that
-most of the inputs are flagged.
+The experiment and the audit's tables speak of all defences in these terms. Input-level defences (STRIP, the range
+guard) judge inputs, not sets: where a trigger is known they are given triggered images, else clean ones; their alarm is
+that most of the inputs are flagged.
 """
 
 from collections.abc import Callable

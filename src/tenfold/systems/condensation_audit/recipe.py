@@ -57,7 +57,7 @@ def run(config: Config, run: Run) -> Results:
     methods = list(dict.fromkeys(["random", *config.methods]))
     for seed in range(config.seed, config.seed + config.seeds):
         if config.training.full_epochs:
-            outcomes.full.append(run.step(f"full/seed{seed}", lambda _, seed=seed: measure_full(config, data, seed)))
+            outcomes.full.append(run.step(f"full/seed{seed}", lambda _: measure_full(config, data, seed)))  # noqa: B023
         for size in config.images_per_class:
             for method in methods:
                 name = f"sets/{method}-{size}/seed{seed}"
