@@ -117,12 +117,13 @@ def transfer(config: Config, data: Data, run: Run) -> dict[str, dict[str, list[f
     """
     size = config.attack.images_per_class
     images, labels = data.test_images()
+    seeds = network_seeds(config, config.seed)[:2]
     found = {}
     for method in dict.fromkeys(["random", *config.methods]):
         path = run.folder / f"steps/sets/{method}-{size}/seed{config.seed}/set.cset"
         if path.exists():
             found[method] = evaluate_set(
-                read_own_set(config, path), images, labels, networks=config.transfer, seeds=network_seeds(config, config.seed)[:2],
+                read_own_set(config, path), images, labels, networks=config.transfer, seeds=seeds,
                 device=config.trainer.device,
             )  # fmt: skip
     return found
