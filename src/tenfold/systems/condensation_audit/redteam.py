@@ -126,7 +126,7 @@ def ablate(config: Config, data: Data, factory: Factory, axis: str, run: Run) ->
         For each value, the outcome of each attack.
     """
     found: dict[str, dict[str, Any]] = {}
-    for value in ABLATIONS[axis]:
+    for value in config.attack.ablations.get(axis) or ABLATIONS[axis]:
         for attack in _ATTACKS_OF_AXIS.get(axis, ("naive", "doorping")):
             name = f"ablations/{axis}/{value}-{attack}"
             changes = _changes(axis, value, data, config)

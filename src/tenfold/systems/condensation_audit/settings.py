@@ -69,8 +69,9 @@ class AttackOptions:
         alpha: how many times the present activation a trigger update aims at.
         ori: share of the data that the attacker holds.
         defences: whether every defence is run on every set, clean and poisoned.
-        ablations: what is varied, one seed each: ``portion``, ``size``, ``images_per_class``, ``start``, ``method``,
-            ``alpha``, ``topk``, ``target``, ``trigger``, ``ori``, ``transfer``.
+        ablations: what is varied, one seed each, with its values: ``{portion: [0.01, 0.1]}``; all values where the list
+            is empty. Axes: ``portion``, ``size``, ``images_per_class``, ``start``, ``method``, ``alpha``, ``topk``,
+            ``target``, ``trigger``, ``ori``.
     """
 
     method: str = "dm"
@@ -83,7 +84,7 @@ class AttackOptions:
     alpha: float = 10.0
     ori: float = 1.0
     defences: bool = True
-    ablations: list[str] = field(default_factory=list)
+    ablations: dict[str, list[Any]] = field(default_factory=dict)
 
 
 @dataclass
@@ -98,7 +99,8 @@ class Config:
         methods: condensers and selections that are compared; ``random`` is always there.
         settings: of the condensers, such as ``{dm: {iterations: 200}}``; a second level by images per class overrides,
             as in ``{dc: {iterations: 10, "1": {iterations: 100}}}``.
-        transfer: further networks that are trained on the delivered set, by name with their arguments.
+        transfer: further networks that are trained on the first seed's sets and under their attack, by name with their
+            arguments.
         zca_eps: whiten the images with this eps, as the published trajectory matching does; not where null.
         held_out: clean validation images that the audit may use.
         data: see :class:`tenfold.data.ImageOptions`.
@@ -135,9 +137,8 @@ ABLATIONS: dict[str, tuple[Any, ...]] = {
     "alpha": (2.0, 5.0, 10.0, 50.0),
     "topk": (1, 3, 10),
     "ori": (0.1, 0.5, 1.0),
-    "transfer": (),
 }
-"""What an ablation varies; ``transfer`` trains the networks of ``Config.transfer`` on the attacked sets."""
+"""What an ablation varies, and all its values."""
 
 
 def recipe_of(config: Config) -> TrainingRecipe:
@@ -179,6 +180,9 @@ def check(config: Config) -> None:
     for name in config.attack.ablations:
         if name not in ABLATIONS:
             raise UserError(f"there is no ablation {name!r}; there are: {', '.join(ABLATIONS)}")
+    for name, values in config.attack.ablations.items():
+        if not isinstance(values, list):
+            raise UserError(f"attack.ablations.{name} must be a list of values; got {values!r}")
     if config.attack.method not in CONDENSERS:
         raise UserError(f"attack.method must be a condenser: {', '.join(CONDENSERS)}; got {config.attack.method!r}")
     if config.seeds < 1 or not config.images_per_class or config.training.networks < 1:
@@ -206,27 +210,29 @@ _SMALL = Config(
     seeds=3,
     data=ImageOptions(name="fashion-mnist", validation=1000, resize=14),
     network=_SMALL_NETWORK,
-    training=TrainingOptions(epochs=200, learning_rate=0.02, networks=5, full_epochs=9),
+    training=TrainingOptions(epochs=200, learning_rate=0.02, networks=3, full_epochs=9),
     methods=["random", "herding", "k-center", *CONDENSERS],
-    settings={
-        "dm": {"iterations": 200, "real_batch": 64, "image_rate": 10.0, "strategy": ""},
-        "dc": {"iterations": 4, "real_batch": 64, "start": "real", "1": {"iterations": 40}},
-        "dsa": {"iterations": 4, "real_batch": 64, "1": {"iterations": 40}},
+    settings={  # chosen on validation images: benchmarks/condensation_settings.py
+        "dm": {"iterations": 200, "real_batch": 64, "image_rate": 10.0},
+        "dc": {"iterations": 10, "outer": 5, "inner": 10, "real_batch": 64, "start": "real", "image_rate": 0.1},
+        "dsa": {"iterations": 10, "outer": 5, "inner": 10, "real_batch": 64, "image_rate": 0.1},
         "mtt": {
             "iterations": 60, "steps": 10, "expert_epochs": 1, "max_start": 4, "experts": 3, "expert_length": 5,
-            "expert_batch": 128, "strategy": "", "image_rate": 30.0, "rate": 0.02,
+            "expert_batch": 128, "strategy": "", "image_rate": 1000.0, "rate": 0.02,
         },
-        "dd": {"iterations": 60, "steps": 1, "epochs": 10, "start": "real", "batch_size": 256},
+        "dd": {
+            "iterations": 60, "steps": 1, "epochs": 10, "start": "real", "batch_size": 256, "image_rate": 0.03,
+        },
     },
     transfer={"mlp": {}, "lenet": {}, "vgg11": {"width": 8}, "resnet18": {"width": 8}},
-    attack=AttackOptions(ablations=["portion", "size"]),
+    attack=AttackOptions(ablations={"portion": [0.01, 0.05, 0.2], "size": [1, 2, 4]}),
 )  # fmt: skip
 
 _FULL = "color_crop_cutout_flip_scale_rotate"
 _PAPER_DATA = ImageOptions(name="cifar10", validation=1000)
 _ATTACKED = AttackOptions(
     portion=0.01, updated_portion=0.01, size=2, trigger_steps=1000,
-    ablations=["portion", "size", "alpha", "topk", "ori", "transfer"],
+    ablations={"portion": [], "size": [], "alpha": [], "topk": [], "ori": []},
 )  # fmt: skip
 _TRANSFER: dict[str, Any] = {"vgg11": {}, "resnet18": {"norm": "batch"}}
 _PAPER = Config(
@@ -262,14 +268,14 @@ PRESETS = {
         training=TrainingOptions(epochs=1000, augmentation=_FULL, networks=10, full_epochs=30),
         settings={"dc": {}, "dsa": {}, "dm": {}},
         transfer={"mlp": {}, "lenet": {}, "alexnet": {}, "vgg11": {}, "resnet18": {}},
-        attack=replace(_ATTACKED, method="dm", ablations=[]),
+        attack=replace(_ATTACKED, method="dm", ablations={}),
     ),
     "paper-trajectories": replace(
         _PAPER, preset="paper-trajectories", images_per_class=[1], methods=["random", "mtt"], zca_eps=0.1,
         data=ImageOptions(name="cifar100", validation=1000), network=NetworkOptions("convnet"),
         training=TrainingOptions(epochs=1000, augmentation=_FULL, networks=5, full_epochs=50),
         settings={"mtt": {"steps": 20, "expert_epochs": 3, "max_start": 20}},
-        attack=replace(_ATTACKED, method="mtt", ablations=[]),
+        attack=replace(_ATTACKED, method="mtt", ablations={}),
     ),
 }  # fmt: skip
 """Presets by name; the ``paper`` ones need a GPU and the data in ``data.root``."""
