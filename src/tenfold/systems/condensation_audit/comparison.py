@@ -31,6 +31,7 @@ class Outcomes:
         full: accuracy with all real images.
         ablations: by axis and value, the outcome of each attack, one seed.
         transfer: by method and network, accuracies of the first seed.
+        attack_transfer: by attack and network, the outcome of the first seed.
     """
 
     methods: dict[tuple[str, int], list[dict[str, Any]]]
@@ -39,6 +40,7 @@ class Outcomes:
     full: list[dict[str, Any]]
     ablations: dict[str, dict[str, dict[str, Any]]]
     transfer: dict[str, dict[str, list[float]]]
+    attack_transfer: dict[str, dict[str, dict[str, Any]]]
 
 
 def accuracies(outcomes: Outcomes, method: str, size: int) -> list[float]:
@@ -271,6 +273,20 @@ def tables_of(outcomes: Outcomes) -> list[Table]:
                     for method, found in outcomes.transfer.items()
                 ],
                 caption="Test accuracy (%), first seed. The sets were condensed with the run's own network.",
+            )
+        )  # fmt: skip
+    if outcomes.attack_transfer:
+        tables.append(
+            Table(
+                id="attack-transfer", title="Attacks on other networks",
+                columns=["attack", "network", "accuracy", "success", "control", "8-bit", "control, 8-bit"],
+                rows=[
+                    [_NAMES[name], network,
+                     *_percent(row, "accuracy", "asr", "control", "asr_valid", "control_valid")]
+                    for name, networks in outcomes.attack_transfer.items()
+                    for network, row in networks.items()
+                ],
+                caption="In %, first seed: networks of other kinds, trained on the poisoned sets.",
             )
         )  # fmt: skip
     for axis, values in outcomes.ablations.items():

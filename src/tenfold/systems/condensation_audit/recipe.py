@@ -31,7 +31,14 @@ from tenfold.systems.condensation_audit.ensembles import load_ensemble
 from tenfold.systems.condensation_audit.networks import Factory
 from tenfold.systems.condensation_audit.pictures import pictures_of
 from tenfold.systems.condensation_audit.quality import evaluate_set
-from tenfold.systems.condensation_audit.redteam import ATTACKS, ablate, attack_set, check_attacks, defend
+from tenfold.systems.condensation_audit.redteam import (
+    ATTACKS,
+    ablate,
+    attack_set,
+    attack_transfer,
+    check_attacks,
+    defend,
+)
 from tenfold.systems.condensation_audit.set_files import save_set
 from tenfold.systems.condensation_audit.settings import PRESETS, Config, check
 
@@ -53,7 +60,7 @@ def run(config: Config, run: Run) -> Results:
     data = load_data(config.data, zca_eps=config.zca_eps, held_out=config.held_out)
     factory = network_of(config, data)
     check_attacks(config, data)
-    outcomes = Outcomes(methods={}, attacks={}, detections={}, full=[], ablations={}, transfer={})
+    outcomes = Outcomes(methods={}, attacks={}, detections={}, full=[], ablations={}, transfer={}, attack_transfer={})
     methods = list(dict.fromkeys(["random", *config.methods]))
     for seed in range(config.seed, config.seed + config.seeds):
         if config.training.full_epochs:
@@ -76,6 +83,7 @@ def run(config: Config, run: Run) -> Results:
         outcomes.ablations[axis] = ablate(config, data, factory, axis, run)
     if config.transfer:
         outcomes.transfer = run.step("transfer", lambda _: transfer(config, data, run))
+        outcomes.attack_transfer = run.step("attack-transfer", lambda _: attack_transfer(config, data, run))
     delivered = run.step("delivery", lambda _: deliver(config, data, factory, run))
     return Results(
         system="condensation-audit",

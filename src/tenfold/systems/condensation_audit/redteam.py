@@ -13,7 +13,7 @@ from tenfold.systems.condensation_audit.doorping import Doorping
 from tenfold.systems.condensation_audit.ensembles import Ensemble, load_ensemble, save_ensemble
 from tenfold.systems.condensation_audit.naive_attack import NaiveAttack
 from tenfold.systems.condensation_audit.networks import Factory
-from tenfold.systems.condensation_audit.quality import train_on
+from tenfold.systems.condensation_audit.quality import factory_for, train_on
 from tenfold.systems.condensation_audit.set_files import save_set
 from tenfold.systems.condensation_audit.settings import ABLATIONS, AttackOptions, Config
 from tenfold.systems.condensation_audit.triggers import Attack, image_trigger, random_patch, read_trigger_description
@@ -110,6 +110,35 @@ def defend(config: Config, data: Data, factory: Factory, arm: str, seed: int, ru
     if found.poisoned is not None:
         trigger = read_trigger_description(found.poisoned["trigger"], found.preprocessing.image_shape)
     return run_detectors(found, ensemble, data.held_out, trigger=trigger, seed=seed)
+
+
+def attack_transfer(config: Config, data: Data, run: Run) -> dict[str, dict[str, dict[str, Any]]]:
+    """What the first seed's attacks do to other networks, trained on the poisoned sets and, as control, on the clean one.
+
+    Returns:
+        For each attack and each network of ``config.transfer``, its outcome.
+    """
+    options = config.attack
+    clean = run.folder / f"steps/sets/{options.method}-{options.images_per_class}/seed{config.seed}/set.cset"
+    poisoned = {name: run.folder / f"steps/attacks/{name}/seed{config.seed}/set.cset" for name in ATTACKS}
+    seeds = network_seeds(config, config.seed)[:2]
+    outcomes: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in ATTACKS}
+    for network, arguments in config.transfer.items():
+        sets = {name: read_own_set(config, path) for name, path in {"clean": clean, **poisoned}.items()}
+        trained = {
+            name: train_on(
+                found, seeds=seeds, factory=factory_for(found, network, **arguments), device=config.trainer.device
+            )
+            for name, found in sets.items()
+        }
+        for name in ATTACKS:
+            mark = sets[name].poisoned or {}
+            trigger = read_trigger_description(mark["trigger"], sets[name].preprocessing.image_shape)
+            outcomes[name][network] = measure_attack(
+                trained[name], trained["clean"], data.test.images, data.test.labels, trigger, mark["target"],
+                data.real.preprocessing, mark["mapping"],
+            ).to_dict()  # fmt: skip
+    return outcomes
 
 
 # --- ablations ------------------------------------------------------------------------------------------------------
