@@ -113,7 +113,7 @@ def defend(config: Config, data: Data, factory: Factory, arm: str, seed: int, ru
 
 
 def attack_transfer(config: Config, data: Data, run: Run) -> dict[str, dict[str, dict[str, Any]]]:
-    """What the first seed's attacks do to other networks, trained on the poisoned sets and, as control, on the clean one.
+    """What the first seed's attacks do to other networks, trained on the poisoned sets and, for control, the clean one.
 
     Returns:
         For each attack and each network of ``config.transfer``, its outcome.
