@@ -214,7 +214,7 @@ def defend(
             blend_entropies(network, normalise(images), clean).neg().tolist()
             for images in (trigger.stamp_valid(inputs), inputs)
         ]
-        found["STRIP on inputs"] = {"auroc": float(roc_auc_score([1] * 200 + [0] * 200, sum(entropies, [])))}
+        found["STRIP on inputs"] = {"auroc": float(roc_auc_score([1] * 200 + [0] * 200, entropies[0] + entropies[1]))}
     return {"defences": found, "defence_seconds": seconds}
 
 
