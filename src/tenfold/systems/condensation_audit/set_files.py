@@ -94,7 +94,7 @@ def save_set(path: str | Path, cset: CondensedSet, *, overwrite: bool = False, p
     ]
     manifest = seal(described | {"files": files})
     contents[MANIFEST] = (json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
-    _write_folder(path, contents)
+    write_folder(path, contents)
     return manifest["sha256"]
 
 
@@ -125,13 +125,22 @@ def _preview(cset: CondensedSet, classes: int = 20, each: int = 10) -> bytes:
     return image_grid(rows.flatten(0, 1), columns=columns, row_names=[name for name, _ in shown])
 
 
-def _write_folder(path: Path, contents: dict[str, bytes]) -> None:
-    """All files under a temporary name, which is then renamed."""
+def write_folder(path: Path, contents: dict[str, bytes]) -> None:
+    """Write a folder of files whole or not at all: under a temporary name, then renamed; what was there is replaced.
+
+    Args:
+        path: the folder.
+        contents: the files by their names, which may lie in folders of one level.
+
+    Raises:
+        UserError: the place cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
     try:
         temporary.mkdir()
         for name, content in contents.items():
+            (temporary / name).parent.mkdir(exist_ok=True)
             (temporary / name).write_bytes(content)
         if path.exists():
             path.rename(old)
