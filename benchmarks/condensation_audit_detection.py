@@ -1,8 +1,7 @@
 """How well the audit tells poisoned condensed sets from clean ones, beside the published defences on the same sets.
 
-    python benchmarks/condensation_audit_detection.py make --work DIR [--part I/N]     # sets, networks, patch scans
-    python benchmarks/condensation_audit_detection.py defend --work DIR [--part I/N]   # published defences
-    python benchmarks/condensation_audit_detection.py report --work DIR [--out FILE] [--store]
+    python benchmarks/condensation_audit_detection.py make --work DIR [--part I/N]     # sets, networks, all defences
+    python benchmarks/condensation_audit_detection.py report --work DIR [--out FILE]   # rates, AUROC, calibration
 
 Fashion-MNIST's file t10k (TENFOLD_DATA), averaged to 14 x 14, split by position: 7000 images to condense, 1000 for the
 audit, 2000 to measure success. Each set: distribution matching, 10 images a class, of another random 4000 of the 7000.
@@ -12,6 +11,7 @@ strengths, sizes, places, colours and targets do not occur in the first. One JSO
 
 import argparse
 import json
+import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,20 +19,26 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
 from torch.nn import functional
 
 from tenfold.data.idx import FASHION_CLASSES, load_idx
 from tenfold.data.images import LabelledImages
 from tenfold.seeds import derived_seed
+from tenfold.systems.condensation_audit.activation_clustering import activation_clustering
 from tenfold.systems.condensation_audit.attack_metrics import attack_success
 from tenfold.systems.condensation_audit.condense import condense
 from tenfold.systems.condensation_audit.doorping import Doorping
 from tenfold.systems.condensation_audit.ensembles import Ensemble, train_together
 from tenfold.systems.condensation_audit.naive_attack import NaiveAttack
 from tenfold.systems.condensation_audit.networks import factory_of
+from tenfold.systems.condensation_audit.neural_cleanse import neural_cleanse
 from tenfold.systems.condensation_audit.patch_scan import scan_patches, spread_rows
 from tenfold.systems.condensation_audit.real_data import RealData, real_data
 from tenfold.systems.condensation_audit.sets import CondensedSet, Preprocessing, TrainingRecipe
+from tenfold.systems.condensation_audit.spectral_signatures import spectral_signatures
+from tenfold.systems.condensation_audit.strip import blend_entropies, strip
 from tenfold.systems.condensation_audit.triggers import Trigger, random_patch, white_patch
 
 SHAPE = (1, 14, 14)
@@ -164,9 +170,56 @@ def make(work: Path, root: str | None, part: tuple[int, int]) -> None:
         if trigger is not None:
             images = condensed.preprocessing.normalise(trigger.stamp_valid(test.images))
             line["asr_valid"] = attack_success(ensemble.predict(images), test.labels, case.target).mean().item()
+        if case.group in ("clean", "poisoned"):
+            line |= defend(condensed, ensemble, trigger, scan_pixels, scan_labels, test)
         save(work, case.id, condensed, ensemble, trigger)
         append(work / f"scan-{part[0]}.jsonl", line)
         print(case.id, f"{line['accuracy']:.3f}", line.get("asr_valid"), scan.anomaly, scan.score, flush=True)
+
+
+def defend(
+    condensed: CondensedSet,
+    ensemble: Ensemble,
+    trigger: Trigger | None,
+    pixels: Tensor,
+    labels: Tensor,
+    test: LabelledImages,
+) -> dict[str, Any]:
+    """The published defences on the same set: one number each that is larger for a poisoned set, alarm, classes."""
+    network, normalise = ensemble.networks[0], condensed.preprocessing.normalise
+    started = time.process_time()
+    cleanse = neural_cleanse(network, pixels, condensed.preprocessing, epochs=40, batch_size=16)
+    seconds = {"neural cleanse": time.process_time() - started}
+    features = ensemble.features(condensed.images)[0]
+    started = time.process_time()
+    clusters = activation_clustering(features, condensed.hard_labels, fewest=4)
+    seconds["activation clustering"] = time.process_time() - started
+    started = time.process_time()
+    spectrum = spectral_signatures(features, condensed.hard_labels, fewest=4)
+    seconds["spectral signatures"] = time.process_time() - started
+    started = time.process_time()
+    clean = normalise(pixels)
+    own = strip(network, condensed.images, clean)
+    seconds["STRIP"] = time.process_time() - started
+    found: dict[str, Any] = {
+        "neural cleanse": {"score": finite(cleanse.score), "classes": cleanse.flagged},
+        "activation clustering": {"score": clusters.score, "classes": clusters.flagged},
+        "spectral signatures": {"score": spectrum.score, "ratios": spectrum.ratios},
+        "STRIP on the set": {"score": own.score},
+    }
+    if trigger is not None:
+        # Told the trigger, which an auditor is not: does STRIP tell triggered inputs from clean ones?
+        inputs = test.images[:200]
+        entropies = [
+            blend_entropies(network, normalise(images), clean).neg().tolist()
+            for images in (trigger.stamp_valid(inputs), inputs)
+        ]
+        found["STRIP on inputs"] = {"auroc": float(roc_auc_score([1] * 200 + [0] * 200, entropies[0] + entropies[1]))}
+    return {"defences": found, "defence_seconds": seconds}
+
+
+def finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def save(work: Path, name: str, condensed: CondensedSet, ensemble: Ensemble, trigger: Trigger | None) -> None:

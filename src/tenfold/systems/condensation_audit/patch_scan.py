@@ -30,6 +30,9 @@ from tenfold.systems.condensation_audit.triggers import Trigger, patch_mask
 
 Colour = tuple[float, ...]
 
+PROVISIONAL = (3.2, 0.2)
+"""AI and score above which a class is suspect where nothing was calibrated."""
+
 GREYS = (0.0, 0.5, 1.0)
 """Levels of the default colours: on RGB also the six pure ones."""
 
@@ -85,19 +88,29 @@ class PatchScan:
     settings: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def evidence(self) -> np.ndarray:
+        """``(sizes, classes)`` ``min(AI / 3.2, Score / .2)``: above 1 both exceed the provisional thresholds."""
+        return np.minimum(self.anomalies / PROVISIONAL[0], self.scores / PROVISIONAL[1])
+
+    @property
+    def strongest(self) -> float:
+        """The largest evidence of any size and class: what thresholds are calibrated on."""
+        return float(self.evidence.max())
+
+    @property
     def anomaly(self) -> float:
-        """The largest AI of all."""
-        return float(self.anomalies.max())
+        """The AI of the strongest evidence."""
+        return float(self.anomalies.flat[self.evidence.argmax()])
 
     @property
     def score(self) -> float:
-        """The score that belongs to the largest AI."""
-        return float(self.scores.flat[self.anomalies.argmax()])
+        """The score of the strongest evidence."""
+        return float(self.scores.flat[self.evidence.argmax()])
 
     def suspects(self, count: int = 2) -> list[tuple[Cell, float]]:
-        """The cells of the largest AI with their AI, each class once."""
+        """The cells of the strongest evidence with their AI, each class once."""
         found: dict[int, tuple[Cell, float]] = {}
-        for flat in np.argsort(-self.anomalies, axis=None):
+        for flat in np.argsort(-self.evidence, axis=None):
             size, target = np.unravel_index(flat, self.anomalies.shape)
             found.setdefault(int(target), (self.cells[size][target], float(self.anomalies[size, target])))
         return list(found.values())[:count]

@@ -262,7 +262,9 @@ class Poisoner:
 class Attack(Protocol):
     """An attack on condensation: it poisons the real data, and may go on while they are condensed."""
 
-    trigger: Trigger
+    @property
+    def trigger(self) -> Trigger:
+        """The present trigger."""
 
     def poison(self, data: "RealData", seed: int) -> "RealData":
         """Stamp and relabel a copy; the given data are not touched."""
