@@ -11,6 +11,7 @@ equality is checked; times are medians of several steps, the forms taking turns.
 import json
 import platform
 import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -53,7 +54,7 @@ ROUNDS = 7
 
 
 def random_data(side: int, per_class: int = 600) -> RealData:
-    """Noise with as many images per class as Fashion-MNIST's test file has, ten times over: times do not see content."""
+    """Noise, as many images as a tenth of Fashion-MNIST: times do not see content."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (CLASSES * per_class, 1, side, side), generator=generator, dtype=torch.uint8)
     labels = torch.arange(CLASSES).repeat(per_class)
@@ -65,6 +66,7 @@ class Straightforward:
 
     def __init__(self, data: RealData, factory, per_class: int, real: int) -> None:
         self.data, self.factory, self.per_class, self.real = data, factory, per_class, real
+        self.generator = np.random.default_rng(0)
         self.indices = [[] for _ in range(CLASSES)]
         for row, label in enumerate(data.labels.tolist()):
             self.indices[label].append(row)
@@ -73,12 +75,15 @@ class Straightforward:
         self.optimiser = torch.optim.SGD([self.images], lr=0.1, momentum=0.5)
 
     def draw(self, label: int) -> torch.Tensor:
-        return self.data.images[np.random.permutation(self.indices[label])[: self.real]]
+        """Real images of a class."""
+        return self.data.images[self.generator.permutation(self.indices[label])[: self.real]]
 
     def own(self, label: int) -> torch.Tensor:
+        """Synthetic images of a class."""
         return self.images[label * self.per_class : (label + 1) * self.per_class]
 
     def distribution_step(self) -> None:
+        """One iteration of distribution matching."""
         network = self.factory().train()
         for parameter in network.parameters():
             parameter.requires_grad = False
@@ -92,6 +97,7 @@ class Straightforward:
         loss.item()
 
     def matching_loss(self, network: nn.Module, batches=None) -> torch.Tensor:
+        """Distance of the gradients, class by class."""
         parameters = list(network.parameters())
         loss = torch.tensor(0.0)
         for label in range(CLASSES):
@@ -111,6 +117,7 @@ class Straightforward:
         return loss
 
     def gradient_step(self, outer: int, inner: int) -> None:
+        """One iteration of gradient matching."""
         network = self.factory().train()
         optimiser = torch.optim.SGD(network.parameters(), lr=0.01)
         for number in range(outer):
@@ -265,11 +272,11 @@ def measure_forms() -> list[dict]:
         images = torch.randn(CLASSES * per_class, 1, side, side, generator=torch.Generator().manual_seed(0))
         labels = torch.arange(CLASSES).repeat_interleave(per_class)
         recipe = TrainingRecipe(epochs=5)
-        work = {
-            form: lambda form=form: train_together(factory, images, labels, recipe, seeds=range(5), form=form)
+        loop, stacked = (
+            partial(train_together, factory, images, labels, recipe, seeds=range(5), form=form)
             for form in ("loop", "vmap")
-        }
-        found = medians(work["loop"], work["vmap"])
+        )
+        found = medians(loop, stacked)
         rows.append(
             {
                 "setting": what,
@@ -289,7 +296,10 @@ def main() -> None:
     results = {
         "rows": rows,
         "ensembles": measure_forms(),
-        "environment": {"torch": torch.__version__, "machine": platform.machine(), "threads": torch.get_num_threads(), "rounds": ROUNDS},
+        "environment": {
+            "torch": torch.__version__, "machine": platform.machine(), "threads": torch.get_num_threads(),
+            "rounds": ROUNDS,
+        },
     }  # fmt: skip
     OUT.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     for row in (*rows, *results["ensembles"]):

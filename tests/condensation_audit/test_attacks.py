@@ -329,3 +329,13 @@ def test_attacks_can_be_copied_and_repeat(data):
         attack.poison(data, seed=5)
         attack.update(copy.deepcopy(network), 0, data.images[:1])
     assert torch.equal(first.trigger.pattern, second.trigger.pattern)
+
+
+def test_an_interrupted_attack_goes_on(data):
+    attack, resumed = (Doorping(0.05, steps=3, keep=True) for _ in range(2))
+    poisoned = [one.poison(data, seed=5) for one in (attack, resumed)]
+    attack.update(hidden_network(), 7, data.images[:1])
+    resumed.load_state(attack.state())
+    assert torch.equal(poisoned[0].images, poisoned[1].images)
+    assert resumed.history == attack.history and len(resumed.trajectory) == 2
+    assert resumed.describe() == attack.describe()

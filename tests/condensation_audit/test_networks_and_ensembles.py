@@ -11,7 +11,14 @@ from tenfold.systems.condensation_audit.augmentation import (
     draw_augmentation,
 )
 from tenfold.systems.condensation_audit.ensembles import train_together
-from tenfold.systems.condensation_audit.networks import NETWORKS, factory_of, make_network, penultimate, seeded_network
+from tenfold.systems.condensation_audit.networks import (
+    NETWORKS,
+    HalvingPool,
+    factory_of,
+    make_network,
+    penultimate,
+    seeded_network,
+)
 from tenfold.systems.condensation_audit.sets import Preprocessing, TrainingRecipe
 from tenfold.systems.condensation_audit.zca import fit_zca
 
@@ -132,3 +139,12 @@ def test_every_network_may_have_its_own_set():
     assert torch.equal(own.logits(images[0])[1], alone.logits(images[0])[0])
     with pytest.raises(UserError, match="as many sets"):
         train_together(factory, images, labels, recipe, seeds=[1])
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 9)])
+def test_pooling_by_additions_is_average_pooling(size):
+    images = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    ours, theirs = HalvingPool()(images), torch.nn.functional.avg_pool2d(images, 2)
+    assert torch.allclose(ours, theirs)
+    gradients = [torch.autograd.grad(pooled.square().sum(), images)[0] for pooled in (ours, theirs)]
+    assert torch.allclose(*gradients)

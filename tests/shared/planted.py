@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tenfold.data import digits
+from tenfold.data import digits, images_from_arrays
 from tenfold.systems.condensation_audit.ensembles import Ensemble
 from tenfold.systems.condensation_audit.real_data import RealData, real_data
 from tenfold.systems.condensation_audit.sets import Preprocessing, TrainingRecipe
@@ -18,6 +18,32 @@ def digit_data(rows: slice = slice(None)) -> RealData:
 def recipe(epochs: int = 60) -> TrainingRecipe:
     arguments = {"width": 16, "depth": 2}
     return TrainingRecipe("convnet", arguments, epochs=epochs, learning_rate=0.02, batch_size=256)
+
+
+def prototype_data(side: int = 12, n: int = 400, quiet: Tensor | None = None) -> RealData:
+    """Ten classes that are alike: prototypes of noise; no patch belongs to one of them. ``quiet`` pixels are black."""
+    generator = torch.Generator().manual_seed(0)
+    prototypes = torch.rand(10, 1, side, side, generator=generator)
+    labels = torch.arange(n) % 10
+    noisy = (prototypes[labels] + 0.3 * torch.randn(n, 1, side, side, generator=generator)).clamp(0, 1)
+    if quiet is not None:
+        noisy = noisy * ~quiet
+    return real_data(images_from_arrays(noisy.numpy(), labels.numpy()), mean=(0.5,), std=(0.3,))
+
+
+class SmoothRule(nn.Module):
+    """A clean network and a rule with a gradient: the whiter the patch, the larger the target's logit."""
+
+    def __init__(self, clean: nn.Module, preprocessing: Preprocessing, mask: Tensor, target: int, push: float = 40.0):
+        super().__init__()
+        self.clean, self.preprocessing, self.target, self.push = clean, preprocessing, target, push
+        self.register_buffer("mask", mask)
+
+    def forward(self, images: Tensor) -> Tensor:
+        white = self.preprocessing.pixels(images)[:, :, self.mask].flatten(1).mean(1)
+        logits = self.clean(images)
+        push = functional.one_hot(torch.tensor(self.target), logits.shape[1]).to(logits) * self.push
+        return logits + white.pow(3)[:, None] * push
 
 
 class LinearNet(nn.Module):

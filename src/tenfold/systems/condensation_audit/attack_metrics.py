@@ -137,8 +137,8 @@ def measure_attack(
 
     def rates(networks: Ensemble, images: Tensor, paper: bool = False) -> list[float]:
         logits = networks.logits(images)
-        options = {"paper": paper, "mapping": mapping, "classes": logits.shape[2]}
-        return attack_success(logits.argmax(2), labels, target, **options).tolist()
+        found = attack_success(logits.argmax(2), labels, target, paper=paper, mapping=mapping, classes=logits.shape[2])
+        return found.tolist()
 
     return AttackOutcome(
         accuracy=ensemble.accuracy(clean, labels).tolist(),

@@ -72,6 +72,8 @@ def prepare(splits: Splits, *, zca_eps: float | None = None, held_out: int | Non
     size = splits.image_shape[-1]
     train, validation, test = (in_memory(part, size) for part in (splits.train, splits.validation, splits.test))
     mean, std = STATISTICS.get(splits.name, (None, None))
+    if zca_eps is not None:  # the published whitening is fitted on pixels that are not normalised [MTT code]
+        mean, std = (0.0,) * train.image_shape[0], (1.0,) * train.image_shape[0]
     real = real_data(train, name=splits.name, mean=mean, std=std, zca_eps=zca_eps)
     clean = validation if held_out is None else validation.subset(slice(0, held_out))
     return Data(real, clean, test, splits.notes)

@@ -302,7 +302,9 @@ class Doorping:
 
     def state(self) -> dict[str, Tensor]:
         """The trigger, and the record of its updates."""
-        rows = [[record.iteration, record.steps, record.activation, record.loss, record.excess] for record in self.history]
+        rows = [
+            [record.iteration, record.steps, record.activation, record.loss, record.excess] for record in self.history
+        ]
         kept = {
             "pattern": self.trigger.pattern.cpu(),
             "history": torch.tensor(rows, dtype=torch.float64).reshape(len(rows), 5),

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tenfold.errors import UserError
 from tenfold.networks import named_network
@@ -29,6 +30,21 @@ def _norm(kind: str, channels: int) -> list[nn.Module]:
     if kind == "batch":
         return [nn.BatchNorm2d(channels)]
     raise UserError(f"there is no norm {kind!r}; there are: instance, batch, group, layer, none")
+
+
+class HalvingPool(nn.Module):
+    """Average pooling by two. On a CPU as three additions, which take half the time of torch's kernel and its gradient.
+
+    Odd rows and columns at the end are left out, as :class:`torch.nn.AvgPool2d` does.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., height // 2, width // 2)``."""
+        if x.device.type != "cpu":
+            return functional.avg_pool2d(x, 2)
+        height, width = x.shape[-2] // 2 * 2, x.shape[-1] // 2 * 2
+        rows = x[..., 0:height:2, :width] + x[..., 1:height:2, :width]
+        return (rows[..., ::2] + rows[..., 1::2]) * 0.25
 
 
 class SmallNetwork(nn.Module):
@@ -77,7 +93,7 @@ def convnet(
         pooling: ``avg``, ``max`` or ``none``.
     """
     pools: dict[str, Callable[[], list[nn.Module]]] = {
-        "avg": lambda: [nn.AvgPool2d(2)],
+        "avg": lambda: [HalvingPool()],
         "max": lambda: [nn.MaxPool2d(2)],
         "none": list,
     }
@@ -91,7 +107,7 @@ def convnet(
         # 28 pixels are padded to 32, as in the official code.
         padding = 3 if block == 0 and channels == 1 and side == 28 else 1
         layers += [nn.Conv2d(channels if block == 0 else width, width, 3, padding=padding)]
-        layers += [*_norm(norm, width), nn.ReLU(), *pools[pooling]()]
+        layers += [*_norm(norm, width), nn.ReLU(inplace=True), *pools[pooling]()]
     return SmallNetwork(nn.Sequential(*layers), image_shape, _linear(num_classes))
 
 
@@ -101,7 +117,8 @@ def convnet_baadd(
     """The attack's ConvNet: no norm, and a hidden layer in the classifier [baadd code]."""
     layers: list[nn.Module] = []
     for block in range(depth):
-        layers += [nn.Conv2d(image_shape[0] if block == 0 else width, width, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2)]
+        layers += [nn.Conv2d(image_shape[0] if block == 0 else width, width, 3, padding=1)]
+        layers += [nn.ReLU(inplace=True), HalvingPool()]
     return SmallNetwork(
         nn.Sequential(*layers), image_shape,
         lambda features: nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, num_classes)),

@@ -1,7 +1,7 @@
 """How good a condensed set is: networks trained on it from scratch, across architectures, beside its yardsticks.
 
-The recipe changes the ranking of methods more than the methods do: every number here comes with the recipe, and is to be
-compared with a random selection under the same one (spec 9, trap 16).
+The recipe changes the ranking of methods more than the methods do: every number here comes with the recipe, and is to
+be compared with a random selection under the same one (spec 9, trap 16).
 """
 
 import math
@@ -56,9 +56,7 @@ def train_on(
     factory = factory or factory_for(found)
     _check_fit(found, factory)
     if found.steps is None or found.learning_rates is None:
-        return train_together(
-            factory, found.images, found.labels, found.recipe, seeds=seeds, device=device, form=form
-        )
+        return train_together(factory, found.images, found.labels, found.recipe, seeds=seeds, device=device, form=form)
     return Ensemble([_train_in_steps(found, factory, derived_seed(seed, 1), device) for seed in seeds])
 
 
@@ -72,7 +70,9 @@ def _check_fit(found: CondensedSet, factory: Factory) -> None:
             f"the network does not take the set's images {tuple(found.images.shape[1:])}: {str(error).splitlines()[0]}"
         ) from error
     if logits.ndim != 2 or logits.shape[1] != len(found.classes):
-        raise UserError(f"the network gives {tuple(logits.shape)} for an image; the set has {len(found.classes)} classes")
+        raise UserError(
+            f"the network gives {tuple(logits.shape)} for an image; the set has {len(found.classes)} classes"
+        )
 
 
 def _train_in_steps(found: CondensedSet, factory: Factory, seed: int, device: torch.device | str) -> Any:
@@ -140,5 +140,3 @@ def ranking_score(accuracy: float, random: float, full: float, weight: float = 0
     """
     a = weight * (accuracy - random) - (1 - weight) * (full - accuracy)
     return (math.exp(a) - math.exp(-1)) / (math.e - math.exp(-1))
-
-

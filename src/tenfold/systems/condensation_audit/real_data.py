@@ -96,7 +96,7 @@ def real_data(
         raise UserError(f"class {missing!r} has no training image: nothing can be condensed for it")
     measured = channel_statistics(data)
     preprocessing = Preprocessing(
-        tuple(mean or measured[0]), tuple(value or 1.0 for value in (std or measured[1])), data.image_shape
+        tuple(measured[0] if mean is None else mean), tuple(measured[1] if std is None else std), data.image_shape
     )
     if zca_eps is not None:
         zca = fit_zca(preprocessing.normalise(data.images), zca_eps)
