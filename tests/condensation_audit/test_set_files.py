@@ -317,6 +317,9 @@ def test_links_are_refused(tmp_path):
     data.rename(tmp_path / "elsewhere")
     data.symlink_to(tmp_path / "elsewhere")
     refused("is a link", tmp_path / "a.cset")
+    save_set(tmp_path / "b.safetensors", make_set())
+    (tmp_path / "own.safetensors").symlink_to(tmp_path / "b.safetensors")  # the user's, not the file's
+    assert len(load_set(tmp_path / "own.safetensors")) == 6
 
 
 def header(entries, body=b"", length=None):
