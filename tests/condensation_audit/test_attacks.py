@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import json
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from tenfold.systems.condensation_audit.triggers import (
     image_trigger,
     patch_mask,
     random_patch,
+    read_trigger_description,
     white_patch,
 )
 
@@ -339,3 +341,19 @@ def test_an_interrupted_attack_goes_on(data):
     assert torch.equal(poisoned[0].images, poisoned[1].images)
     assert resumed.history == attack.history and len(resumed.trajectory) == 2
     assert resumed.describe() == attack.describe()
+
+
+@pytest.mark.parametrize("mode", ["patch", "blend", "additive"])
+def test_a_described_trigger_is_read_back(mode):
+    mask = torch.zeros(6, 7, dtype=torch.bool)
+    mask[1:3, 2:5] = True
+    mask[2, 3] = False
+    trigger = Trigger(mask, torch.randn(3, 6, 7) * mask, mode, 0.5)
+    again = read_trigger_description(json.loads(json.dumps(trigger.describe())), (3, 6, 7))
+    assert torch.equal(again.mask, mask)
+    assert torch.allclose(again.pattern, trigger.pattern, atol=1e-5)
+    assert (again.mode, again.alpha) == (mode, 0.5)
+    with pytest.raises(UserError, match="describes no trigger"):
+        read_trigger_description(trigger.describe(), (3, 3, 3))
+    with pytest.raises(UserError, match="describes no trigger"):
+        read_trigger_description({}, (3, 6, 7))

@@ -63,7 +63,7 @@ def test_results_are_whole(whole):
     results = load_results(whole / "results.json")
     assert {"dm-random-2", "naive-some", "doorping-official", "doorping-as-file"} <= {c.id for c in results.claims}
     assert {table.id for table in results.tables} == {"methods", "attacks", "defences"}
-    assert [picture.id for picture in results.pictures][0] == "methods"
+    assert results.pictures[0].id == "methods"
     assert (whole / "report.html").read_text().count("data:image/png;base64") == len(results.pictures) > 2
 
 

@@ -13,7 +13,7 @@ from tenfold.systems.condensation_audit.data import Data
 from tenfold.systems.condensation_audit.ensembles import save_ensemble, train_together
 from tenfold.systems.condensation_audit.networks import Factory, factory_of
 from tenfold.systems.condensation_audit.quality import train_on
-from tenfold.systems.condensation_audit.set_files import save_set
+from tenfold.systems.condensation_audit.set_files import load_set, save_set
 from tenfold.systems.condensation_audit.sets import CondensedSet
 from tenfold.systems.condensation_audit.settings import Config, recipe_of, settings_of
 from tenfold.systems.condensation_audit.triggers import Attack
@@ -71,6 +71,12 @@ def make_set(
         attack=attack, seed=derived_seed(seed, 7), device=config.trainer.device, folder=folder, progress=on_step,
         **{**settings_of(config, method, size), **more},
     )  # fmt: skip
+
+
+def read_own_set(config: Config, path: Path) -> CondensedSet:
+    """A set that this run wrote: poisoned ones and those of the run's own network are read, too."""
+    network = config.network
+    return load_set(path, allow_poisoned=True, allow_network=str(network.arguments.get("factory", network.name)))
 
 
 def network_seeds(config: Config, seed: int) -> list[int]:

@@ -15,8 +15,9 @@ from tenfold.systems.condensation_audit.audit_commands import audit, calibrate
 from tenfold.systems.condensation_audit.condense import condense as condense_images
 from tenfold.systems.condensation_audit.data import Data, load_data
 from tenfold.systems.condensation_audit.doorping import Doorping
-from tenfold.systems.condensation_audit.file_commands import export_set, import_set, verify
+from tenfold.systems.condensation_audit.file_commands import FILE_VERBS, import_set
 from tenfold.systems.condensation_audit.naive_attack import NaiveAttack
+from tenfold.systems.condensation_audit.official_files import Program
 from tenfold.systems.condensation_audit.quality import evaluate_set, train_on
 from tenfold.systems.condensation_audit.serving import load_served
 from tenfold.systems.condensation_audit.set_files import load_set, save_set
@@ -289,17 +290,21 @@ def quality(
 
 
 def import_official(
-    checkpoint: str, *, out: str | None = None, data: str | None = None, experiment: int = -1
-) -> dict[str, Any]:
-    """Turn a published file of condensed images (DC, DSA, DM, MTT, DD, KIP, DD-Ranking) into a set.
+    checkpoint: str, *, out: str | None = None, program: Program | None = None, data: str | None = None,
+    experiment: int | None = None, network: str | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Turn a published file of condensed images (DC, DSA, DM, MTT, DD, KIP, baadd, DD-Ranking) into a checked set.
 
     Args:
         checkpoint: the file; tensors are read, nothing in it is executed.
-        out: the set to write; the file's name with .cset where not given.
-        data: name of the data set, which decides the preprocessing where the file's name does not.
-        experiment: which of the file's experiments.
+        out: set to write; the file's name with .cset where not given.
+        program: which program wrote it, where name and content do not tell.
+        data: data set that was condensed, where the name does not tell; decides the normalisation.
+        experiment: which of the file's experiments; the last where not given.
+        network: network that is trained on the set; the program's own where not given. The verb import-set has more.
     """
-    return import_set(checkpoint, out or f"{Path(checkpoint).stem}.cset", data=data, experiment=experiment)
+    place = out or f"{Path(checkpoint).stem}.cset"
+    return import_set(checkpoint, place, program=program, data=data, experiment=experiment, network=network)
 
 
 VERBS = {
@@ -308,7 +313,5 @@ VERBS = {
     "audit": audit,
     "redteam": redteam,
     "calibrate": calibrate,
-    "verify": verify,
-    "import-set": import_set,
-    "export-set": export_set,
+    **FILE_VERBS,
 }

@@ -7,7 +7,7 @@ import torch
 
 from tenfold.report.pictures import image_grid, picture
 from tenfold.results import Picture
-from tenfold.systems.condensation_audit.set_files import load_set
+from tenfold.systems.condensation_audit.arms import read_own_set
 from tenfold.systems.condensation_audit.sets import CondensedSet
 from tenfold.systems.condensation_audit.settings import Config
 
@@ -34,7 +34,7 @@ def pictures_of(folder: Path, config: Config, methods: Sequence[str]) -> list[Pi
     size = config.attack.images_per_class
     made = []
     shown = [
-        (method, load_set(path))
+        (method, read_own_set(config, path))
         for method in methods
         if (path := folder / f"steps/sets/{method}-{size}/seed{config.seed}/set.cset").exists()
     ]
@@ -54,7 +54,7 @@ def pictures_of(folder: Path, config: Config, methods: Sequence[str]) -> list[Pi
     for name in ("naive", "doorping", "doorping-valid"):
         path = folder / f"steps/attacks/{name}/seed{config.seed}/set.cset"
         if path.exists():
-            found = load_set(path, allow_poisoned=True)
+            found = read_own_set(config, path)
             target = (found.poisoned or {})["target"]
             rows = (found.hard_labels == target).nonzero().flatten()[:_MOST_IMAGES]
             made.append(

@@ -17,7 +17,14 @@ from tenfold.errors import UserError
 from tenfold.export import save_model
 from tenfold.results import Cost, Results
 from tenfold.run import Run, environment, peak_process_memory_mb
-from tenfold.systems.condensation_audit.arms import make_set, measure_full, measure_set, network_of, network_seeds
+from tenfold.systems.condensation_audit.arms import (
+    make_set,
+    measure_full,
+    measure_set,
+    network_of,
+    network_seeds,
+    read_own_set,
+)
 from tenfold.systems.condensation_audit.comparison import Outcomes, claims_of, metrics_of, plots_of, tables_of
 from tenfold.systems.condensation_audit.data import Data, load_data
 from tenfold.systems.condensation_audit.ensembles import load_ensemble
@@ -25,7 +32,7 @@ from tenfold.systems.condensation_audit.networks import Factory
 from tenfold.systems.condensation_audit.pictures import pictures_of
 from tenfold.systems.condensation_audit.quality import evaluate_set
 from tenfold.systems.condensation_audit.redteam import ATTACKS, ablate, attack_set, check_attacks, defend
-from tenfold.systems.condensation_audit.set_files import load_set, save_set
+from tenfold.systems.condensation_audit.set_files import save_set
 from tenfold.systems.condensation_audit.settings import PRESETS, Config, check
 
 __all__ = ["PRESETS", "Config", "deliver", "make_set", "measure_set", "run", "transfer"]
@@ -50,7 +57,7 @@ def run(config: Config, run: Run) -> Results:
     methods = list(dict.fromkeys(["random", *config.methods]))
     for seed in range(config.seed, config.seed + config.seeds):
         if config.training.full_epochs:
-            outcomes.full.append(run.step(f"full/seed{seed}", lambda _, seed=seed: measure_full(config, data, seed)))
+            outcomes.full.append(run.step(f"full/seed{seed}", lambda _: measure_full(config, data, seed)))  # noqa: B023
         for size in config.images_per_class:
             for method in methods:
                 name = f"sets/{method}-{size}/seed{seed}"
@@ -110,12 +117,13 @@ def transfer(config: Config, data: Data, run: Run) -> dict[str, dict[str, list[f
     """
     size = config.attack.images_per_class
     images, labels = data.test_images()
+    seeds = network_seeds(config, config.seed)[:2]
     found = {}
     for method in dict.fromkeys(["random", *config.methods]):
         path = run.folder / f"steps/sets/{method}-{size}/seed{config.seed}/set.cset"
         if path.exists():
             found[method] = evaluate_set(
-                load_set(path), images, labels, networks=config.transfer, seeds=network_seeds(config, config.seed)[:2],
+                read_own_set(config, path), images, labels, networks=config.transfer, seeds=seeds,
                 device=config.trainer.device,
             )  # fmt: skip
     return found
@@ -125,7 +133,7 @@ def deliver(config: Config, data: Data, factory: Factory, run: Run) -> dict[str,
     """Write the clean set of the attacked method as ``set.cset``, and a network trained on it as the run's model."""
     options = config.attack
     step = run.folder / f"steps/sets/{options.method}-{options.images_per_class}/seed{config.seed}"
-    found = load_set(step / "set.cset")
+    found = read_own_set(config, step / "set.cset")
     save_set(run.folder / "set.cset", found, overwrite=True)
     network = load_ensemble(factory, step / "networks.safetensors").networks[0]
     preprocessing = found.preprocessing

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tenfold.run import Run
-from tenfold.systems.condensation_audit.arms import make_set, measure_set, network_seeds
+from tenfold.systems.condensation_audit.arms import make_set, measure_set, network_seeds, read_own_set
 from tenfold.systems.condensation_audit.attack_metrics import measure_attack
 from tenfold.systems.condensation_audit.data import Data
 from tenfold.systems.condensation_audit.detectors import run_detectors
@@ -14,9 +14,9 @@ from tenfold.systems.condensation_audit.ensembles import Ensemble, load_ensemble
 from tenfold.systems.condensation_audit.naive_attack import NaiveAttack
 from tenfold.systems.condensation_audit.networks import Factory
 from tenfold.systems.condensation_audit.quality import train_on
-from tenfold.systems.condensation_audit.set_files import load_set, save_set
+from tenfold.systems.condensation_audit.set_files import save_set
 from tenfold.systems.condensation_audit.settings import ABLATIONS, AttackOptions, Config
-from tenfold.systems.condensation_audit.triggers import Attack, image_trigger, random_patch
+from tenfold.systems.condensation_audit.triggers import Attack, image_trigger, random_patch, read_trigger_description
 
 ATTACKS = ("naive", "doorping", "doorping-valid")
 """The attacks of a run: the fixed trigger, the updated one as published, and the updated one kept a legal image."""
@@ -103,9 +103,13 @@ def defend(config: Config, data: Data, factory: Factory, arm: str, seed: int, ru
     step = run.folder / "steps" / base / f"seed{seed}"
     if arm == "clean":
         clean_networks(config, data, factory, seed, run)
-    found = load_set(step / "set.cset", allow_poisoned=True)
+    found = read_own_set(config, step / "set.cset")
     ensemble = load_ensemble(factory, step / "networks.safetensors", config.trainer.device)
-    return run_detectors(found, ensemble, data.held_out, seed=seed)
+    # What an attacker would send as an image; the published trigger as the floating-point input that it has to be.
+    trigger = None
+    if found.poisoned is not None:
+        trigger = read_trigger_description(found.poisoned["trigger"], found.preprocessing.image_shape)
+    return run_detectors(found, ensemble, data.held_out, trigger=trigger, seed=seed)
 
 
 # --- ablations ------------------------------------------------------------------------------------------------------

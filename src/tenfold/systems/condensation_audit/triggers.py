@@ -108,6 +108,27 @@ class Trigger:
         }
 
 
+def read_trigger_description(description: dict[str, Any], image_shape: tuple[int, int, int]) -> Trigger:
+    """The trigger that :meth:`Trigger.describe` described, to five decimals.
+
+    Args:
+        description: of a poisoned set's mark.
+        image_shape: ``(channels, height, width)``.
+
+    Raises:
+        UserError: it is no description, or does not fit the images.
+    """
+    try:
+        (top, bottom), (left, right) = description["rows"], description["columns"]
+        box = (slice(top, bottom + 1), slice(left, right + 1))
+        mask, pattern = torch.zeros(image_shape[1:], dtype=torch.bool), torch.zeros(image_shape)
+        mask[box] = torch.tensor(description["mask"]).bool()
+        pattern[(slice(None), *box)] = torch.tensor(description["pattern"])
+        return Trigger(mask, pattern, description["mode"], float(description["alpha"]))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"the set's mark describes no trigger for images {image_shape}: {error}") from error
+
+
 def to_bytes(pixels: Tensor) -> Tensor:
     """Pixel units as uint8: clamped to [0, 1], rounded half to even; uint8 as it is."""
     return pixels if pixels.dtype == torch.uint8 else (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
