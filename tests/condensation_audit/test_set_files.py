@@ -294,6 +294,8 @@ def rewrite(folder, **changes):
         ),
         ({"recipe": {"epochs": "many"}}, "recipe is not valid: epochs"),
         ({"recipe": {"epochs": 0}}, "at least 1"),
+        ({"recipe": {"arguments": {"num_classes": 3}}}, "'num_classes', which the set itself decides"),
+        ({"recipe": {"arguments": [1]}}, "recipe is not valid: arguments"),
         ({"recipe": {"script": "x"}}, "'script', which no recipe has"),
         ({"results": [1]}, "results"),
     ],
