@@ -60,7 +60,8 @@ def test_the_last_experiment_or_the_one_asked_for_is_read_with_its_accuracies(tm
     assert last.method == "imported" and last.settings["published_method"] == "DM" and last.poisoned is None
     assert (last.recipe.network, last.recipe.epochs) == ("convnet", 1000) and "flip" in last.recipe.augmentation
     refused(r"experiments 0\.\.1; there is no 2", path, experiment=2)
-    refused("there is no -1", path, experiment=-1)
+    assert torch.equal(read_official(path, experiment=-2).images, first.images)
+    refused("there is no -3", path, experiment=-3)
 
 
 def test_the_programs_networks_differ_though_their_names_do_not(tmp_path):
@@ -261,7 +262,7 @@ def test_replay_buffers_are_trajectories(tmp_path):
             read_replay_buffer(tmp_path / "replay_buffer_0.pt")
 
 
-def test_arrays_of_kip(tmp_path):
+def test_arrays_of_kip(tmp_path, monkeypatch):
     pixels = np.random.default_rng(0).normal(size=(20, 32, 32, 3)).astype(np.float32)
     labels = np.eye(10)[np.arange(20) % 10] - 0.1
     np.savez(tmp_path / "kip.npz", images=pixels, labels=labels)
@@ -274,6 +275,10 @@ def test_arrays_of_kip(tmp_path):
     np.testing.assert_allclose(soft.labels.numpy(), labels, atol=1e-6)
     np.savez(tmp_path / "kip.npz", images=pixels[0], labels=labels)
     refused("should be", tmp_path / "kip.npz", **options)
+    bomb = np.zeros((1, 2**10, 2**10, 3))
+    np.savez_compressed(tmp_path / "kip.npz", images=bomb, labels=labels[:1])
+    monkeypatch.setattr("tenfold.systems.condensation_audit.official_contents.LARGEST_ARRAYS", 10**6)
+    refused("would take 25,1", tmp_path / "kip.npz", **options)
     np.savez(tmp_path / "kip.npz", images=pixels)
     refused("does not hold the arrays", tmp_path / "kip.npz", **options)
 

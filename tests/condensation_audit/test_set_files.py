@@ -294,6 +294,8 @@ def rewrite(folder, **changes):
         ),
         ({"recipe": {"epochs": "many"}}, "recipe is not valid: epochs"),
         ({"recipe": {"epochs": 0}}, "at least 1"),
+        ({"recipe": {"arguments": {"num_classes": 3}}}, "'num_classes', which the set itself decides"),
+        ({"recipe": {"arguments": [1]}}, "recipe is not valid: arguments"),
         ({"recipe": {"script": "x"}}, "'script', which no recipe has"),
         ({"results": [1]}, "results"),
     ],
@@ -317,6 +319,9 @@ def test_links_are_refused(tmp_path):
     data.rename(tmp_path / "elsewhere")
     data.symlink_to(tmp_path / "elsewhere")
     refused("is a link", tmp_path / "a.cset")
+    save_set(tmp_path / "b.safetensors", make_set())
+    (tmp_path / "own.safetensors").symlink_to(tmp_path / "b.safetensors")  # the user's, not the file's
+    assert len(load_set(tmp_path / "own.safetensors")) == 6
 
 
 def header(entries, body=b"", length=None):

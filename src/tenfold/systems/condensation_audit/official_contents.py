@@ -11,6 +11,7 @@ from torch import Tensor
 from tenfold.errors import UserError
 from tenfold.export import read_torch_file
 
+LARGEST_ARRAYS = 2**32
 _SCALAR = np._core.multiarray.scalar  # type: ignore[attr-defined]
 # Accuracies are saved as numpy numbers, under the module's name before and since numpy 2.
 NUMPY_NUMBERS = [
@@ -30,8 +31,9 @@ def experiment_of(
     if not isinstance(experiments, list) or not experiments:
         raise UserError(f"{path} holds no experiment")
     number = len(experiments) - 1 if number is None else number
-    if not 0 <= number < len(experiments):
+    if not -len(experiments) <= number < len(experiments):
         raise UserError(f"{path} holds the experiments 0..{len(experiments) - 1}; there is no {number}")
+    number %= len(experiments)
     chosen = experiments[number]
     if not isinstance(chosen, list | tuple) or len(chosen) < 2 or not all(isinstance(x, Tensor) for x in chosen[:2]):
         raise UserError(f"{path}: experiment {number} is not images and labels")
@@ -101,6 +103,10 @@ def labels_beside(path: Path) -> tuple[Any, Tensor | None]:
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays ``images`` and ``labels`` of a ``.npz`` file, never unpickled."""
     try:
+        with zipfile.ZipFile(path) as parts:
+            size = sum(part.file_size for part in parts.infolist())
+        if size > LARGEST_ARRAYS:
+            raise UserError(f"the arrays of {path} would take {size:,} bytes; at most {LARGEST_ARRAYS:,} are read")
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in ("images", "labels") if name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError, AttributeError, TypeError) as error:

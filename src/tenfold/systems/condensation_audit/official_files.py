@@ -59,7 +59,7 @@ def read_official(
         program: which of them wrote it; found by name and content where ``None``. ``res_*.pt`` of baadd looks like
             one of DC, but its networks are others.
         data: name of the data set; from the file's name where ``None``.
-        experiment: which of the file's experiments; the last where ``None``.
+        experiment: which of the file's experiments, from the end where negative; the last where ``None``.
         mean: per channel, of pixels in [0, 1], instead of the program's own for the data set.
         std: per channel, likewise.
         classes: names or number of the classes, of a data set that is not known.
@@ -132,7 +132,7 @@ def _identify(path: Path, program: Program | None) -> tuple[Program, Path, Any]:
         if found is None:
             raise UserError(f"the folder {path} holds none of {', '.join(inside)}; name the file itself")
         path, program = path / found, program or inside[found]  # type: ignore[assignment]
-    if path.suffix in (".npz", ".npy") or program == "kip":
+    if path.suffix == ".npz" or program == "kip":
         return "kip", path, read_arrays(path)
     if path.name.endswith("_trigger.pth") or path.name == "trigger.pth":
         raise UserError(f"{path} is a trigger, not a set: name the file of the images beside it")

@@ -252,7 +252,7 @@ def _read(path: Path, expect: str | None) -> tuple[CondensedSet, SetManifest]:
         content = _checked_files(path, manifest)
         tensors, entries, _ = read_safetensors(content, path / DATA)
     else:
-        content = read_plain_file(path)
+        content = read_plain_file(path.resolve())  # the user's own link to a file is no trick of the file's
         tensors, entries, metadata = read_safetensors(content, path)
         if _METADATA_KEY not in metadata:
             raise UserError(

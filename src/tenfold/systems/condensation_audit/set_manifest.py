@@ -246,6 +246,10 @@ def _recipe(values: dict[str, Any]) -> TrainingRecipe:
     unknown = set(values) - {field.name for field in dataclasses.fields(TrainingRecipe)}
     if unknown:
         raise UserError(f"its recipe holds {min(unknown)[:40]!r}, which no recipe has")
+    arguments = values.get("arguments", {})
+    taken = {"name", "image_shape", "num_classes"} & set(arguments if isinstance(arguments, dict) else ())
+    if taken:
+        raise UserError(f"the arguments of its network hold {min(taken)!r}, which the set itself decides")
     try:
         return TypeAdapter(TrainingRecipe).validate_python(values)
     except ValidationError as error:
