@@ -306,9 +306,7 @@ def _scans(ensemble: Ensemble, search: LabelledImages, pre: Preprocessing) -> tu
     channels = pre.image_shape[0]
     colours = [(value,) * channels for value in _UNREALISABLE]
     size = scan_sizes(pre.image_shape)
-    beyond = scan_patches(
-        ensemble, small.images, small.labels, pre, sizes=(size,), colours=colours, stride=2, keep=2
-    )
+    beyond = scan_patches(ensemble, small.images, small.labels, pre, sizes=(size,), colours=colours, stride=2, keep=2)
     return scan_patches(ensemble, part.images, part.labels, pre), beyond
 
 
@@ -351,7 +349,10 @@ def _published(
     raw: tuple[Tensor, Tensor] | None, seed: int,
 ) -> list[DefenceRow]:  # fmt: skip
     rows = _model_defences(ensemble.networks[0], search, found.preprocessing, leading, seed)
-    for name, images, labels in [("the set", found.images, found.hard_labels), *([("the raw set", *raw)] if raw else [])]:
+    for name, images, labels in [
+        ("the set", found.images, found.hard_labels),
+        *([("the raw set", *raw)] if raw else []),
+    ]:
         features = ensemble.features(images)[0].cpu()
         clusters = activation_clustering(features, labels, seed=seed)
         judged = [entry for entry in clusters.classes if not entry.note]

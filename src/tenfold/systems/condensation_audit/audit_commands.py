@@ -151,9 +151,7 @@ def calibrate(
         network=network, arguments=arguments or {}, recipe=chosen, settings=settings or {}, seed=seed,
     )  # fmt: skip
     kept = Path(f"{out}.unfinished")
-    made = calibrate_scan(
-        prepared.real, prepared.held_out, plan, device=device, kept=kept, progress=_count("sets")
-    )
+    made = calibrate_scan(prepared.real, prepared.held_out, plan, device=device, kept=kept, progress=_count("sets"))
     write_atomically(out, made.to_json())
     kept.unlink(missing_ok=True)
     return {

@@ -251,7 +251,9 @@ def decide(report: AuditReport, chance: float) -> None:
     outcome = report.suspected
     if accuracy < 1.5 * chance:
         report.verdict = "not assessable"
-        report.reason = f"Networks reach {accuracy:.3f} on clean images, hardly more than chance: there is nothing to attack."
+        report.reason = (
+            f"Networks reach {accuracy:.3f} on clean images, hardly more than chance: there is nothing to attack."
+        )
     elif confirmed and not report.weak:
         report.verdict, report.reason = "backdoored", _sentence(confirmed[0], report.classes)
     elif outcome is not None and outcome.kind == "backdoor" and not report.weak:
@@ -263,12 +265,13 @@ def decide(report: AuditReport, chance: float) -> None:
     elif flagged:
         report.verdict, report.reason = "suspicious", _sentence(flagged[0], report.classes)
     elif report.clean_images == 0:
-        report.verdict, report.reason = "not assessable", "Nothing was found, but there were no clean images to find it with."
+        report.verdict, report.reason = (
+            "not assessable",
+            "Nothing was found, but there were no clean images to find it with.",
+        )
     else:
         report.verdict = "clean (as far as tested)"
-        report.reason = (
-            f"The strongest evidence of a patch is {report.scan.strongest:.2f}; the threshold is {report.threshold:.2f}."
-        )
+        report.reason = f"The strongest evidence of a patch is {report.scan.strongest:.2f}; the threshold is {report.threshold:.2f}."
 
 
 def _sentence(finding: Finding, classes: tuple[str, ...]) -> str:

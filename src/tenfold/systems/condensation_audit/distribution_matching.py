@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tenfold.seeds import derived_seed
 from tenfold.systems.condensation_audit.augmentation import (
@@ -29,6 +29,9 @@ from tenfold.systems.condensation_audit.synthetic import (
     sgd_state,
     start_images,
 )
+
+
+_PIXELS_AT_ONCE = 65_536
 
 
 @dataclass
@@ -124,10 +127,21 @@ def class_means(network: Any, images: Tensor, counts: list[int]) -> Tensor:
         images: ``(n, ...)``, ordered by class.
         counts: images per class.
     """
-    features = penultimate(network, images)
+    features = _features(network, images)
     owner = torch.repeat_interleave(torch.tensor(counts)).to(features.device)
     sums = torch.zeros(len(counts), features.shape[1], dtype=features.dtype, device=features.device)
     return sums.index_add(0, owner, features) / torch.tensor(counts, device=features.device).unsqueeze(1)
+
+
+def _features(network: Any, images: Tensor) -> Tensor:
+    """In parts that stay in a CPU's caches, unless a batch norm must see all images together."""
+    whole = images.device.type != "cpu" or any(
+        isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules()
+    )
+    if whole:
+        return penultimate(network, images)
+    part = max(_PIXELS_AT_ONCE // (images.shape[2] * images.shape[3]), 1)
+    return torch.cat([penultimate(network, some) for some in images.split(part)])
 
 
 def mean_difference(real: Tensor, synthetic: Tensor) -> Tensor:

@@ -197,10 +197,11 @@ _TINY = Config(
     methods=["random", "herding", "dm", "dc"],
     data=ImageOptions(name="digits", validation=300),
     network=_SMALL_NETWORK,
-    training=TrainingOptions(epochs=150, learning_rate=0.02, networks=3, full_epochs=15),
+    training=TrainingOptions(epochs=100, learning_rate=0.02, networks=2, full_epochs=10),
+    held_out=150,
     settings={
-        "dm": {"iterations": 200, "real_batch": 64, "image_rate": 10.0, "strategy": ""},
-        "dc": {"iterations": 6, "real_batch": 64, "start": "real", "outer": 5, "inner": 10},
+        "dm": {"iterations": 100, "real_batch": 64, "image_rate": 10.0, "strategy": ""},
+        "dc": {"iterations": 4, "real_batch": 64, "start": "real", "outer": 5, "inner": 10},
     },
     attack=AttackOptions(portion=0.1, updated_portion=0.02),
 )
