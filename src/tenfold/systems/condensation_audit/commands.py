@@ -291,7 +291,8 @@ def quality(
 
 def import_official(
     checkpoint: str, *, out: str | None = None, program: Program | None = None, data: str | None = None,
-    experiment: int | None = None, network: str | None = None,
+    experiment: int | None = None, mean: list[float] | None = None, std: list[float] | None = None,
+    zca: str | None = None, root: str | None = None, network: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Turn a published file of condensed images (DC, DSA, DM, MTT, DD, KIP, baadd, DD-Ranking) into a checked set.
 
@@ -301,10 +302,16 @@ def import_official(
         program: which program wrote it, where name and content do not tell.
         data: data set that was condensed, where the name does not tell; decides the normalisation.
         experiment: which of the file's experiments; the last where not given.
+        mean: of pixels in [0, 1], one number per channel.
+        std: of pixels in [0, 1], one number per channel.
+        zca: whitening of the images: none, a set that carries it, or fit.
+        root: folder of the data for --zca fit.
         network: network that is trained on the set; the program's own where not given. The verb import-set has more.
     """
-    place = out or f"{Path(checkpoint).stem}.cset"
-    return import_set(checkpoint, place, program=program, data=data, experiment=experiment, network=network)
+    return import_set(
+        checkpoint, out or f"{Path(checkpoint).stem}.cset", program=program, data=data, experiment=experiment,
+        mean=mean, std=std, zca=zca, root=root, network=network,
+    )  # fmt: skip
 
 
 VERBS = {

@@ -74,6 +74,11 @@ class SmallNetwork(nn.Module):
         return self.classifier(self.embed(images))
 
 
+def _first_padding(image_shape: Sequence[int]) -> int:
+    """3 for grey images, so that 28 pixels become 32 [code]; images smaller than the published ones are padded by 1."""
+    return 3 if image_shape[0] == 1 and min(image_shape[1:]) >= 28 else 1
+
+
 def _linear(classes: int) -> Callable[[int], nn.Module]:
     return lambda width: nn.Linear(width, classes)
 
@@ -104,8 +109,7 @@ def convnet(
         raise UserError(f"images {side} pixels wide cannot be halved {depth} times; set a smaller depth")
     layers: list[nn.Module] = []
     for block in range(depth):
-        # 28 pixels are padded to 32, as in the official code.
-        padding = 3 if block == 0 and channels == 1 and side == 28 else 1
+        padding = _first_padding(image_shape) if block == 0 else 1
         layers += [nn.Conv2d(channels if block == 0 else width, width, 3, padding=padding)]
         layers += [*_norm(norm, width), nn.ReLU(inplace=True), *pools[pooling]()]
     return SmallNetwork(nn.Sequential(*layers), image_shape, _linear(num_classes))
@@ -117,7 +121,8 @@ def convnet_baadd(
     """The attack's ConvNet: no norm, and a hidden layer in the classifier [baadd code]."""
     layers: list[nn.Module] = []
     for block in range(depth):
-        layers += [nn.Conv2d(image_shape[0] if block == 0 else width, width, 3, padding=1)]
+        padding = _first_padding(image_shape) if block == 0 else 1
+        layers += [nn.Conv2d(image_shape[0] if block == 0 else width, width, 3, padding=padding)]
         layers += [nn.ReLU(inplace=True), HalvingPool()]
     return SmallNetwork(
         nn.Sequential(*layers), image_shape,
@@ -125,11 +130,15 @@ def convnet_baadd(
     )  # fmt: skip
 
 
+def _response_norm() -> nn.Module:
+    return nn.LocalResponseNorm(4, alpha=0.001 / 9, beta=0.75, k=1)
+
+
 def alexnet_baadd(image_shape: Sequence[int], num_classes: int) -> nn.Module:
     """The attack's AlexNet, of the cuda-convnet kind [baadd code]."""
     features = nn.Sequential(
-        nn.Conv2d(image_shape[0], 64, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2, padding=1), nn.LocalResponseNorm(4),
-        nn.Conv2d(64, 64, 5, padding=2), nn.ReLU(), nn.LocalResponseNorm(4), nn.MaxPool2d(3, 2, padding=1),
+        nn.Conv2d(image_shape[0], 64, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2, padding=1), _response_norm(),
+        nn.Conv2d(64, 64, 5, padding=2), nn.ReLU(), _response_norm(), nn.MaxPool2d(3, 2, padding=1),
     )  # fmt: skip
     return SmallNetwork(
         features, image_shape,
@@ -177,12 +186,12 @@ def vgg11(image_shape: Sequence[int], num_classes: int, *, norm: str = "instance
     """VGG-11 with one linear layer [DC code]; what is too small to be halved is not."""
     plan = (1, "pool", 2, "pool", 4, 4, "pool", 8, 8, "pool", 8, 8, "pool")
     channels, side = image_shape[0], min(image_shape[1:])
-    padded = channels == 1 and side == 28
-    side = 32 if padded else side
+    first = _first_padding(image_shape)
+    side += 2 * (first - 1)
     layers: list[nn.Module] = []
     for position, step in enumerate(plan):
         if isinstance(step, int):
-            padding = 3 if padded and position == 0 else 1
+            padding = first if position == 0 else 1
             # Instance norm of a single value per channel would be zero.
             layers += [nn.Conv2d(channels, step * width, 3, padding=padding)]
             layers += [*(_norm(norm, step * width) if side > 1 or norm != "instance" else []), nn.ReLU()]
