@@ -48,7 +48,7 @@ def measure_full(config: Config, data: Data, seed: int) -> dict[str, Any]:
 
 def make_set(
     config: Config, data: Data, factory: Factory, method: str, size: int, seed: int, *,
-    attack: Attack | None = None, folder: Path | None = None, experts: Path | None = None,
+    attack: Attack | None = None, folder: Path | None = None, experts_folder: Path | None = None,
     on_step: Callable[[int, int, float], None] | None = None, **more: Any,
 ) -> CondensedSet:  # fmt: skip
     """One condensed (or selected) set, by the run's settings.
@@ -62,14 +62,14 @@ def make_set(
         seed: of everything random.
         attack: poisons the data.
         folder: where unfinished work is kept.
-        experts: where experts are kept that sets of the same data share.
+        experts_folder: where experts are kept that sets of the same data share.
         on_step: called now and then.
         more: settings that differ from the run's.
     """
     named = config.network.name
     return condense(
         data.real, method, size, named, network_arguments=config.network.arguments, recipe=recipe_of(config),
-        attack=attack, seed=derived_seed(seed, 7), device=config.trainer.device, folder=folder, experts=experts,
+        attack=attack, seed=derived_seed(seed, 7), device=config.trainer.device, folder=folder, experts_folder=experts_folder,
         progress=on_step,
         **{**settings_of(config, method, size), **more},
     )  # fmt: skip
@@ -97,7 +97,7 @@ def measure_set(
     """
     started = time.perf_counter()
     found = make_set(
-        config, data, factory, method, size, seed, folder=folder, experts=run.folder / f"steps/experts/seed{seed}",
+        config, data, factory, method, size, seed, folder=folder, experts_folder=run.folder / f"steps/experts/seed{seed}",
         on_step=lambda done, total, loss: run.progress(step, done, total, f"loss {loss:.4g}"),
     )  # fmt: skip
     made = time.perf_counter()

@@ -71,7 +71,7 @@ def condense(
     seed: int = 0,
     device: torch.device | str = "cpu",
     folder: str | Path | None = None,
-    experts: str | Path | None = None,
+    experts_folder: str | Path | None = None,
     progress: Progress | None = None,
     **settings: Any,
 ) -> CondensedSet:
@@ -89,7 +89,7 @@ def condense(
         seed: of everything random.
         device: where to compute.
         folder: where unfinished work is kept, and continued from.
-        experts: folder of the experts of ``mtt``, which sets of the same data may share; in ``folder`` where ``None``.
+        experts_folder: of the experts of ``mtt``, which sets of the same data may share; in ``folder`` where ``None``.
         progress: called now and then.
         settings: of the method, such as ``iterations``; see its settings class.
 
@@ -115,8 +115,8 @@ def condense(
         chosen = _settings(kind, {**defaults, **settings}, method)
         used = dataclasses.asdict(chosen)
         options: dict[str, Any] = {"seed": seed, "device": device}
-        if method == "mtt" and (experts or folder) is not None:
-            options["folder"] = Path(experts) if experts is not None else Path(folder or "") / "experts"
+        if method == "mtt" and (experts_folder or folder) is not None:
+            options["folder"] = Path(experts_folder) if experts_folder is not None else Path(folder or "") / "experts"
             options["folder"].mkdir(parents=True, exist_ok=True)
         if attack is not None:
             options["on_network_trained"] = attack.update
