@@ -69,8 +69,8 @@ def make_set(
     named = config.network.name
     return condense(
         data.real, method, size, named, network_arguments=config.network.arguments, recipe=recipe_of(config),
-        attack=attack, seed=derived_seed(seed, 7), device=config.trainer.device, folder=folder, experts_folder=experts_folder,
-        progress=on_step,
+        attack=attack, seed=derived_seed(seed, 7), device=config.trainer.device, folder=folder,
+        experts_folder=experts_folder, progress=on_step,
         **{**settings_of(config, method, size), **more},
     )  # fmt: skip
 
@@ -97,7 +97,8 @@ def measure_set(
     """
     started = time.perf_counter()
     found = make_set(
-        config, data, factory, method, size, seed, folder=folder, experts_folder=run.folder / f"steps/experts/seed{seed}",
+        config, data, factory, method, size, seed, folder=folder,
+        experts_folder=run.folder / f"steps/experts/seed{seed}",
         on_step=lambda done, total, loss: run.progress(step, done, total, f"loss {loss:.4g}"),
     )  # fmt: skip
     made = time.perf_counter()
