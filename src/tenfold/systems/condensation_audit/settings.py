@@ -225,8 +225,8 @@ _SMALL = Config(
             "iterations": 60, "steps": 1, "epochs": 10, "start": "real", "batch_size": 256, "image_rate": 0.03,
         },
     },
-    transfer={"mlp": {}, "lenet": {}, "vgg11": {"width": 8}, "resnet18": {"width": 8}},
-    attack=AttackOptions(ablations={"portion": [0.01, 0.05, 0.2], "size": [1, 2, 4]}),
+    transfer={"mlp": {}, "lenet": {}, "vgg11": {"width": 8}},
+    attack=AttackOptions(ablations={"portion": [0.01, 0.2], "size": [1, 4]}),
 )  # fmt: skip
 
 _FULL = "color_crop_cutout_flip_scale_rotate"
