@@ -30,7 +30,7 @@ from tenfold.systems.condensation_audit.audit_report import (
     Finding,
     decide,
 )
-from tenfold.systems.condensation_audit.calibration import Calibration, calibration_for, halves, provisional
+from tenfold.systems.condensation_audit.calibration import Calibration, calibration_for, halves
 from tenfold.systems.condensation_audit.confirmation import Confirmation, confirm, control_set
 from tenfold.systems.condensation_audit.ensembles import Ensemble, train_together
 from tenfold.systems.condensation_audit.networks import Factory
@@ -105,8 +105,9 @@ def audit(
     scan, unrealisable = _scans(ensemble, search, pre)
     findings: list[Finding] = []
     threshold = calibration.threshold
-    for cell, anomaly in scan.suspects(2):
-        evidence = float(scan.evidence[:, cell.target].max())
+    by_class = calibration.evidence_of(scan)
+    for cell, anomaly in scan.suspects(2, by_class):
+        evidence = float(by_class[:, cell.target].max())
         if evidence < 0.6 * threshold:
             continue
         tell(f"confirming class {found.classes[cell.target]!r}")
@@ -121,6 +122,7 @@ def audit(
         verdict="not assessable",
         reason="",
         threshold=threshold,
+        evidence=float(by_class.max()),
         calibration=calibration.describe(found),
         power=calibration.power_sentence(),
         accuracies=accuracies,
@@ -219,7 +221,8 @@ def audit_model(
         verdict="not assessable",
         reason="",
         threshold=1.0,
-        calibration="The thresholds are provisional (AI 3.2, score .2): one network has no null distribution of its own.",
+        evidence=scan.strongest,
+        calibration="The thresholds are provisional (AI 3.2, score .2): single networks were not calibrated.",
         power="The power of the scan was not measured for single networks.",
         accuracies=accuracies,
         clean_images=len(clean),
@@ -256,8 +259,8 @@ def _clean_halves(
         return own, own, [note], True
     if clean.image_shape != found.preprocessing.image_shape:
         raise UserError(
-            f"the set is of images {found.preprocessing.image_shape}; the clean images are {clean.image_shape}: name the "
-            "data that it was condensed from, at the same size"
+            f"the set is of images {found.preprocessing.image_shape}; the clean images are {clean.image_shape}: name "
+            "the data that it was condensed from, at the same size"
         )
     if len(clean.classes) != len(found.classes):
         raise UserError(f"the set has {len(found.classes)} classes; the clean images have {len(clean.classes)}")
@@ -278,8 +281,8 @@ def _file_notes(found: CondensedSet) -> list[str]:
         notes.append(f"The set's own manifest marks it as poisoned: {found.poisoned.get('attack', 'unknown attack')}.")
     outside = float(((found.pixels < 0) | (found.pixels > 1)).double().mean())
     notes.append(
-        f"{100 * outside:.0f} % of the set's pixel values lie outside the pixel range; of clean sets half do: this is no "
-        "sign of an attack."
+        f"{100 * outside:.0f} % of the set's pixel values lie outside the pixel range; of clean sets half do: this is "
+        "no sign of an attack."
     )
     return notes
 
@@ -294,8 +297,8 @@ def _accuracy_notes(found: CondensedSet, accuracies: list[float], images: int) -
     if abs(mean - stated) <= 3 * deviation:
         return []
     return [
-        f"Networks trained on the set reach {mean:.3f} on the clean images; its manifest says {stated:.3f}: the set was "
-        "altered, or preprocessing or recipe are not its own."
+        f"Networks trained on the set reach {mean:.3f} on the clean images; its manifest says {stated:.3f}: the set "
+        "was altered, or preprocessing or recipe are not its own."
     ]
 
 
@@ -306,9 +309,7 @@ def _scans(ensemble: Ensemble, search: LabelledImages, pre: Preprocessing) -> tu
     channels = pre.image_shape[0]
     colours = [(value,) * channels for value in _UNREALISABLE]
     size = scan_sizes(pre.image_shape)
-    beyond = scan_patches(
-        ensemble, small.images, small.labels, pre, sizes=(size,), colours=colours, stride=2, keep=2
-    )
+    beyond = scan_patches(ensemble, small.images, small.labels, pre, sizes=(size,), colours=colours, stride=2, keep=2)
     return scan_patches(ensemble, part.images, part.labels, pre), beyond
 
 
@@ -351,7 +352,10 @@ def _published(
     raw: tuple[Tensor, Tensor] | None, seed: int,
 ) -> list[DefenceRow]:  # fmt: skip
     rows = _model_defences(ensemble.networks[0], search, found.preprocessing, leading, seed)
-    for name, images, labels in [("the set", found.images, found.hard_labels), *([("the raw set", *raw)] if raw else [])]:
+    for name, images, labels in [
+        ("the set", found.images, found.hard_labels),
+        *([("the raw set", *raw)] if raw else []),
+    ]:
         features = ensemble.features(images)[0].cpu()
         clusters = activation_clustering(features, labels, seed=seed)
         judged = [entry for entry in clusters.classes if not entry.note]

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-
 from tenfold.data.images import LabelledImages
 from tenfold.data.splits import ImageOptions
 from tenfold.errors import UserError
@@ -41,9 +40,10 @@ def audit(
     seed: int = 0,
     device: str = "cpu",
 ) -> str:
-    """Audit a condensed set or a model that someone else made; exit code 0 clean, 1 suspicious, 2 backdoored, 3 unknown.
+    """Audit a condensed set or a model that someone else made; exit code 0 clean, 1 suspicious, 2 backdoored.
 
-    Writes audit.json and report.html. Wrong input ends with code 2, too, but prints no verdict and writes nothing.
+    Exit code 3 is: not assessable. Writes audit.json and report.html. Wrong input ends with code 2, too, but prints no
+    verdict and writes nothing.
 
     Args:
         set: the condensed set; may be marked as poisoned.
@@ -151,9 +151,7 @@ def calibrate(
         network=network, arguments=arguments or {}, recipe=chosen, settings=settings or {}, seed=seed,
     )  # fmt: skip
     kept = Path(f"{out}.unfinished")
-    made = calibrate_scan(
-        prepared.real, prepared.held_out, plan, device=device, kept=kept, progress=_count("sets")
-    )
+    made = calibrate_scan(prepared.real, prepared.held_out, plan, device=device, kept=kept, progress=_count("sets"))
     write_atomically(out, made.to_json())
     kept.unlink(missing_ok=True)
     return {
