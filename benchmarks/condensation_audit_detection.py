@@ -1,7 +1,7 @@
 """How well the audit tells poisoned condensed sets from clean ones, beside the published defences on the same sets.
 
     python benchmarks/condensation_audit_detection.py make --work DIR [--part I/N]     # sets, networks, all defences
-    python benchmarks/condensation_audit_detection.py report --work DIR [--out FILE]   # rates, AUROC, calibration
+    python benchmarks/condensation_audit_detection.py report --work DIR [--store FILE] # rates, AUROC, calibration
 
 Fashion-MNIST's file t10k (TENFOLD_DATA), averaged to 14 x 14, split by position: 7000 images to condense, 1000 for the
 audit, 2000 to measure success. Each set: distribution matching, 10 images a class, of another random 4000 of the 7000.
@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
@@ -26,19 +27,20 @@ from torch.nn import functional
 from tenfold.data.idx import FASHION_CLASSES, load_idx
 from tenfold.data.images import LabelledImages
 from tenfold.seeds import derived_seed
-from tenfold.systems.condensation_audit.activation_clustering import activation_clustering
 from tenfold.systems.condensation_audit.attack_metrics import attack_success
-from tenfold.systems.condensation_audit.condense import condense
+from tenfold.systems.condensation_audit.calibration import NOTICEABLE, class_evidence, from_lines
+from tenfold.systems.condensation_audit.condensing import condense
 from tenfold.systems.condensation_audit.doorping import Doorping
 from tenfold.systems.condensation_audit.ensembles import Ensemble, train_together
+from tenfold.systems.condensation_audit.feature_clusters import activation_clustering
+from tenfold.systems.condensation_audit.feature_spectra import spectral_signatures
+from tenfold.systems.condensation_audit.input_blending import blend_entropies, strip
+from tenfold.systems.condensation_audit.mask_inversion import neural_cleanse
 from tenfold.systems.condensation_audit.naive_attack import NaiveAttack
 from tenfold.systems.condensation_audit.networks import factory_of
-from tenfold.systems.condensation_audit.neural_cleanse import neural_cleanse
-from tenfold.systems.condensation_audit.patch_scan import scan_patches, spread_rows
-from tenfold.systems.condensation_audit.real_data import RealData, real_data
+from tenfold.systems.condensation_audit.patch_scan import provisional_evidence, scan_patches, spread_rows
+from tenfold.systems.condensation_audit.real_images import RealData, real_data
 from tenfold.systems.condensation_audit.sets import CondensedSet, Preprocessing, TrainingRecipe
-from tenfold.systems.condensation_audit.spectral_signatures import spectral_signatures
-from tenfold.systems.condensation_audit.strip import blend_entropies, strip
 from tenfold.systems.condensation_audit.triggers import Trigger, random_patch, white_patch
 
 SHAPE = (1, 14, 14)
@@ -263,13 +265,109 @@ def append(path: Path, line: dict[str, Any]) -> None:
         file.write(json.dumps(line) + "\n")
 
 
+def report(work: Path, out: Path, store: Path | None) -> None:
+    """Rates on the sets that calibrated nothing; the calibration itself, where asked for."""
+    lines = {line["id"]: line for line in read_lines(work, "scan-*.jsonl")}
+    groups = {
+        group: [line for line in lines.values() if line["group"] == group]
+        for group in ("calibrate", "power", "clean", "poisoned")
+    }
+    calibration = from_lines(
+        [*groups["calibrate"], *({**line, "asr": line["asr_valid"]} for line in groups["power"])],
+        image_shape=SHAPE, images_per_class=10.0, method="dm", networks=NETWORKS, classes=FASHION_CLASSES,
+        sizes=tuple(groups["calibrate"][0]["sizes"]), data="Fashion-MNIST at 14 x 14",
+    )  # fmt: skip
+    if store is not None:
+        store.write_text(calibration.to_json(), encoding="utf-8")
+    null = np.asarray([line["scores"] for line in groups["calibrate"]])
+    for line in lines.values():
+        scores = np.asarray(line["scores"])
+        by_class, rule = class_evidence(scores, null), provisional_evidence(scores)
+        line["methods"] = {
+            "patch scan, by class": judged(by_class, calibration.threshold, line),
+            "patch scan, calibrated rule": judged(rule, calibration.rule_threshold, line),
+            "patch scan, provisional rule": judged(rule, 1.0, line),
+        }
+        for name, found in line.get("defences", {}).items():
+            if "score" in found:
+                flagged = found.get("classes", [])
+                line["methods"][name] = {
+                    "score": found["score"], "alarm": bool(flagged), "right": line["target"] in flagged
+                }  # fmt: skip
+    clean, poisoned = groups["clean"], groups["poisoned"]
+    strong = [line for line in poisoned if line["asr_valid"] >= NOTICEABLE]
+    methods = {
+        name: {
+            "auroc_noticeable": auroc(name, clean, strong),
+            "auroc_all": auroc(name, clean, poisoned),
+            "false_alarms": rate(name, clean, "alarm"),
+            "detected_noticeable": rate(name, strong, "alarm"),
+            "right_class_noticeable": rate(name, strong, "right"),
+            "detected_all": rate(name, poisoned, "alarm"),
+        }
+        for name in clean[0]["methods"]
+    }
+    told = [line["defences"]["STRIP on inputs"]["auroc"] for line in strong]
+    seconds = [line["seconds"] for line in lines.values()]
+    results = {
+        "data": "Fashion-MNIST, file t10k, 14 x 14; DM, 10 images per class; 3 networks, 300 clean images a scan",
+        "sets": {group: len(found) for group, found in groups.items()} | {"noticeable": len(strong)},
+        "threshold": calibration.threshold,
+        "rule_threshold": calibration.rule_threshold,
+        "power": [asdict(power) for power in calibration.power],
+        "methods": methods,
+        "strip_told_the_trigger_auroc": float(np.mean(told)) if told else None,
+        "accuracy": {g: float(np.mean([line["accuracy"] for line in f])) for g, f in groups.items() if f},
+        "cpu_seconds": {
+            name: float(np.median([taken[name] for taken in seconds])) for name in ("condense", "train", "scan")
+        },
+        "defence_cpu_seconds": {
+            name: float(np.median([line["defence_seconds"][name] for line in clean]))
+            for name in clean[0]["defence_seconds"]
+        },
+        "rows": [
+            {key: line[key] for key in ("id", "group", "attack", "portion", "size", "place", "target", "colour")}
+            | {"asr_valid": line.get("asr_valid"), "methods": line["methods"]}
+            for line in sorted(lines.values(), key=lambda line: line["id"])
+        ],
+    }  # fmt: skip
+    out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps({key: value for key, value in results.items() if key != "rows"}, indent=1))
+
+
+def judged(evidence: np.ndarray, threshold: float, line: dict[str, Any]) -> dict[str, Any]:
+    alarm = float(evidence.max()) > threshold
+    right = int(evidence.max(0).argmax()) == line["target"]
+    return {"score": float(evidence.max()), "alarm": alarm, "right": alarm and right}
+
+
+def auroc(name: str, clean: list[dict[str, Any]], poisoned: list[dict[str, Any]]) -> float | None:
+    if not poisoned:
+        return None
+    scores = [line["methods"][name]["score"] for line in (*clean, *poisoned)]
+    lowest = min((score for score in scores if score is not None), default=0.0)
+    filled = [lowest if score is None else score for score in scores]
+    return float(roc_auc_score([0] * len(clean) + [1] * len(poisoned), filled))
+
+
+def rate(name: str, lines: list[dict[str, Any]], key: str) -> list[int]:
+    """How many, of how many."""
+    return [sum(line["methods"][name][key] for line in lines), len(lines)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["make"])
+    parser.add_argument("stage", choices=["make", "report"])
     parser.add_argument("--work", type=Path, required=True, help="folder of the sets")
     parser.add_argument("--root", default=None, help="folder of Fashion-MNIST; TENFOLD_DATA where not given")
     parser.add_argument("--part", default="0/1", help="I/N: every N-th set, from the I-th")
+    results = Path(__file__).parent / "results" / "condensation-audit-detection.json"
+    parser.add_argument("--out", type=Path, default=results, help="file of the results")
+    parser.add_argument("--store", type=Path, default=None, help="write the calibration there, too")
     options = parser.parse_args()
+    if options.stage == "report":
+        report(options.work, options.out, options.store)
+        return
     torch.set_num_threads(1)
     options.work.mkdir(parents=True, exist_ok=True)
     first, of = map(int, options.part.split("/"))

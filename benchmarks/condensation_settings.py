@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from tenfold.systems.condensation_audit.condense import condense
+from tenfold.systems.condensation_audit.condensing import condense
 from tenfold.systems.condensation_audit.data import load_data
 from tenfold.systems.condensation_audit.quality import train_on
 from tenfold.systems.condensation_audit.settings import PRESETS, recipe_of

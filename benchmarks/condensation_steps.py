@@ -36,7 +36,7 @@ from tenfold.systems.condensation_audit.gradient_matching import (
     gradient_distance,
 )
 from tenfold.systems.condensation_audit.networks import factory_of, seeded_network
-from tenfold.systems.condensation_audit.real_data import RealData
+from tenfold.systems.condensation_audit.real_images import RealData
 from tenfold.systems.condensation_audit.sets import Preprocessing, TrainingRecipe
 from tenfold.systems.condensation_audit.triggers import random_patch
 

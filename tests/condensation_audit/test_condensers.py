@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from tenfold.errors import UserError
-from tenfold.systems.condensation_audit.condense import METHODS, condense
+from tenfold.systems.condensation_audit.condensing import METHODS, condense
 from tenfold.systems.condensation_audit.coresets import herding, k_center
 from tenfold.systems.condensation_audit.dataset_distillation import DatasetDistillation, DatasetDistillationSettings
 from tenfold.systems.condensation_audit.distribution_matching import (
@@ -32,7 +32,7 @@ from tenfold.systems.condensation_audit.gradient_matching import (
     outer_and_inner,
 )
 from tenfold.systems.condensation_audit.networks import factory_of, seeded_network
-from tenfold.systems.condensation_audit.real_data import real_data
+from tenfold.systems.condensation_audit.real_images import real_data
 from tenfold.systems.condensation_audit.trajectory_matching import (
     TrajectoryMatching,
     TrajectoryMatchingSettings,

@@ -9,15 +9,15 @@ from planted import LinearNet, SmoothRule, clean_ensemble, digit_data, planted_e
 from torch import nn
 
 from tenfold.errors import UserError
-from tenfold.systems.condensation_audit.activation_clustering import activation_clustering
 from tenfold.systems.condensation_audit.attack_metrics import attack_success
 from tenfold.systems.condensation_audit.ensembles import Ensemble
+from tenfold.systems.condensation_audit.feature_clusters import activation_clustering
+from tenfold.systems.condensation_audit.feature_spectra import spectral_signatures
 from tenfold.systems.condensation_audit.fine_pruning import fine_prune, fine_tune
-from tenfold.systems.condensation_audit.neural_cleanse import neural_cleanse, small_norm_anomalies
+from tenfold.systems.condensation_audit.input_blending import blend_entropies, strip
+from tenfold.systems.condensation_audit.mask_inversion import neural_cleanse, small_norm_anomalies
 from tenfold.systems.condensation_audit.neuron_stimulation import stimulate_neurons
 from tenfold.systems.condensation_audit.range_guard import RangeGuard, check_range
-from tenfold.systems.condensation_audit.spectral_signatures import spectral_signatures
-from tenfold.systems.condensation_audit.strip import blend_entropies, strip
 from tenfold.systems.condensation_audit.triggers import patch_mask, white_patch
 
 

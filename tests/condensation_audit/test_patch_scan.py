@@ -17,7 +17,7 @@ from tenfold.systems.condensation_audit.patch_scan import (
     scan_patches,
     spread_rows,
 )
-from tenfold.systems.condensation_audit.real_data import real_data
+from tenfold.systems.condensation_audit.real_images import real_data
 
 
 @pytest.fixture(scope="module")

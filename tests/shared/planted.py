@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from tenfold.data import digits, images_from_arrays
 from tenfold.systems.condensation_audit.ensembles import Ensemble
-from tenfold.systems.condensation_audit.real_data import RealData, real_data
+from tenfold.systems.condensation_audit.real_images import RealData, real_data
 from tenfold.systems.condensation_audit.sets import Preprocessing, TrainingRecipe
 from tenfold.systems.condensation_audit.triggers import patch_mask
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from tenfold.run import Run
 from tenfold.seeds import derived_seed
-from tenfold.systems.condensation_audit.condense import condense
+from tenfold.systems.condensation_audit.condensing import condense
 from tenfold.systems.condensation_audit.data import Data
 from tenfold.systems.condensation_audit.ensembles import save_ensemble, train_together
 from tenfold.systems.condensation_audit.networks import Factory, factory_of
@@ -57,7 +57,7 @@ def make_set(
         config: the settings.
         data: the data.
         factory: makes the network.
-        method: of :data:`~tenfold.systems.condensation_audit.condense.METHODS`.
+        method: of :data:`~tenfold.systems.condensation_audit.condensing.METHODS`.
         size: images per class.
         seed: of everything random.
         attack: poisons the data.

@@ -6,15 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-
 from tenfold.data.images import LabelledImages
 from tenfold.data.splits import ImageOptions
 from tenfold.errors import UserError
 from tenfold.report import write_report
 from tenfold.run import write_atomically
-from tenfold.systems.condensation_audit.audit import audit as audit_set
-from tenfold.systems.condensation_audit.audit import audit_model
 from tenfold.systems.condensation_audit.audit_report import AuditReport
+from tenfold.systems.condensation_audit.auditing import audit as audit_set
+from tenfold.systems.condensation_audit.auditing import audit_model
 from tenfold.systems.condensation_audit.calibration import CalibrationPlan, load_calibration
 from tenfold.systems.condensation_audit.calibration import calibrate as calibrate_scan
 from tenfold.systems.condensation_audit.data import load_data
@@ -41,9 +40,10 @@ def audit(
     seed: int = 0,
     device: str = "cpu",
 ) -> str:
-    """Audit a condensed set or a model that someone else made; exit code 0 clean, 1 suspicious, 2 backdoored, 3 unknown.
+    """Audit a condensed set or a model that someone else made; exit code 0 clean, 1 suspicious, 2 backdoored.
 
-    Writes audit.json and report.html. Wrong input ends with code 2, too, but prints no verdict and writes nothing.
+    Exit code 3 is: not assessable. Writes audit.json and report.html. Wrong input ends with code 2, too, but prints no
+    verdict and writes nothing.
 
     Args:
         set: the condensed set; may be marked as poisoned.

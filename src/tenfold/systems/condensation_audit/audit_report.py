@@ -13,7 +13,7 @@ from tenfold.results import Cost, Picture, Plot, Results, Series, Table, claim
 from tenfold.run import environment, peak_process_memory_mb
 from tenfold.systems.condensation_audit.attack_metrics import ADVERSARIAL_CONTROL, AttackOutcome
 from tenfold.systems.condensation_audit.confirmation import Confirmation
-from tenfold.systems.condensation_audit.patch_scan import PROVISIONAL, PatchScan
+from tenfold.systems.condensation_audit.patch_scan import PatchScan
 from tenfold.systems.condensation_audit.repair import Attribution, RepairOutcome
 from tenfold.systems.condensation_audit.sets import CondensedSet
 
@@ -83,6 +83,7 @@ class AuditReport:
         verdict: what was found.
         reason: why, in a sentence.
         threshold: of the evidence.
+        evidence: the strongest, in the calibration's terms.
         calibration: where the threshold comes from.
         power: what would have been found.
         accuracies: clean accuracy of each network, on the judging half.
@@ -110,6 +111,7 @@ class AuditReport:
     verdict: Verdict
     reason: str
     threshold: float
+    evidence: float
     calibration: str
     power: str
     accuracies: list[float]
@@ -150,7 +152,7 @@ class AuditReport:
             "subject": self.subject,
             "accuracy": float(np.mean(self.accuracies)),
             "clean_images": self.clean_images,
-            "evidence": self.scan.strongest,
+            "evidence": self.evidence,
             "threshold": self.threshold,
             "calibration": self.calibration,
             "power": self.power,
@@ -215,27 +217,39 @@ class AuditReport:
             version=tenfold.__version__,
             claims=[
                 claim(
-                    "no-patch", f"no small patch drives a class of the {self.subject} more than it drives clean ones",
-                    value=self.scan.strongest, target=f"<= {self.threshold:.6f}", unit="evidence",
-                    baseline="sets known to be clean", note=f"Verdict: {self.verdict}. {self.reason}",
+                    "no-patch",
+                    f"no small patch drives a class of the {self.subject} more than it drives clean ones",
+                    value=self.evidence,
+                    target=f"<= {self.threshold:.6f}",
+                    unit="evidence",
+                    baseline="sets known to be clean",
+                    note=f"Verdict: {self.verdict}. {self.reason}",
                 )
-            ],  # fmt: skip
-            metrics={"audit": {"accuracy": float(np.mean(self.accuracies)), "evidence": self.scan.strongest,
-                               "threshold": self.threshold, "exit code": self.exit_code}},
-            cost=Cost(params=self.parameters, flops=0.0, seconds=self.seconds,
-                      peak_memory_mb=peak_process_memory_mb()),
+            ],
+            metrics={
+                "audit": {
+                    "accuracy": float(np.mean(self.accuracies)),
+                    "evidence": self.evidence,
+                    "threshold": self.threshold,
+                    "exit code": self.exit_code,
+                }
+            },
+            cost=Cost(params=self.parameters, flops=0.0, seconds=self.seconds, peak_memory_mb=peak_process_memory_mb()),
             environment=environment(self.device),
             plots=[_score_plot(self)],
             tables=_tables(self),
             pictures=self.pictures,
             notes=[
-                f"Verdict: {self.verdict}. {self.reason}", self.calibration, self.power, *self.notes,
+                f"Verdict: {self.verdict}. {self.reason}",
+                self.calibration,
+                self.power,
+                *self.notes,
                 "Not tested: " + "; ".join(NOT_TESTED) + ".",
                 f"A patch that clean networks obey on more than {100 * rate:.0f} % of the images is called an "
                 "adversarial patch, not a backdoor.",
                 "The operations of one input are not counted by an audit.",
             ],
-        )  # fmt: skip
+        )
 
 
 def decide(report: AuditReport, chance: float) -> None:
@@ -259,8 +273,8 @@ def decide(report: AuditReport, chance: float) -> None:
     elif outcome is not None and outcome.kind == "backdoor" and not report.weak:
         report.verdict = "backdoored"
         report.reason = (
-            f"The suspected trigger, with valid pixels, turns {np.mean(outcome.asr_valid):.2f} of the images, on control "
-            f"networks {np.mean(outcome.control_valid):.2f}."
+            f"The suspected trigger, with valid pixels, turns {np.mean(outcome.asr_valid):.2f} of the images, on "
+            f"control networks {np.mean(outcome.control_valid):.2f}."
         )
     elif flagged:
         report.verdict, report.reason = "suspicious", _sentence(flagged[0], report.classes)
@@ -271,7 +285,9 @@ def decide(report: AuditReport, chance: float) -> None:
         )
     else:
         report.verdict = "clean (as far as tested)"
-        report.reason = f"The strongest evidence of a patch is {report.scan.strongest:.2f}; the threshold is {report.threshold:.2f}."
+        report.reason = (
+            f"The strongest evidence of a patch is {report.evidence:.2f}; the threshold is {report.threshold:.2f}."
+        )
 
 
 def _sentence(finding: Finding, classes: tuple[str, ...]) -> str:
@@ -315,7 +331,6 @@ def _unrealisable(report: AuditReport) -> dict[str, Any]:
 
 def _score_plot(report: AuditReport) -> Plot:
     scan = report.scan
-    line = PROVISIONAL[1] * report.threshold
     return Plot(
         id="scores",
         title="What the best patch does, by class",
@@ -326,8 +341,8 @@ def _score_plot(report: AuditReport) -> Plot:
             Series(name=f"{size} x {size} pixels", x=list(report.classes), y=scan.scores[number].round(4).tolist())
             for number, size in enumerate(scan.sizes)
         ],
-        caption=f"Mean over the networks. A class is suspect above {line:.2f} if its AI is also above "
-        f"{PROVISIONAL[0] * report.threshold:.1f}.",
+        caption="Mean over the networks. Some classes answer to small patches without any attack: a score counts by "
+        "how far it is above those of clean sets.",
     )
 
 
@@ -340,7 +355,7 @@ def _tables(report: AuditReport) -> list[Table]:
             id="verdict",
             title="Verdict",
             columns=["verdict", "why", "clean accuracy", "evidence", "threshold"],
-            rows=[[report.verdict, report.reason, float(np.mean(report.accuracies)), report.scan.strongest,
+            rows=[[report.verdict, report.reason, float(np.mean(report.accuracies)), report.evidence,
                    report.threshold]],
             caption=f"{report.calibration} {report.power}",
         )
@@ -350,7 +365,7 @@ def _tables(report: AuditReport) -> list[Table]:
             Table(
                 id="suspects",
                 title="Suspect patches, on images that they were not searched with",
-                columns=["class", "patch", "row", "column", "AI", "success", "low", "high", "control", "effect", "what"],
+                columns=["class", "patch", "row", "column", "AI", "success", "low", "high", "control", "effect", "is"],
                 rows=[
                     [report.classes[f.target], f"{f.cell.size} x {f.cell.size}", f.cell.row, f.cell.column, f.anomaly,
                      f.success, f.interval[0], f.interval[1], cell(f.control), cell(f.effect), f.kind]
@@ -367,8 +382,8 @@ def _tables(report: AuditReport) -> list[Table]:
             title="Beyond the pixel range",
             columns=["class", "share of images turned", "AI"],
             rows=[[beyond["class"], beyond["score"], beyond["anomaly"]]],
-            caption="The strongest patch of a colour that no image file can hold. Clean networks obey such patches, too; "
-            "clamping inputs to the pixel range stops them.",
+            caption="The strongest patch of a colour that no image file can hold. Clean networks obey such patches, "
+            "too; clamping inputs to the pixel range stops them.",
         )
     )
     if report.defences:

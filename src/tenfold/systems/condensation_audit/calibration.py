@@ -1,18 +1,28 @@
 """Thresholds of the patch scan from clean sets, and its power from poisoned ones.
 
-The evidence of a scan is ``min(AI / 3.2, Score / .2)``, at its largest over sizes and classes. The threshold is the
-largest evidence of ``n`` sets known to be clean: a further clean set of the same kind exceeds it with a probability of
-``1 / (n + 1)``, whatever the distribution. ``calibration.json`` holds what ``benchmarks/condensation_audit_detection.py``
-measured; ``calibrate`` does the same on a user's data.
+Every kind of data has classes that small patches drive without any attack: a white patch at the left edge makes
+T-shirts, whatever the set. So each score of a scan is compared with the scores of the same class and patch size in sets
+that are known to be clean:
+
+    z[size, class] = (score - mean over clean sets) / deviation over clean sets,   evidence = max of z
+
+The threshold is the largest evidence of the clean sets, each judged by the others: a further clean set of the same kind
+exceeds it with a probability of about ``1 / (n + 1)``. Sets of a kind that was not calibrated are judged by the
+provisional rule, AI above 3.2 and score above .2, whose error rates are not known for them.
+
+``calibration.json`` holds what ``benchmarks/condensation_audit_detection.py`` measured; ``calibrate`` does the same on
+a user's data.
 """
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from tenfold.data.images import LabelledImages
@@ -20,11 +30,18 @@ from tenfold.errors import UserError
 from tenfold.run import write_atomically
 from tenfold.seeds import derived_seed
 from tenfold.systems.condensation_audit.attack_metrics import attack_success
-from tenfold.systems.condensation_audit.condense import condense
+from tenfold.systems.condensation_audit.condensing import condense
 from tenfold.systems.condensation_audit.naive_attack import NaiveAttack
-from tenfold.systems.condensation_audit.patch_scan import PROVISIONAL, default_sizes, scan_patches, spread_rows
+from tenfold.systems.condensation_audit.patch_scan import (
+    PROVISIONAL,
+    PatchScan,
+    default_sizes,
+    provisional_evidence,
+    scan_patches,
+    spread_rows,
+)
 from tenfold.systems.condensation_audit.quality import train_on
-from tenfold.systems.condensation_audit.real_data import RealData
+from tenfold.systems.condensation_audit.real_images import RealData
 from tenfold.systems.condensation_audit.sets import CondensedSet, TrainingRecipe
 from tenfold.systems.condensation_audit.triggers import white_patch
 
@@ -51,14 +68,16 @@ class Power:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a scan's evidence is compared with.
+    """What a scan is compared with.
 
     Attributes:
         image_shape: of the sets that it was made with.
         images_per_class: of these sets.
         method: that condensed them.
         networks: trained on each.
-        evidence: of the clean sets.
+        classes: their names; classes of other names have other weaknesses.
+        sizes: of the patches.
+        scores: ``(sets, sizes, classes)`` of the clean sets; none: the provisional rule.
         power: from poisoned sets.
         data: name of the data.
         note: what else a reader must know.
@@ -68,29 +87,56 @@ class Calibration:
     images_per_class: float
     method: str
     networks: int
-    evidence: tuple[float, ...]
+    classes: tuple[str, ...] = ()
+    sizes: tuple[int, ...] = ()
+    scores: tuple[tuple[tuple[float, ...], ...], ...] = ()
     power: tuple[Power, ...] = ()
     data: str = ""
     note: str = ""
 
     @property
+    def provisional(self) -> bool:
+        """Whether no clean sets were scanned."""
+        return len(self.scores) == 0
+
+    def evidence_of(self, scan: PatchScan) -> np.ndarray:
+        """``(sizes, classes)`` evidence of a scan; compare its largest with :attr:`threshold`."""
+        if self.provisional:
+            return scan.evidence
+        if scan.sizes != self.sizes:
+            raise UserError(f"the calibration is of patches of {self.sizes} pixels; the scan is of {scan.sizes}")
+        return class_evidence(scan.scores, np.asarray(self.scores))
+
+    @cached_property
     def threshold(self) -> float:
-        """Evidence that no clean set reached; 1, the provisional thresholds, where there were no sets."""
-        return max(self.evidence, default=1.0)
+        """Evidence that no clean set reached, each judged by the others; 1 for the provisional rule."""
+        if self.provisional:
+            return 1.0
+        scores = np.asarray(self.scores)
+        others = [np.delete(scores, k, axis=0) for k in range(len(scores))]
+        return max(float(class_evidence(own, rest).max()) for own, rest in zip(scores, others, strict=True))
+
+    @property
+    def rule_threshold(self) -> float:
+        """The same for ``min(AI / 3.2, Score / .2)``."""
+        return max((float(provisional_evidence(np.asarray(scores)).max()) for scores in self.scores), default=1.0)
 
     @property
     def false_alarms(self) -> float | None:
-        """Probability with which a further clean set exceeds the threshold; ``None`` where there were no sets."""
-        return 1 / (len(self.evidence) + 1) if self.evidence else None
+        """Probability with which a further clean set exceeds the threshold; ``None`` for the provisional rule."""
+        return None if self.provisional else 1 / (len(self.scores) + 1)
 
     def describe(self, found: CondensedSet | None = None) -> str:
-        """One sentence: where the thresholds come from, and whether they fit a set."""
-        if not self.evidence:
-            return "The thresholds are provisional (AI 3.2, score .2): nothing was calibrated for sets like this one."
+        """One or two sentences: where the thresholds come from, and whether they fit a set."""
+        if self.provisional:
+            return (
+                "The thresholds are provisional (AI 3.2, score .2): nothing was calibrated for sets like this one, so "
+                "the rate of false alarms is not known; calibrate on your data."
+            )
         sentence = (
-            f"The threshold comes from {len(self.evidence)} clean {self.method} sets of {self.data or 'other data'}, "
-            f"{self.image_shape[1]} x {self.image_shape[2]} pixels, {self.images_per_class:g} images per class: a further "
-            f"clean set of that kind exceeds it with probability {self.false_alarms:.3f}."
+            f"The threshold comes from {len(self.scores)} clean {self.method} sets of {self.data or 'other data'}, "
+            f"{self.image_shape[1]} x {self.image_shape[2]} pixels, {self.images_per_class:g} images per class: a "
+            f"further clean set of that kind exceeds it with a probability of about {self.false_alarms:.3f}."
         )
         if found is not None and not self.fits(found):
             sentence += " This set is of another kind: recalibrate on your data for an error rate that holds."
@@ -99,21 +145,33 @@ class Calibration:
     def fits(self, found: CondensedSet) -> bool:
         """Whether a set is of the calibrated kind."""
         near = 0.5 <= found.images_per_class / self.images_per_class <= 2
-        return found.preprocessing.image_shape == self.image_shape and near and found.method == self.method
+        same = found.preprocessing.image_shape == self.image_shape and found.method == self.method
+        return near and same and found.classes == self.classes
 
     def power_sentence(self) -> str:
         """What would have been found."""
-        told = [
-            f"a {p.size} x {p.size} patch that turns at least a quarter of the images was found in {p.found} of {p.sets} "
-            "simulated sets"
-            for p in self.power
-            if p.sets
-        ]
-        return "; ".join(told).capitalize() + "." if told else "The power of the scan was not measured for such sets."
+        told = [f"{p.size} x {p.size} patches in {p.found} of {p.sets} sets" for p in self.power if p.sets]
+        if not told:
+            return "The power of the scan was not measured for such sets."
+        return f"Of simulated attacks that turn at least a quarter of the images it found {', '.join(told)}."
 
     def to_json(self) -> str:
         """The text of a calibration file."""
-        return json.dumps(asdict(self), indent=1) + "\n"
+        return json.dumps(asdict(self)) + "\n"
+
+
+LEAST_DEVIATION = 0.02
+"""Scores are shares of a few hundred images: a smaller deviation between sets is not believed."""
+
+
+def class_evidence(scores: np.ndarray, clean: np.ndarray) -> np.ndarray:
+    """``(sizes, classes)`` how many deviations each score is above those of clean sets.
+
+    Args:
+        scores: ``(sizes, classes)`` of a scan.
+        clean: ``(sets, sizes, classes)`` of clean sets.
+    """
+    return (scores - clean.mean(0)) / np.maximum(clean.std(0, ddof=1), LEAST_DEVIATION)
 
 
 def parse_calibration(text: str, source: str) -> Calibration:
@@ -130,13 +188,20 @@ def parse_calibration(text: str, source: str) -> Calibration:
         values = json.loads(text)
         power = tuple(Power(**entry) for entry in values.pop("power"))
         shape = tuple(int(side) for side in values.pop("image_shape"))
-        evidence = tuple(float(value) for value in values.pop("evidence"))
-        made = Calibration(image_shape=shape, evidence=evidence, power=power, **values)  # type: ignore[arg-type]
+        classes, sizes = tuple(values.pop("classes")), tuple(int(size) for size in values.pop("sizes"))
+        scores = np.asarray(values.pop("scores"), dtype=np.float64).reshape(-1, len(sizes), len(classes))
+        made = Calibration(
+            image_shape=shape, classes=classes, sizes=sizes, scores=_nested(scores), power=power, **values
+        )  # type: ignore[arg-type]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{source} is not a calibration of the audit: {error}; make one with calibrate") from error
-    if len(shape) != 3 or not all(torch.isfinite(torch.tensor(evidence))):
-        raise UserError(f"{source} is not a calibration of the audit: wrong image shape or evidence")
+    if len(shape) != 3 or not np.isfinite(scores).all() or len(scores) == 1:
+        raise UserError(f"{source} is not a calibration of the audit: wrong image shape or scores")
     return made
+
+
+def _nested(scores: np.ndarray) -> tuple[tuple[tuple[float, ...], ...], ...]:
+    return tuple(tuple(tuple(round(float(v), 6) for v in row) for row in one) for one in scores)
 
 
 def load_calibration(path: str | Path) -> Calibration:
@@ -160,7 +225,7 @@ def shipped_calibration() -> Calibration:
 
 def provisional(found: CondensedSet) -> Calibration:
     """Thresholds for a set of a kind that was not calibrated: AI 3.2 and score .2."""
-    return Calibration(found.preprocessing.image_shape, found.images_per_class, found.method, 0, ())
+    return Calibration(found.preprocessing.image_shape, found.images_per_class, found.method, 0)
 
 
 def calibration_for(found: CondensedSet) -> Calibration:
@@ -170,8 +235,8 @@ def calibration_for(found: CondensedSet) -> Calibration:
 
 
 def scan_thresholds(found: CondensedSet) -> tuple[float, float]:
-    """AI and score that a class of a set must both exceed to be flagged."""
-    threshold = calibration_for(found).threshold
+    """AI and score that a class of a set must both exceed to be flagged by the rule of the two thresholds."""
+    threshold = calibration_for(found).rule_threshold
     return PROVISIONAL[0] * threshold, PROVISIONAL[1] * threshold
 
 
@@ -247,8 +312,9 @@ def calibrate(
         if progress is not None:
             progress(len(lines), len(cases))
     return from_lines(
-        lines, image_shape=data.preprocessing.image_shape, images_per_class=plan.images_per_class, method=plan.method,
-        networks=plan.networks, data=data.name,
+        lines, image_shape=data.preprocessing.image_shape, images_per_class=float(plan.images_per_class),
+        method=plan.method, networks=plan.networks, classes=data.classes,
+        sizes=default_sizes(data.preprocessing.image_shape), data=data.name,
     )  # fmt: skip
 
 
@@ -256,17 +322,21 @@ def from_lines(lines: Sequence[dict[str, Any]], **about: Any) -> Calibration:
     """A calibration from scanned sets.
 
     Args:
-        lines: for each set ``evidence``; for poisoned ones also ``size``, ``asr`` and ``right``, whether the class of
-            the strongest evidence is the attacked one.
+        lines: for each set ``scores``, ``(sizes, classes)``; for poisoned ones also ``size`` of the patch, ``target``
+            and ``asr``, the success with valid pixels.
         about: the other fields of :class:`Calibration`.
     """
-    made = Calibration(evidence=tuple(line["evidence"] for line in lines if not line.get("size")), **about)
+    clean = np.asarray([line["scores"] for line in lines if not line.get("size")])
+    made = Calibration(scores=_nested(clean), **about)
     noticed = [line for line in lines if line.get("size") and line["asr"] >= NOTICEABLE]
     power = []
     for size in sorted({line["size"] for line in noticed}):
         these = [line for line in noticed if line["size"] == size]
-        found = [line for line in these if line["evidence"] > made.threshold and line["right"]]
-        power.append(Power(size, len(these), len(found)))
+        found = 0
+        for line in these:
+            evidence = class_evidence(np.asarray(line["scores"]), clean)
+            found += evidence.max() > made.threshold and int(evidence.max(0).argmax()) == line["target"]
+        power.append(Power(size, len(these), int(found)))
     return replace(made, power=tuple(power))
 
 
@@ -280,8 +350,8 @@ def halves(clean: LabelledImages) -> tuple[LabelledImages, LabelledImages]:
     if int(counts.min()) < 2:
         scarce = clean.classes[int(counts.argmin())]
         raise UserError(
-            f"class {scarce!r} has {int(counts.min())} held-out clean images; the audit needs at least 2 of each class, "
-            "better 20"
+            f"class {scarce!r} has {int(counts.min())} held-out clean images; the audit needs at least 2 of each "
+            "class, better 20"
         )
     rows = [(clean.labels == label).nonzero().flatten() for label in range(len(clean.classes))]
     first, second = (torch.cat([row[half::2] for row in rows]).sort().values for half in (0, 1))
@@ -319,12 +389,11 @@ def _one_set(
     )  # fmt: skip
     ensemble = train_on(found, seeds=[derived_seed(seed, 3, k) for k in range(plan.networks)], device=device)
     scan = scan_patches(ensemble, scanned.images, scanned.labels, found.preprocessing)
-    line: dict[str, Any] = {"evidence": scan.strongest}
+    line: dict[str, Any] = {"scores": scan.scores.tolist()}
     if attack is not None:
         images = found.preprocessing.normalise(attack.trigger.stamp_valid(measured.images).to(device))
         success = attack_success(ensemble.predict(images).cpu(), measured.labels, attack.poisoner.target)
-        right = scan.suspects(1)[0][0].target == attack.poisoner.target
-        line |= {"size": attack.size, "asr": float(success.mean()), "right": right}
+        line |= {"size": attack.size, "asr": float(success.mean()), "target": attack.poisoner.target}
     return line
 
 

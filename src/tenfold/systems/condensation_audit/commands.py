@@ -12,7 +12,7 @@ from tenfold.errors import UserError
 from tenfold.export import export_onnx, load_manifest, save_model
 from tenfold.run import read_config
 from tenfold.systems.condensation_audit.audit_commands import audit, calibrate
-from tenfold.systems.condensation_audit.condense import condense as condense_images
+from tenfold.systems.condensation_audit.condensing import condense as condense_images
 from tenfold.systems.condensation_audit.data import Data, load_data
 from tenfold.systems.condensation_audit.doorping import Doorping
 from tenfold.systems.condensation_audit.file_commands import FILE_VERBS, import_set

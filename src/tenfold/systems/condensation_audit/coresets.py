@@ -10,7 +10,7 @@ from tenfold.errors import UserError
 from tenfold.seeds import derived_seed
 from tenfold.systems.condensation_audit.ensembles import train_together
 from tenfold.systems.condensation_audit.networks import Factory
-from tenfold.systems.condensation_audit.real_data import RealData
+from tenfold.systems.condensation_audit.real_images import RealData
 from tenfold.systems.condensation_audit.sets import TrainingRecipe
 
 FEATURE_RECIPE = TrainingRecipe(epochs=5, learning_rate=0.02, batch_size=128, decay_at=(0.8,))

@@ -10,7 +10,7 @@ from tenfold.data.folder import ImageFiles
 from tenfold.data.images import LabelledImages
 from tenfold.data.splits import ImageOptions, Splits, load_splits
 from tenfold.errors import UserError
-from tenfold.systems.condensation_audit.real_data import RealData, real_data
+from tenfold.systems.condensation_audit.real_images import RealData, real_data
 
 # Mean and deviation as the published programs have them; SVHN's and STL-10's, too, are not those of their own pixels.
 STATISTICS = {

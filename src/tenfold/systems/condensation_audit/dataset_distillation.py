@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from tenfold.errors import UserError
 from tenfold.seeds import derived_seed
 from tenfold.systems.condensation_audit.networks import Factory, seeded_network
-from tenfold.systems.condensation_audit.real_data import RealData
+from tenfold.systems.condensation_audit.real_images import RealData
 from tenfold.systems.condensation_audit.synthetic import (
     Labels,
     OnNetworkTrained,

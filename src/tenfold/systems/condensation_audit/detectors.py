@@ -11,16 +11,16 @@ from typing import Any
 import torch
 
 from tenfold.data.images import LabelledImages
-from tenfold.systems.condensation_audit.activation_clustering import activation_clustering
 from tenfold.systems.condensation_audit.calibration import scan_thresholds
 from tenfold.systems.condensation_audit.ensembles import Ensemble
-from tenfold.systems.condensation_audit.neural_cleanse import neural_cleanse
+from tenfold.systems.condensation_audit.feature_clusters import activation_clustering
+from tenfold.systems.condensation_audit.feature_spectra import spectral_signatures
+from tenfold.systems.condensation_audit.input_blending import strip
+from tenfold.systems.condensation_audit.mask_inversion import neural_cleanse
 from tenfold.systems.condensation_audit.neuron_stimulation import stimulate_neurons
 from tenfold.systems.condensation_audit.patch_scan import scan_patches, spread_rows
 from tenfold.systems.condensation_audit.range_guard import check_range
 from tenfold.systems.condensation_audit.sets import CondensedSet
-from tenfold.systems.condensation_audit.spectral_signatures import spectral_signatures
-from tenfold.systems.condensation_audit.strip import strip
 from tenfold.systems.condensation_audit.triggers import Trigger
 
 _SCANNED, _BLENDED = 300, 100

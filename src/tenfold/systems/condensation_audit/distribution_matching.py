@@ -21,7 +21,7 @@ from tenfold.systems.condensation_audit.augmentation import (
     operations_of,
 )
 from tenfold.systems.condensation_audit.networks import Factory, penultimate, seeded_network
-from tenfold.systems.condensation_audit.real_data import RealData
+from tenfold.systems.condensation_audit.real_images import RealData
 from tenfold.systems.condensation_audit.synthetic import (
     Labels,
     OnNetworkTrained,
@@ -29,7 +29,6 @@ from tenfold.systems.condensation_audit.synthetic import (
     sgd_state,
     start_images,
 )
-
 
 _PIXELS_AT_ONCE = 65_536
 

@@ -31,7 +31,7 @@ from tenfold.systems.condensation_audit.sets import Preprocessing
 from tenfold.systems.condensation_audit.triggers import Mapping, PoisonedData, Poisoner, Trigger, random_patch
 
 if TYPE_CHECKING:
-    from tenfold.systems.condensation_audit.real_data import RealData
+    from tenfold.systems.condensation_audit.real_images import RealData
 
 Clamp = Literal["none", "valid", "uint8"]
 

@@ -15,7 +15,7 @@ from tenfold.run import write_atomically
 from tenfold.seeds import derived_seed
 from tenfold.systems.condensation_audit.augmentation import apply_augmentation, draw_augmentation
 from tenfold.systems.condensation_audit.networks import Factory, seeded_network
-from tenfold.systems.condensation_audit.real_data import RealData
+from tenfold.systems.condensation_audit.real_images import RealData
 
 
 @dataclass

@@ -22,7 +22,7 @@ from tenfold.errors import UserError
 from tenfold.seeds import derived_seed
 from tenfold.systems.condensation_audit.augmentation import apply_augmentation, draw_augmentation, operations_of
 from tenfold.systems.condensation_audit.networks import Factory, seeded_network
-from tenfold.systems.condensation_audit.real_data import RealData
+from tenfold.systems.condensation_audit.real_images import RealData
 from tenfold.systems.condensation_audit.synthetic import (
     Labels,
     OnNetworkTrained,

@@ -8,7 +8,7 @@ from tenfold.errors import UserError
 from tenfold.systems.condensation_audit.triggers import Mapping, PoisonedData, Poisoner, Trigger, white_patch
 
 if TYPE_CHECKING:
-    from tenfold.systems.condensation_audit.real_data import RealData
+    from tenfold.systems.condensation_audit.real_images import RealData
 
 
 class NaiveAttack:

@@ -89,12 +89,12 @@ class PatchScan:
 
     @property
     def evidence(self) -> np.ndarray:
-        """``(sizes, classes)`` ``min(AI / 3.2, Score / .2)``: above 1 both exceed the provisional thresholds."""
-        return np.minimum(self.anomalies / PROVISIONAL[0], self.scores / PROVISIONAL[1])
+        """``(sizes, classes)`` :func:`provisional_evidence` of the scores."""
+        return provisional_evidence(self.scores)
 
     @property
     def strongest(self) -> float:
-        """The largest evidence of any size and class: what thresholds are calibrated on."""
+        """The largest evidence of any size and class."""
         return float(self.evidence.max())
 
     @property
@@ -107,10 +107,16 @@ class PatchScan:
         """The score of the strongest evidence."""
         return float(self.scores.flat[self.evidence.argmax()])
 
-    def suspects(self, count: int = 2) -> list[tuple[Cell, float]]:
-        """The cells of the strongest evidence with their AI, each class once."""
+    def suspects(self, count: int = 2, evidence: np.ndarray | None = None) -> list[tuple[Cell, float]]:
+        """The cells of the strongest evidence with their AI, each class once.
+
+        Args:
+            count: classes at most.
+            evidence: ``(sizes, classes)`` of a calibration; :attr:`evidence` where not given.
+        """
+        order = np.argsort(-(self.evidence if evidence is None else evidence), axis=None)
         found: dict[int, tuple[Cell, float]] = {}
-        for flat in np.argsort(-self.evidence, axis=None):
+        for flat in order:
             size, target = np.unravel_index(flat, self.anomalies.shape)
             found.setdefault(int(target), (self.cells[size][target], float(self.anomalies[size, target])))
         return list(found.values())[:count]
@@ -125,6 +131,12 @@ def anomaly_index(values: Sequence[float] | np.ndarray) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     median = np.median(values)
     return (values - median) / max(1.4826 * float(np.median(np.abs(values - median))), 0.01)
+
+
+def provisional_evidence(scores: np.ndarray) -> np.ndarray:
+    """``min(AI / 3.2, Score / .2)`` of ``(sizes, classes)`` scores: above 1 both exceed the provisional thresholds."""
+    anomalies = np.stack([anomaly_index(row) for row in scores])
+    return np.minimum(anomalies / PROVISIONAL[0], scores / PROVISIONAL[1])
 
 
 def default_sizes(image_shape: tuple[int, int, int]) -> tuple[int, ...]:

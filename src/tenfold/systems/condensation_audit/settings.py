@@ -5,7 +5,7 @@ from typing import Any
 
 from tenfold.data.splits import ImageOptions
 from tenfold.errors import UserError
-from tenfold.systems.condensation_audit.condense import METHODS
+from tenfold.systems.condensation_audit.condensing import METHODS
 from tenfold.systems.condensation_audit.sets import TrainingRecipe
 from tenfold.training import TrainerOptions
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from tenfold.errors import UserError
 from tenfold.seeds import derived_seed
-from tenfold.systems.condensation_audit.real_data import RealData
+from tenfold.systems.condensation_audit.real_images import RealData
 
 OnNetworkTrained = Callable[[nn.Module, int, Tensor], None]
 """Called with a trained network, the iteration and the synthetic images: where an attack updates its trigger."""

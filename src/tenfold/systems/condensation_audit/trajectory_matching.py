@@ -26,7 +26,7 @@ from tenfold.systems.condensation_audit.augmentation import (
 )
 from tenfold.systems.condensation_audit.experts import ExpertSettings, check_trajectory, train_experts, unflatten
 from tenfold.systems.condensation_audit.networks import Factory, seeded_network
-from tenfold.systems.condensation_audit.real_data import RealData
+from tenfold.systems.condensation_audit.real_images import RealData
 from tenfold.systems.condensation_audit.synthetic import (
     Labels,
     OnNetworkTrained,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tenfold.errors import UserError
 
 if TYPE_CHECKING:
-    from tenfold.systems.condensation_audit.real_data import RealData
+    from tenfold.systems.condensation_audit.real_images import RealData
 
 Mode = Literal["patch", "blend", "additive"]
 Mapping = Literal["all-to-one", "all-to-all"]

@@ -3,7 +3,7 @@
     condense(data, "dm", images_per_class=10, network="convnet")  ->  CondensedSet
 
 ``data`` are :class:`~tenfold.data.images.LabelledImages` or a prepared
-:class:`~tenfold.systems.condensation_audit.real_data.RealData`; ``network`` is a name or any function that makes one.
+:class:`~tenfold.systems.condensation_audit.real_images.RealData`; ``network`` is a name or any function that makes one.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from tenfold.systems.condensation_audit.distribution_matching import (
 from tenfold.systems.condensation_audit.ensembles import train_together
 from tenfold.systems.condensation_audit.gradient_matching import GradientMatching, GradientMatchingSettings
 from tenfold.systems.condensation_audit.networks import Factory, factory_of
-from tenfold.systems.condensation_audit.real_data import RealData, real_data
+from tenfold.systems.condensation_audit.real_images import RealData, real_data
 from tenfold.systems.condensation_audit.sets import CondensedSet, TrainingRecipe
 from tenfold.systems.condensation_audit.synthetic import Condenser
 from tenfold.systems.condensation_audit.trajectory_matching import TrajectoryMatching, TrajectoryMatchingSettings

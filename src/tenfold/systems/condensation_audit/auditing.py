@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from tenfold.data.images import LabelledImages
 from tenfold.errors import UserError
 from tenfold.seeds import derived_seed
-from tenfold.systems.condensation_audit.activation_clustering import activation_clustering
 from tenfold.systems.condensation_audit.attack_metrics import AttackOutcome, measure_attack
 from tenfold.systems.condensation_audit.audit_report import (
     AuditReport,
@@ -30,18 +29,19 @@ from tenfold.systems.condensation_audit.audit_report import (
     Finding,
     decide,
 )
-from tenfold.systems.condensation_audit.calibration import Calibration, calibration_for, halves, provisional
+from tenfold.systems.condensation_audit.calibration import Calibration, calibration_for, halves
 from tenfold.systems.condensation_audit.confirmation import Confirmation, confirm, control_set
 from tenfold.systems.condensation_audit.ensembles import Ensemble, train_together
+from tenfold.systems.condensation_audit.feature_clusters import activation_clustering
+from tenfold.systems.condensation_audit.feature_spectra import spectral_signatures
+from tenfold.systems.condensation_audit.input_blending import strip
+from tenfold.systems.condensation_audit.mask_inversion import neural_cleanse
 from tenfold.systems.condensation_audit.networks import Factory
-from tenfold.systems.condensation_audit.neural_cleanse import neural_cleanse
 from tenfold.systems.condensation_audit.neuron_stimulation import stimulate_neurons
 from tenfold.systems.condensation_audit.patch_scan import PatchScan, scan_patches, spread_rows
 from tenfold.systems.condensation_audit.quality import factory_for, train_on
 from tenfold.systems.condensation_audit.repair import attribute, propose_repairs
 from tenfold.systems.condensation_audit.sets import CondensedSet, Preprocessing, TrainingRecipe
-from tenfold.systems.condensation_audit.spectral_signatures import spectral_signatures
-from tenfold.systems.condensation_audit.strip import strip
 from tenfold.systems.condensation_audit.triggers import Trigger
 
 FEW = 20
@@ -105,8 +105,9 @@ def audit(
     scan, unrealisable = _scans(ensemble, search, pre)
     findings: list[Finding] = []
     threshold = calibration.threshold
-    for cell, anomaly in scan.suspects(2):
-        evidence = float(scan.evidence[:, cell.target].max())
+    by_class = calibration.evidence_of(scan)
+    for cell, anomaly in scan.suspects(2, by_class):
+        evidence = float(by_class[:, cell.target].max())
         if evidence < 0.6 * threshold:
             continue
         tell(f"confirming class {found.classes[cell.target]!r}")
@@ -121,6 +122,7 @@ def audit(
         verdict="not assessable",
         reason="",
         threshold=threshold,
+        evidence=float(by_class.max()),
         calibration=calibration.describe(found),
         power=calibration.power_sentence(),
         accuracies=accuracies,
@@ -219,7 +221,8 @@ def audit_model(
         verdict="not assessable",
         reason="",
         threshold=1.0,
-        calibration="The thresholds are provisional (AI 3.2, score .2): one network has no null distribution of its own.",
+        evidence=scan.strongest,
+        calibration="The thresholds are provisional (AI 3.2, score .2): single networks were not calibrated.",
         power="The power of the scan was not measured for single networks.",
         accuracies=accuracies,
         clean_images=len(clean),
@@ -256,8 +259,8 @@ def _clean_halves(
         return own, own, [note], True
     if clean.image_shape != found.preprocessing.image_shape:
         raise UserError(
-            f"the set is of images {found.preprocessing.image_shape}; the clean images are {clean.image_shape}: name the "
-            "data that it was condensed from, at the same size"
+            f"the set is of images {found.preprocessing.image_shape}; the clean images are {clean.image_shape}: name "
+            "the data that it was condensed from, at the same size"
         )
     if len(clean.classes) != len(found.classes):
         raise UserError(f"the set has {len(found.classes)} classes; the clean images have {len(clean.classes)}")
@@ -278,8 +281,8 @@ def _file_notes(found: CondensedSet) -> list[str]:
         notes.append(f"The set's own manifest marks it as poisoned: {found.poisoned.get('attack', 'unknown attack')}.")
     outside = float(((found.pixels < 0) | (found.pixels > 1)).double().mean())
     notes.append(
-        f"{100 * outside:.0f} % of the set's pixel values lie outside the pixel range; of clean sets half do: this is no "
-        "sign of an attack."
+        f"{100 * outside:.0f} % of the set's pixel values lie outside the pixel range; of clean sets half do: this is "
+        "no sign of an attack."
     )
     return notes
 
@@ -294,8 +297,8 @@ def _accuracy_notes(found: CondensedSet, accuracies: list[float], images: int) -
     if abs(mean - stated) <= 3 * deviation:
         return []
     return [
-        f"Networks trained on the set reach {mean:.3f} on the clean images; its manifest says {stated:.3f}: the set was "
-        "altered, or preprocessing or recipe are not its own."
+        f"Networks trained on the set reach {mean:.3f} on the clean images; its manifest says {stated:.3f}: the set "
+        "was altered, or preprocessing or recipe are not its own."
     ]
 
 
