@@ -33,8 +33,8 @@ from tenfold.systems.condensation_audit.patch_scan import Cell, provisional_evid
 from tenfold.systems.condensation_audit.sets import TrainingRecipe
 from tenfold.systems.condensation_audit.triggers import white_patch
 
-ARGUMENTS = {"width": 8, "depth": 2}
-RECIPE = TrainingRecipe("convnet", ARGUMENTS, epochs=40, learning_rate=0.05, batch_size=256)
+ARGUMENTS = {"width": 16, "depth": 2}
+RECIPE = TrainingRecipe("convnet", ARGUMENTS, epochs=60, learning_rate=0.05, batch_size=256)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def make(data, attack=None, seed=0):
 
 @pytest.fixture(scope="module")
 def poisoned_report(data, clean):
-    attack = NaiveAttack(0.25, 4, 2, white_patch((1, 8, 8), 2, 1, 5))
+    attack = NaiveAttack(0.2, 4, 2, white_patch((1, 8, 8), 2, 3, 6))
     return audit(make(data, attack), clean, networks=3, calibration=plain())
 
 
@@ -73,12 +73,12 @@ def test_a_poisoned_set_is_found_explained_and_repaired(poisoned_report):
     report = poisoned_report
     assert report.verdict == "backdoored" and report.exit_code == 2
     found = report.leading.confirmation
-    assert found.target == 4 and found.success > 0.5 and found.control < 0.3 and found.kind == "backdoor"
-    assert abs(found.cell.row - 1) <= 1 and abs(found.cell.column - 5) <= 1
+    assert found.target == 4 and found.success > 0.4 and found.control < 0.3 and found.kind == "backdoor"
+    assert abs(found.cell.row - 3) <= 1 and abs(found.cell.column - 6) <= 1
     assert found.interval[0] < found.success < found.interval[1] and max(found.mcnemar) < 1e-3
     assert found.trigger.excess <= 1
     repairs = {row.name: row for row in report.repairs}
-    assert repairs["none"].success > 0.5 and len(repairs) >= 4
+    assert repairs["none"].success > 0.4 and len(repairs) >= 4
     assert report.attribution is not None and len(report.attribution.images) == 10
     assert {row.name for row in report.defences} >= {"Neural Cleanse", "neuron stimulation", "STRIP"}
     clusters = next(row for row in report.defences if row.name == "activation clustering of the set")
@@ -96,7 +96,7 @@ def test_the_report_is_a_page_and_plain_json(poisoned_report, tmp_path):
 
 
 def test_a_clean_set_passes(data, clean):
-    report = audit(make(data, seed=1), clean, networks=3, published=False, calibration=usual())
+    report = audit(make(data, seed=1), clean, networks=2, published=False, calibration=usual())
     assert report.verdict == "clean (as far as tested)" and report.exit_code == 0
     assert report.repairs == [] and report.attribution is None
     assert "another kind" not in report.calibration
@@ -114,23 +114,23 @@ def test_search_and_judgement_share_no_image(clean):
 
 
 def test_without_clean_images_the_evidence_is_weak(data):
-    attack = NaiveAttack(0.25, 4, 2, white_patch((1, 8, 8), 2, 1, 5))
-    report = audit(make(data, attack), None, networks=2, published=False, calibration=plain())
+    attack = NaiveAttack(0.2, 4, 2, white_patch((1, 8, 8), 2, 3, 6))
+    report = audit(make(data, attack), None, networks=1, published=False, calibration=plain())
     assert report.weak and report.verdict in ("suspicious", "not assessable") and "weak" in report.notes[0]
 
 
 def test_an_altered_set_is_told_by_its_accuracy(data, clean):
     found = dataclasses.replace(make(data), results={"accuracy": 0.995})
-    report = audit(found, clean, networks=2, published=False, repairs=False, calibration=plain())
+    report = audit(found, clean, networks=1, published=False, repairs=False, calibration=plain())
     assert any("its manifest says 0.995" in note for note in report.notes)
     useless = dataclasses.replace(found, images=torch.zeros_like(found.images))
-    assert audit(useless, clean, networks=2, published=False, calibration=plain()).verdict == "not assessable"
+    assert audit(useless, clean, networks=1, published=False, calibration=plain()).verdict == "not assessable"
 
 
 def test_a_suspected_trigger_is_measured_beside_its_control(data, clean):
-    attack = NaiveAttack(0.25, 4, 2, white_patch((1, 8, 8), 2, 1, 5))
+    attack = NaiveAttack(0.2, 4, 2, white_patch((1, 8, 8), 2, 3, 6))
     report = audit(
-        make(data, attack), clean, networks=2, published=False, repairs=False, suspected=(attack.trigger, 4),
+        make(data, attack), clean, networks=1, published=False, repairs=False, suspected=(attack.trigger, 4),
         calibration=plain(),
     )  # fmt: skip
     assert report.suspected.kind == "backdoor" and report.suspected.effect > 0.2

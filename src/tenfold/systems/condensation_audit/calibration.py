@@ -189,7 +189,8 @@ def parse_calibration(text: str, source: str) -> Calibration:
         power = tuple(Power(**entry) for entry in values.pop("power"))
         shape = tuple(int(side) for side in values.pop("image_shape"))
         classes, sizes = tuple(values.pop("classes")), tuple(int(size) for size in values.pop("sizes"))
-        scores = np.asarray(values.pop("scores"), dtype=np.float64).reshape(-1, len(sizes), len(classes))
+        raw = values.pop("scores")
+        scores = np.asarray(raw, dtype=np.float64).reshape(len(raw), len(sizes), len(classes))
         made = Calibration(
             image_shape=shape, classes=classes, sizes=sizes, scores=_nested(scores), power=power, **values
         )  # type: ignore[arg-type]
