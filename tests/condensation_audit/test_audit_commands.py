@@ -7,7 +7,7 @@ from planted import digit_data
 
 from tenfold.errors import UserError
 from tenfold.systems.condensation_audit.audit_commands import audit, calibrate
-from tenfold.systems.condensation_audit.condense import condense
+from tenfold.systems.condensation_audit.condensing import condense
 from tenfold.systems.condensation_audit.naive_attack import NaiveAttack
 from tenfold.systems.condensation_audit.set_files import save_set
 from tenfold.systems.condensation_audit.sets import TrainingRecipe
