@@ -23,7 +23,6 @@ from tenfold.systems.condensation_audit.calibration import (
     halves,
     load_calibration,
     parse_calibration,
-    scan_thresholds,
     shipped_calibration,
 )
 from tenfold.systems.condensation_audit.condensing import condense
@@ -71,7 +70,7 @@ def usual(level=0.25, spread=0.1, **changes):
 
 def test_a_poisoned_set_is_found_explained_and_repaired(poisoned_report):
     report = poisoned_report
-    assert report.verdict == "backdoored" and report.exit_code == 2
+    assert report.verdict == "backdoored" and report.exit_code == 11
     found = report.leading.confirmation
     assert found.target == 4 and found.success > 0.4 and found.control < 0.3 and found.kind == "backdoor"
     assert abs(found.cell.row - 3) <= 1 and abs(found.cell.column - 6) <= 1
@@ -244,9 +243,8 @@ def test_a_class_that_is_always_weak_is_no_alarm():
 def test_sets_of_another_kind_get_the_provisional_thresholds(data, monkeypatch):
     found = make(data)
     monkeypatch.setattr(calibrations, "shipped_calibration", lambda: usual(classes=tuple("abcdefghij")))
-    assert scan_thresholds(found) == pytest.approx((3.2, 0.2)) and calibrations.calibration_for(found).provisional
+    assert calibrations.calibration_for(found).provisional
     monkeypatch.setattr(calibrations, "shipped_calibration", usual)
-    assert scan_thresholds(found)[0] == pytest.approx(3.2 * usual().rule_threshold)
     assert shipped_calibration().image_shape == (1, 14, 14)
 
 
@@ -261,4 +259,5 @@ def test_files_that_are_no_calibration(tmp_path):
 
 
 def test_exit_codes():
-    assert sorted(EXIT_CODES.values()) == [0, 1, 2, 3] and np.isfinite(list(EXIT_CODES.values())).all()
+    assert not {1, 2} & set(EXIT_CODES.values()), "a stopped run and wrong input have these"
+    assert len(set(EXIT_CODES.values())) == 4

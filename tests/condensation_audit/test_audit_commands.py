@@ -31,7 +31,7 @@ def test_the_verdict_is_the_exit_code(poisoned, tmp_path, capsys):
     with pytest.raises(SystemExit) as left:
         audit(str(poisoned), data="digits", networks=2, published=False, repairs=False, out=str(out))
     found = json.loads((out / "audit.json").read_text(encoding="utf-8"))
-    assert left.value.code == found["exit_code"] == 2 and found["verdict"] == "backdoored"
+    assert left.value.code == found["exit_code"] == 11 and found["verdict"] == "backdoored"
     printed = capsys.readouterr().out
     assert printed.startswith("backdoored: A 2 x 2 patch") and "not tested: " in printed and "marks it" in printed
     assert "<html" in (out / "report.html").read_text(encoding="utf-8")

@@ -31,7 +31,7 @@ def audit(
     root: str | None = None,
     resize: int | None = None,
     validation: int = 600,
-    networks: int = 5,
+    networks: int = 3,
     calibration: str | None = None,
     out: str = "audit",
     published: bool = True,
@@ -40,10 +40,9 @@ def audit(
     seed: int = 0,
     device: str = "cpu",
 ) -> str:
-    """Audit a condensed set or a model that someone else made; exit code 0 clean, 1 suspicious, 2 backdoored.
+    """Audit a condensed set or a model of somebody else's; exit code 0 clean, 10 suspicious, 11 backdoored, 12 unknown.
 
-    Exit code 3 is: not assessable. Writes audit.json and report.html. Wrong input ends with code 2, too, but prints no
-    verdict and writes nothing.
+    Writes audit.json and report.html. Wrong input ends with code 2, prints no verdict and writes nothing.
 
     Args:
         set: the condensed set; may be marked as poisoned.

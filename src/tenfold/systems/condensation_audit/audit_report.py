@@ -21,11 +21,11 @@ Verdict = Literal["clean (as far as tested)", "suspicious", "backdoored", "not a
 
 EXIT_CODES: dict[str, int] = {
     "clean (as far as tested)": 0,
-    "suspicious": 1,
-    "backdoored": 2,
-    "not assessable": 3,
+    "suspicious": 10,
+    "backdoored": 11,
+    "not assessable": 12,
 }
-"""Of the command line."""
+"""Of the command line: none of those that a stopped run (1) and wrong input (2) have."""
 
 NOT_TESTED = (
     "triggers that cover the whole image: blended or additive patterns, warping, filters",
@@ -134,7 +134,7 @@ class AuditReport:
 
     @property
     def exit_code(self) -> int:
-        """0 clean, 1 suspicious, 2 backdoored, 3 not assessable."""
+        """0 clean, 10 suspicious, 11 backdoored, 12 not assessable."""
         return EXIT_CODES[self.verdict]
 
     @property

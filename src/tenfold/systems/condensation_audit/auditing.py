@@ -58,7 +58,7 @@ def audit(
     clean: LabelledImages | None,
     *,
     factory: Factory | None = None,
-    networks: int = 5,
+    networks: int = 3,
     calibration: Calibration | None = None,
     suspected: tuple[Trigger, int] | None = None,
     raw: tuple[Tensor, Tensor] | None = None,

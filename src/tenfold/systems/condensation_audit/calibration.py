@@ -33,7 +33,6 @@ from tenfold.systems.condensation_audit.attack_metrics import attack_success
 from tenfold.systems.condensation_audit.condensing import condense
 from tenfold.systems.condensation_audit.naive_attack import NaiveAttack
 from tenfold.systems.condensation_audit.patch_scan import (
-    PROVISIONAL,
     PatchScan,
     default_sizes,
     provisional_evidence,
@@ -187,13 +186,14 @@ def parse_calibration(text: str, source: str) -> Calibration:
     try:
         values = json.loads(text)
         power = tuple(Power(**entry) for entry in values.pop("power"))
-        shape = tuple(int(side) for side in values.pop("image_shape"))
+        channels, height, width = (int(side) for side in values.pop("image_shape"))
+        shape = (channels, height, width)
         classes, sizes = tuple(values.pop("classes")), tuple(int(size) for size in values.pop("sizes"))
         raw = values.pop("scores")
         scores = np.asarray(raw, dtype=np.float64).reshape(len(raw), len(sizes), len(classes))
         made = Calibration(
             image_shape=shape, classes=classes, sizes=sizes, scores=_nested(scores), power=power, **values
-        )  # type: ignore[arg-type]
+        )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{source} is not a calibration of the audit: {error}; make one with calibrate") from error
     if len(shape) != 3 or not np.isfinite(scores).all() or len(scores) == 1:
@@ -233,12 +233,6 @@ def calibration_for(found: CondensedSet) -> Calibration:
     """What comes with this version if it fits the set, else the provisional thresholds."""
     shipped = shipped_calibration()
     return shipped if shipped.fits(found) else provisional(found)
-
-
-def scan_thresholds(found: CondensedSet) -> tuple[float, float]:
-    """AI and score that a class of a set must both exceed to be flagged by the rule of the two thresholds."""
-    threshold = calibration_for(found).rule_threshold
-    return PROVISIONAL[0] * threshold, PROVISIONAL[1] * threshold
 
 
 @dataclass(frozen=True)

@@ -244,12 +244,9 @@ def _options(data: str, root: str | None, resize: int | None, validation: int) -
         raise UserError(f"there are no data {data!r}; there are: {', '.join(known)}")
     size = {"image_size": resize} if data in ("folder", "imagenet") and resize else {}
     return ImageOptions(
-        name=data,
-        root=root,
-        validation=validation,
-        resize=None if size else resize,
-        **size,  # type: ignore[arg-type]
-    )
+        name=data,  # type: ignore[arg-type]
+        root=root, validation=validation, resize=None if size else resize, **size,
+    )  # fmt: skip
 
 
 def quality(

@@ -234,8 +234,8 @@ def plots_of(outcomes: Outcomes) -> list[Plot]:
                 "that an image can hold.",
             )
         )  # fmt: skip
-    for axis, values in outcomes.ablations.items():
-        attacks = list(dict.fromkeys(name for row in values.values() for name in row))
+    for axis, tried in outcomes.ablations.items():
+        attacks = list(dict.fromkeys(name for row in tried.values() for name in row))
         lines = []
         for name in attacks:
             for key, what in (("asr_valid", "8-bit"), ("asr", "as left")):
@@ -243,8 +243,8 @@ def plots_of(outcomes: Outcomes) -> list[Plot]:
                     continue  # the same: its trigger is an 8-bit image
                 lines.append(
                     Series(
-                        name=f"{name}, {what}", x=list(values),
-                        y=[100 * float(np.mean(row[name][key])) for row in values.values()],
+                        name=f"{name}, {what}", x=list(tried),
+                        y=[100 * float(np.mean(row[name][key])) for row in tried.values()],
                     )
                 )  # fmt: skip
         plots.append(
@@ -318,7 +318,7 @@ def _methods_table(outcomes: Outcomes) -> Table:
         random = accuracies(outcomes, "random", size)
         found = outcomes.methods[method, size]
         networks = [100 * value for row in found for value in row["accuracies"]]
-        score = None if full is None else ranking_score(np.mean(own) / 100, np.mean(random) / 100, full)
+        score = None if full is None else ranking_score(float(np.mean(own)) / 100, float(np.mean(random)) / 100, full)
         rows.append(
             [
                 method, size, round(float(np.mean(own)), 2), round(float(np.std(networks)), 2),

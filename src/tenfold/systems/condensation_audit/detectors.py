@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from tenfold.data.images import LabelledImages
-from tenfold.systems.condensation_audit.calibration import scan_thresholds
+from tenfold.systems.condensation_audit.calibration import calibration_for
 from tenfold.systems.condensation_audit.ensembles import Ensemble
 from tenfold.systems.condensation_audit.feature_clusters import activation_clustering
 from tenfold.systems.condensation_audit.feature_spectra import spectral_signatures
@@ -50,15 +50,17 @@ def run_detectors(
     rows = spread_rows(clean.labels, min(_SCANNED, len(clean)))
     pixels, labels = clean.images[rows], clean.labels[rows]
     preprocessing, network = found.preprocessing, ensemble.networks[0]
+    calibration = calibration_for(found)
     features = ensemble.features(found.images)[0].cpu()
     inputs = (pixels[:_BLENDED].float() / 255) if trigger is None else trigger.stamp(pixels[:_BLENDED])
 
     def scan() -> Row:
-        made = scan_patches(ensemble, pixels, labels, preprocessing)
-        anomaly, score = scan_thresholds(found)
-        (cell, index), *_ = made.suspects(1)
-        alarm = index > anomaly and cell.score > score
-        return _row(alarm, index, [cell.target] if alarm else [], made.seconds)
+        made = scan_patches(
+            ensemble, pixels, labels, preprocessing, sizes=None if calibration.provisional else calibration.sizes
+        )
+        evidence = calibration.evidence_of(made)
+        named = [target for target, best in enumerate(evidence.max(0)) if best > calibration.threshold]
+        return _row(bool(named), float(evidence.max()), named, made.seconds)
 
     def cleanse() -> Row:
         made = neural_cleanse(network, pixels, preprocessing, seed=seed)

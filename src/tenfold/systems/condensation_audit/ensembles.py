@@ -244,8 +244,8 @@ def load_ensemble(factory: Factory, path: str | Path, device: torch.device | str
         position, _, name = key.partition(".")
         members.setdefault(int(position), {})[name] = value
     networks = []
-    for position in sorted(members):
+    for number in sorted(members):
         network = seeded_network(factory, 0, device)
-        load_strictly(network, members[position], path)
+        load_strictly(network, members[number], path)
         networks.append(network)
     return Ensemble(networks)

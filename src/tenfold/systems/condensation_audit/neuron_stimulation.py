@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -120,7 +121,7 @@ def stimulate_neurons(
     found.sort(key=lambda entry: -entry[3])
     # The best neurons of each class first: one class must not take all places.
     per_class: dict[int, int] = {}
-    chosen = []
+    chosen: list[tuple[_Point, int, int, float]] = []
     for entry in found:
         if per_class.get(entry[2], 0) < max(2, candidates // 3) and len(chosen) < candidates:
             chosen.append(entry)
@@ -185,7 +186,8 @@ def _points(network: nn.Module, images: Tensor) -> list[_Point]:
     points = [_Point("features", layer, layer.in_features, True)]
     for name, module in network.named_modules():
         if isinstance(module, nn.ReLU):
-            change, runs = _Change(), []
+            change = _Change()
+            runs: list[Any] = []
             point = _Point(name, module, 0, False)
 
             def counted(x: Tensor, change: _Change = change, runs: list[int] = runs) -> Tensor:

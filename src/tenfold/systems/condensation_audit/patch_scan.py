@@ -214,7 +214,7 @@ def scan_patches(
         scores[number] = final.max(0)[:count]
         cells.append(
             tuple(
-                Cell(target, *finalists[chosen[target]], float(final[chosen[target], target]))
+                _cell(target, finalists[chosen[target]], float(final[chosen[target], target]))
                 for target in range(count)
             )
         )
@@ -243,6 +243,11 @@ def spread_rows(labels: Tensor, count: int) -> Tensor:
 
 
 Trial = tuple[int, int, int, Colour]
+
+
+def _cell(target: int, trial: Trial, score: float) -> Cell:
+    size, row, column, colour = trial
+    return Cell(target, size, row, column, colour, score)
 
 
 class _Painter:

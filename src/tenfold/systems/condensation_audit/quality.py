@@ -91,7 +91,7 @@ def _train_in_steps(found: CondensedSet, factory: Factory, seed: int, device: to
         gradients = torch.autograd.grad(loss, parameters)
         with torch.no_grad():
             for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter -= rate * gradient
+                parameter.sub_(rate * gradient)
     return network
 
 

@@ -161,7 +161,7 @@ def settings_of(config: Config, method: str, images_per_class: int) -> dict[str,
     if not isinstance(found, dict):
         raise UserError(f"settings.{method} must be a table such as {{iterations: 200}}; got {found!r}")
     general = {name: value for name, value in found.items() if not str(name).isdigit()}
-    special = next((value for name, value in found.items() if str(name) == str(images_per_class)), {})
+    special: dict[str, Any] = next((value for name, value in found.items() if str(name) == str(images_per_class)), {})
     return {**general, **special}
 
 
