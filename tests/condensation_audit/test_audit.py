@@ -245,6 +245,7 @@ def test_sets_of_another_kind_get_the_provisional_thresholds(data, monkeypatch):
     monkeypatch.setattr(calibrations, "shipped_calibration", lambda: usual(classes=tuple("abcdefghij")))
     assert calibrations.calibration_for(found).provisional
     monkeypatch.setattr(calibrations, "shipped_calibration", usual)
+    assert not calibrations.calibration_for(found).provisional
     assert shipped_calibration().image_shape == (1, 14, 14)
 
 

@@ -242,11 +242,9 @@ def _options(data: str, root: str | None, resize: int | None, validation: int) -
     known = ImageOptions.__annotations__["name"].__args__
     if data not in known:
         raise UserError(f"there are no data {data!r}; there are: {', '.join(known)}")
-    size = {"image_size": resize} if data in ("folder", "imagenet") and resize else {}
-    return ImageOptions(
-        name=data,  # type: ignore[arg-type]
-        root=root, validation=validation, resize=None if size else resize, **size,
-    )  # fmt: skip
+    options: dict[str, Any] = {"name": data, "root": root, "validation": validation}
+    options["image_size" if data in ("folder", "imagenet") and resize else "resize"] = resize
+    return ImageOptions(**options)
 
 
 def quality(
