@@ -56,5 +56,37 @@ def steps() -> str:
     )
 
 
-PARTS = {"small": small, "steps": steps}
+def detection() -> str:
+    """How well the audit and the published defences tell poisoned sets from clean ones."""
+    results = json.loads((RESULTS / "condensation-audit-detection.json").read_text(encoding="utf-8"))
+    sets, seconds = results["sets"], results["cpu_seconds"]
+    alarm_free = {"spectral signatures", "STRIP on the set"}
+    rows = []
+    for name, found in results["methods"].items():
+        rule = name not in alarm_free
+        counts = ("false_alarms", "detected_noticeable", "right_class_noticeable", "detected_all")
+        cells = ["{} of {}".format(*found[count]) if rule else "no rule" for count in counts]
+        rows.append([name, f"{found['auroc_noticeable']:.3f}", f"{found['auroc_all']:.3f}", *cells])
+    power = ", ".join(f"{row['size']} x {row['size']}: {row['found']} of {row['sets']}" for row in results["power"])
+    published = ", ".join(f"{name} {value:.1f}" for name, value in results["defence_cpu_seconds"].items())
+    return "\n\n".join(
+        [
+            f"`python benchmarks/condensation_audit_detection.py`: {results['data']}. Thresholds from "
+            f"{sets['calibrate']} clean sets; rates on {sets['clean']} other clean and {sets['poisoned']} poisoned sets "
+            "(naive and doorping in legal pixels), whose strengths, sizes, places, colours and targets do not occur in "
+            f"the calibration. {sets['noticeable']} of them turn at least a quarter of the images (the rest are weak).",
+            table(
+                ["method", "AUROC, a quarter or more", "AUROC, all", "false alarms", "detected", "right class",
+                 "detected, all"],
+                rows,
+            ),
+            f"CPU seconds per set (median): train {seconds['train']:.1f}, scan {seconds['scan']:.1f}; {published}. "
+            f"Power on the calibration's own poisoned sets (a quarter or more): {power}. Given the trigger itself, STRIP "
+            f"tells triggered inputs with an AUROC of {results['strip_told_the_trigger_auroc']:.2f}. By class: clean sets "
+            "are driven to the same classes every time, so scores are compared with those of clean sets class by class.",
+        ]
+    )  # fmt: skip
+
+
+PARTS = {"small": small, "detection": detection, "steps": steps}
 """Parts of the room's README, by the name in the comment before them."""
