@@ -72,8 +72,8 @@ def detection() -> str:
     return "\n\n".join(
         [
             f"`python benchmarks/condensation_audit_detection.py`: {results['data']}. Thresholds from "
-            f"{sets['calibrate']} clean sets; rates on {sets['clean']} other clean and {sets['poisoned']} poisoned sets "
-            "(naive and doorping in legal pixels), whose strengths, sizes, places, colours and targets do not occur in "
+            f"{sets['calibrate']} clean sets; rates on {sets['clean']} other clean and {sets['poisoned']} poisoned "
+            "sets (naive and doorping in legal pixels), whose strengths, sizes, places, colours and targets do not occur in "
             f"the calibration. {sets['noticeable']} of them turn at least a quarter of the images (the rest are weak).",
             table(
                 ["method", "AUROC, a quarter or more", "AUROC, all", "false alarms", "detected", "right class",
@@ -81,9 +81,10 @@ def detection() -> str:
                 rows,
             ),
             f"CPU seconds per set (median): train {seconds['train']:.1f}, scan {seconds['scan']:.1f}; {published}. "
-            f"Power on the calibration's own poisoned sets (a quarter or more): {power}. Given the trigger itself, STRIP "
-            f"tells triggered inputs with an AUROC of {results['strip_told_the_trigger_auroc']:.2f}. By class: clean sets "
-            "are driven to the same classes every time, so scores are compared with those of clean sets class by class.",
+            f"Power on the calibration's own poisoned sets (a quarter or more): {power}. Given the trigger itself, "
+            f"STRIP tells triggered inputs with an AUROC of {results['strip_told_the_trigger_auroc']:.2f}. By class: "
+            "clean sets are driven to the same classes every time, so scores are compared with those of clean sets "
+            "class by class.",
         ]
     )  # fmt: skip
 
