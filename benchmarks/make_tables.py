@@ -10,42 +10,14 @@ import re
 import sys
 from pathlib import Path
 
-from tenfold.results import Claim, Results, load_results
+import condensation_tables
+from markdown_tables import claims_of, named_table, table
+from tenfold.results import load_results
 from tenfold.systems.relation_distillation.settings import PRESETS
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 SYSTEMS = ROOT / "src" / "tenfold" / "systems"
-
-
-def table(columns, rows):
-    """A Markdown table."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
-
-
-def verdict(claim: Claim) -> str:
-    """Whether a claim holds, and whether its interval settles that."""
-    if not claim.holds:
-        return "**does not hold**"
-    return "holds, not settled" if "do not settle" in claim.note else "holds"
-
-
-def claims_of(results: Results, digits: str = "+.2f") -> str:
-    """The claims of a run, and why those that do not hold do not."""
-    rows = [
-        [
-            claim.statement,
-            "-" if claim.value is None else f"{claim.value:{digits}}",
-            "-" if claim.interval is None else f"{claim.interval[0]:{digits}} .. {claim.interval[1]:{digits}}",
-            claim.target,
-            verdict(claim),
-        ]
-        for claim in results.claims
-    ]
-    notes = [f"- {claim.statement}: {claim.note}" for claim in results.claims if claim.note and not claim.holds]
-    made = table(["claim", "measured", "interval", "target", "verdict"], rows)
-    return "\n\n".join([made, *(["\n".join(notes)] if notes else [])])
 
 
 def boosted_exits_small() -> str:
@@ -93,13 +65,6 @@ def boosted_exits_serving() -> str:
             *results["earlyon"].get("notes", []),
         ]
     )
-
-
-def named_table(results: Results, id: str) -> str:
-    """A table of the results, by its id."""
-    found = next(table for table in results.tables if table.id == id)
-    rows = [["" if cell is None else cell for cell in row] for row in found.rows]
-    return "\n\n".join([f"{found.title}:", table(found.columns, rows), found.caption])
 
 
 def activation_uncertainty_small() -> str:
@@ -306,6 +271,7 @@ PAGES = {
         "pykeen": graph_fusion_pykeen,
         "scale": graph_fusion_scale,
     },
+    SYSTEMS / "condensation_audit" / "README.md": condensation_tables.PARTS,
     SYSTEMS / "boosted_exits" / "README.md": {"small": boosted_exits_small, "serving": boosted_exits_serving},
     SYSTEMS / "activation_uncertainty" / "README.md": {
         "small": activation_uncertainty_small,

@@ -47,3 +47,10 @@ def test_every_example_is_tested():
     here = Path(__file__).read_text(encoding="utf-8")
     for path in EXAMPLES.glob("*.py"):
         assert path.stem.endswith("_common") or f'"{path.stem}"' in here or f"{path.stem}" in sys.modules, path
+
+
+def test_the_audit_tells_a_poisoned_set_from_a_clean_one(example):
+    verdicts = example("audit_a_condensed_set")()
+    assert verdicts["clean"].verdict.startswith("clean")
+    assert verdicts["poisoned"].verdict == "backdoored"
+    assert verdicts["poisoned"].findings[0].confirmation.target == 3

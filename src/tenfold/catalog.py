@@ -67,6 +67,13 @@ SYSTEMS = (
         "Completion, arXiv 2207.01528, 2022",
         package="tenfold.systems.graph_fusion",
     ),
+    System(
+        id="condensation-audit",
+        alias="doorping",
+        summary="condenses data sets, and audits condensed sets and models trained on them for backdoors",
+        paper="Backdoor Attacks Against Dataset Distillation, NDSS 2023",
+        package="tenfold.systems.condensation_audit",
+    ),
 )
 
 

@@ -144,12 +144,12 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str | 
     module.load_state_dict(state)
 
 
-def read_torch_file(path: str | Path, *, allow: Sequence[type] = ()) -> Any:
+def read_torch_file(path: str | Path, *, allow: Sequence[Any] = ()) -> Any:
     """What ``torch.save`` wrote, on the CPU: tensors and plain values, and nothing that would have to be executed.
 
     Args:
         path: the file.
-        allow: further harmless types that it may hold.
+        allow: further harmless types or functions that it may name; a pair gives one the name that it has in the file.
 
     Raises:
         UserError: the file is missing or damaged, or holds anything else.

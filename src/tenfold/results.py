@@ -4,6 +4,9 @@ A claim's ``holds`` is computed from its value and its target when the claim is 
 file is read: a results file that says otherwise does not load.
 """
 
+import base64
+import binascii
+import io
 import json
 import math
 import operator
@@ -15,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from tenfold.errors import UserError
 
+PICTURE_BYTES = 4 * 2**20
+PICTURE_PIXELS = 2**24
 _COMPARISONS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt, "==": operator.eq}
 _TARGET = re.compile(r"(>=|<=|>|<|==)\s*(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)")
 
@@ -175,6 +180,56 @@ class Table(_Strict):
         return self
 
 
+class Picture(_Strict):
+    """A picture of the report page, small and whole in the results; ``tenfold.report.pictures`` makes them.
+
+    Attributes:
+        id: short name, unique within the run.
+        title: what it shows.
+        data: a PNG file in base64, of at most ``PICTURE_BYTES`` bytes and ``PICTURE_PIXELS`` pixels.
+        alt: what is to be seen, for those who do not see it.
+        caption: one or two sentences that say how to read it.
+    """
+
+    id: str
+    title: str
+    data: str
+    alt: str
+    caption: str = ""
+
+    @model_validator(mode="after")
+    def _is_a_png(self) -> "Picture":
+        if not self.alt.strip():
+            raise ValueError(f"picture {self.id!r}: alt does not say what is to be seen")
+        problem = _png_problem(self.data)
+        if problem:
+            raise ValueError(f"picture {self.id!r}: {problem}")
+        return self
+
+
+def _png_problem(data: str) -> str:
+    """What is wrong with a PNG in base64; nothing where it is empty."""
+    from PIL import Image
+
+    try:
+        content = base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError):
+        return "data is not base64"
+    if len(content) > PICTURE_BYTES:
+        return f"data has {len(content):,} bytes; at most {PICTURE_BYTES:,} go into a page"
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            width, height = image.size
+            if width * height > PICTURE_PIXELS:
+                return f"it has {width} x {height} pixels; at most {PICTURE_PIXELS:,} go into a page"
+            image.verify()  # the check sums of all parts, to the end mark
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            image.load()
+    except Exception:  # a damaged file can end the decoder anywhere
+        return "data is not a whole PNG file"
+    return ""
+
+
 class Results(_Strict):
     """What a run found: ``results.json``, the same for every system.
 
@@ -189,6 +244,7 @@ class Results(_Strict):
         environment: versions, device, threads, data.
         plots: what the report draws.
         tables: what the report tabulates.
+        pictures: what the report shows as it is, such as images of a set.
         notes: what a reader must know to judge the numbers.
     """
 
@@ -202,6 +258,7 @@ class Results(_Strict):
     environment: dict[str, str | int | float | None]
     plots: list[Plot] = []
     tables: list[Table] = []
+    pictures: list[Picture] = []
     notes: list[str] = []
 
     def to_json(self) -> str:

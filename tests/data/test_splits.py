@@ -35,3 +35,5 @@ def test_fashion_mnist_is_split_by_position():
     assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [7000, 1000, 2000]
     assert splits.train.classes[9] == "Ankle boot"
     assert any("not comparable" in note for note in splits.notes)
+    resized = load_splits("fashion-mnist", validation=1000, resize=32)
+    assert resized.image_shape == (1, 32, 32) and len(resized.notes) == 2

@@ -1,8 +1,10 @@
 """A run's results with everything that a page can show, texts that try to break out of it, and the pages of them."""
 
+import numpy as np
 import pytest
 
 from tenfold.report import IndexEntry, write_comparison, write_index, write_report
+from tenfold.report.pictures import image_grid, picture
 from tenfold.results import Cost, Plot, Results, Series, Table, claim
 
 HOSTILE = "</script><script>alert(1)</script> <b>& more</b> ' \""
@@ -49,6 +51,9 @@ def make(**changes):
                 rows=[["b", 10.0], ["c", None], ["a", 9.25], [HOSTILE, -1.5]],
             )
         ],
+        "pictures": [
+            picture("set", "A set", image_grid(np.zeros((2, 1, 4, 4), np.uint8)), alt=HOSTILE, caption=HOSTILE)
+        ],
         "notes": ["the size of the test set", HOSTILE],
     }  # fmt: skip
     return Results.model_validate(values | changes)
@@ -58,7 +63,7 @@ def make(**changes):
 def pages(tmp_path_factory):
     """A folder with ``report.html``, ``index.html``, ``comparison.html``, and ``bare.html`` of an empty run."""
     folder = tmp_path_factory.mktemp("pages")
-    bare = make(claims=[], plots=[], tables=[], notes=[], metrics={}, environment={})
+    bare = make(claims=[], plots=[], tables=[], pictures=[], notes=[], metrics={}, environment={})
     write_report(make(), folder / "report.html", title="A title " + HOSTILE)
     write_report(bare, folder / "bare.html")
     write_index([IndexEntry(make(), "run/report.html", "what it does " + HOSTILE)], folder / "index.html")

@@ -54,6 +54,7 @@ for (const step of [1, 2]) { head.click(); seen.columns.push(column()); }
 window.dispatchEvent(new Event("beforeprint"));
 seen.printed = [canvas.querySelector(".main-svg").getAttribute("width"), ...look()];
 window.dispatchEvent(new Event("afterprint"));
+seen.pictures = [...document.querySelectorAll("#pictures img")].map((image) => image.naturalWidth);
 seen.overflow = document.documentElement.scrollWidth - window.innerWidth;
 document.body.dataset.seen = JSON.stringify(seen);
 </script></body>"""
@@ -75,4 +76,5 @@ def test_buttons_toggle_series_change_the_theme_and_sort(pages, tmp_path):
     ]
     light = next(look for look in seen["themes"] if look[0] == "rgb(28, 34, 38)")
     assert seen["printed"] == ["640", *light]
+    assert seen["pictures"] == [80]  # decoded, in spite of the page's policy
     assert seen["overflow"] <= 0

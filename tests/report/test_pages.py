@@ -59,11 +59,13 @@ def test_a_report_tells_everything(read, hostile):
         "It gains", "1.988 points", "95 % interval 1 to 2.8", "Target ≥ −0.5", "Baseline joint", "not measured",
         "because", "Curve", "Exits", "Cloud", "A table", "of rows", "10.00", "9.25", "−1.50", "mean accuracy", "0.9123",
         "1 · –", "0 … 8 (9 values)", "only here", "29,594", "3.25 G", "100 MiB", "2.15.0", "20240101",
-        "the size of the test set",
+        "the size of the test set", "A set",
     ):  # fmt: skip
         assert expected in text
-    # title (twice), statement, note of the claim, legend, caption, table, environment, notes
-    assert text.count(" ".join(hostile.split())) == 9
+    # title (twice), statement, note of the claim, legend, captions (plot, picture), table, environment, notes
+    assert text.count(" ".join(hostile.split())) == 10
+    shown = read["report"].all("img", alt=hostile)
+    assert len(shown) == 1 and shown[0]["src"].startswith("data:image/png;base64,iVBOR")
     assert read["report"].all("td", title="0.91234567")
 
 
@@ -159,7 +161,7 @@ def test_an_axis_is_logarithmic_only_where_every_point_can_be_shown():
 
 def test_plots_without_points_are_drawn_empty(results_of, tmp_path):
     empty = [line(), line(series=[Series(name="a", x=[], y=[])]), line(series=[Series(name="a", x=[1.0], y=[None])])]
-    write_report(results_of(plots=empty), tmp_path / "report.html")
+    write_report(results_of(plots=empty, pictures=[]), tmp_path / "report.html")
     assert len(Reader((tmp_path / "report.html").read_text(encoding="utf-8")).all("figure")) == 3
 
 

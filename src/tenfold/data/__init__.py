@@ -20,10 +20,14 @@ from tenfold.data.images import (
     digits,
     find_data,
     images_from_arrays,
+    resize_images,
     split_indices,
 )
 from tenfold.data.inputs import read_images
 from tenfold.data.splits import Batches, ImageOptions, Splits, load_splits
+from tenfold.data.stl10 import load_stl10
+from tenfold.data.svhn import load_svhn
+from tenfold.data.tiny_imagenet import load_tiny_imagenet
 
 __all__ = [
     "FASHION_CLASSES",
@@ -52,6 +56,9 @@ __all__ = [
     "load_image_archive",
     "load_image_array",
     "load_splits",
+    "load_stl10",
+    "load_svhn",
+    "load_tiny_imagenet",
     "normalise",
     "random_crop",
     "random_flip",
@@ -59,5 +66,6 @@ __all__ = [
     "read_idx",
     "read_image",
     "read_images",
+    "resize_images",
     "split_indices",
 ]

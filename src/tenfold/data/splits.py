@@ -14,7 +14,17 @@ from tenfold.data.cifar import load_cifar
 from tenfold.data.emnist import load_emnist
 from tenfold.data.folder import ImageFiles, find_image_files, find_imagenet, imagenet_transforms
 from tenfold.data.idx import FASHION_CLASSES, has_idx, load_idx
-from tenfold.data.images import LabelledImages, channel_statistics, digits, find_data, split_indices
+from tenfold.data.images import (
+    LabelledImages,
+    channel_statistics,
+    digits,
+    find_data,
+    resize_images,
+    split_indices,
+)
+from tenfold.data.stl10 import load_stl10
+from tenfold.data.svhn import load_svhn
+from tenfold.data.tiny_imagenet import load_tiny_imagenet
 from tenfold.errors import UserError
 
 Batches = Iterable[tuple[Tensor, Tensor, Tensor]]
@@ -30,7 +40,11 @@ _STATISTICS = {
     "cifar10": ((0.4914, 0.4824, 0.4467), (0.2471, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
+    "tiny-imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
+
+_READERS = {"svhn": load_svhn, "stl10": load_stl10, "tiny-imagenet": load_tiny_imagenet}
 
 
 @dataclass
@@ -39,25 +53,27 @@ class ImageOptions:
 
     Attributes:
         name: ``digits`` (embedded), ``mnist``, ``fashion-mnist``, ``emnist-balanced`` (``-byclass``, ``-bymerge``,
-            ``-letters``, ``-digits``, ``-mnist``), ``cifar10``, ``cifar100``, ``imagenet``, or ``folder`` (any
-            class-per-folder tree).
+            ``-letters``, ``-digits``, ``-mnist``), ``cifar10``, ``cifar100``, ``svhn``, ``stl10``,
+            ``tiny-imagenet`` (its file of tensors), ``imagenet``, or ``folder`` (any class-per-folder tree).
         root: folder of the data; ``TENFOLD_DATA`` where null.
         validation: images taken from the training split to choose epochs and thresholds.
         augment: what training images go through: ``none``, ``flip``, ``crop-flip`` (4 pixels of padding), ``imagenet``.
         augment_validation: augment validation images, too, as the official loader does.
         image_size: side to which the images of ``folder`` and ``imagenet`` are brought.
+        resize: side to which images that are held in memory are brought, by a bilinear filter; as they are where null.
         workers: processes that decode image files.
     """
 
     name: Literal[
         "digits", "mnist", "fashion-mnist", "emnist-balanced", "emnist-byclass", "emnist-bymerge", "emnist-letters",
-        "emnist-digits", "emnist-mnist", "cifar10", "cifar100", "imagenet", "folder",
+        "emnist-digits", "emnist-mnist", "cifar10", "cifar100", "svhn", "stl10", "tiny-imagenet", "imagenet", "folder",
     ] = "digits"  # fmt: skip
     root: str | None = None
     validation: int = 300
     augment: Literal["none", "flip", "crop-flip", "imagenet"] = "none"
     augment_validation: bool = False
     image_size: int = 224
+    resize: int | None = None
     workers: int = 0
 
 
@@ -147,6 +163,7 @@ def load_splits(
     augment: str = "none",
     image_size: int = 224,
     augment_validation: bool = False,
+    resize: int | None = None,
     workers: int = 0,
 ) -> Splits:
     """Read a data set and split it.
@@ -159,6 +176,7 @@ def load_splits(
         augment: ``none``, ``flip``, ``crop-flip`` or ``imagenet``.
         image_size: side of the images of ``imagenet`` and ``folder``.
         augment_validation: see :class:`Splits`.
+        resize: see :class:`ImageOptions`.
         workers: processes that decode image files.
 
     Raises:
@@ -167,9 +185,15 @@ def load_splits(
     files = name in ("imagenet", "folder")
     if files != (augment == "imagenet") and augment != "none":
         raise UserError(f"data.augment {augment!r} does not fit data.name {name!r}")
+    if files and resize is not None:
+        raise UserError(f"data.resize is for images in memory; the side of those of {name!r} is data.image_size")
     if files:
         return _split_files(name, root, validation, augment, image_size, augment_validation, workers)
     train, test, notes = _read_images(name, root, validation)
+    if resize is not None and train.image_shape[1:] != (resize, resize):
+        height, width = train.image_shape[1:]
+        notes.append(f"The images were brought from {height} x {width} to {resize} x {resize} pixels.")
+        train, test = resize_images(train, resize), resize_images(test, resize)
     if validation >= len(train):
         raise UserError(f"data.validation {validation} leaves none of the {len(train)} training images of {name}")
     rest, chosen = split_indices(len(train), [len(train) - validation, validation])
@@ -200,6 +224,8 @@ def _read_images(name: str, root: str | None, validation: int) -> tuple[Labelled
     if name in ("cifar10", "cifar100"):
         load = partial(load_cifar, root, classes=int(name.removeprefix("cifar")))
         return load("train"), load("test"), []
+    if name in _READERS:
+        return _READERS[name](root, "train"), _READERS[name](root, "test"), []
     if name.startswith("emnist-"):
         split = name.removeprefix("emnist-")
         return load_emnist(root, split, "train"), load_emnist(root, split, "test"), []

@@ -1,0 +1,378 @@
+"""How well the audit tells poisoned condensed sets from clean ones, beside the published defences on the same sets.
+
+    python benchmarks/condensation_audit_detection.py make --work DIR [--part I/N]     # sets, networks, all defences
+    python benchmarks/condensation_audit_detection.py report --work DIR [--store FILE] # rates, AUROC, calibration
+
+Fashion-MNIST's file t10k (TENFOLD_DATA), averaged to 14 x 14, split by position: 7000 images to condense, 1000 for the
+audit, 2000 to measure success. Each set: distribution matching, 10 images a class, of another random 4000 of the 7000.
+Three groups: ``calibrate`` (clean, and poisoned ones for the power), ``clean`` and ``poisoned`` to measure on, whose
+strengths, sizes, places, colours and targets do not occur in the first. One JSON line a set: a stopped run goes on.
+"""
+
+import argparse
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+from torch.nn import functional
+
+from tenfold.data.idx import FASHION_CLASSES, load_idx
+from tenfold.data.images import LabelledImages
+from tenfold.seeds import derived_seed
+from tenfold.systems.condensation_audit.attack_metrics import attack_success
+from tenfold.systems.condensation_audit.calibration import NOTICEABLE, class_evidence, from_lines
+from tenfold.systems.condensation_audit.condensing import condense
+from tenfold.systems.condensation_audit.doorping import Doorping
+from tenfold.systems.condensation_audit.ensembles import Ensemble, train_together
+from tenfold.systems.condensation_audit.feature_clusters import activation_clustering
+from tenfold.systems.condensation_audit.feature_spectra import spectral_signatures
+from tenfold.systems.condensation_audit.input_blending import blend_entropies, strip
+from tenfold.systems.condensation_audit.mask_inversion import neural_cleanse
+from tenfold.systems.condensation_audit.naive_attack import NaiveAttack
+from tenfold.systems.condensation_audit.networks import factory_of
+from tenfold.systems.condensation_audit.patch_scan import provisional_evidence, scan_patches, spread_rows
+from tenfold.systems.condensation_audit.real_images import RealData, real_data
+from tenfold.systems.condensation_audit.sets import CondensedSet, Preprocessing, TrainingRecipe
+from tenfold.systems.condensation_audit.triggers import Trigger, random_patch, white_patch
+
+SHAPE = (1, 14, 14)
+NETWORK: dict[str, Any] = {"width": 16, "depth": 2}
+RECIPE = TrainingRecipe("convnet", NETWORK, epochs=200, learning_rate=0.02, batch_size=256)
+NETWORKS = 3
+SCAN_IMAGES = 300
+
+
+@dataclass(frozen=True)
+class Case:
+    """One set: its group, and how it is poisoned."""
+
+    id: str
+    group: str
+    seed: int
+    attack: str = "none"
+    portion: float = 0.0
+    size: int = 0
+    place: tuple[int, int] = (0, 0)
+    target: int = -1
+    colour: str = ""
+
+
+def cases() -> list[Case]:
+    """All sets, in an order that mixes the groups, so that any part of the work says something about each."""
+    # Places, targets, portions and sizes of the two lists do not overlap.
+    known = [
+        Case(f"k{n:02}", "power", 3000 + n, "naive", portion, size, place, target, "white")
+        for n, (portion, size, place, target) in enumerate(
+            (portion, size, place, target)
+            for (place, target) in (((11, 11), 1), ((1, 1), 6), ((11, 1), 8))
+            for (portion, size) in ((0.03, 2), (0.05, 2), (0.1, 2), (0.05, 3))
+        )
+    ]
+    new_places = ((9, 10), (2, 8), (6, 3), (10, 5), (3, 10))
+    new_targets = (2, 3, 4, 5, 7, 9, 0)
+    naive = [
+        Case(
+            f"n{n:02}", "poisoned", 4000 + n, "naive", portion, size, new_places[n % 5], new_targets[n % 7],
+            ("white", "random")[n % 2],
+        )
+        for n, (portion, size) in enumerate(
+            (portion, size) for portion in (0.02, 0.07, 0.15) for size in (2, 2, 3, 4)
+        )
+    ]  # fmt: skip
+    doorping = [
+        Case(
+            f"d{n:02}", "poisoned", 5000 + n, "doorping", portion, size, new_places[(n + 2) % 5],
+            new_targets[(n + 3) % 7], "updated",
+        )
+        for n, (portion, size) in enumerate((portion, size) for portion in (0.07, 0.15) for size in (2, 2, 3, 4))
+    ]  # fmt: skip
+    clean = [Case(f"c{n:02}", "clean", 2000 + n) for n in range(20)]
+    calibration = [Case(f"b{n:02}", "calibrate", 1000 + n) for n in range(30)]
+    groups = [calibration, clean, naive + doorping, known]
+    order = sorted(((n + 0.5) / len(group), case.id, case) for group in groups for n, case in enumerate(group))
+    return [case for _, _, case in order]
+
+
+def load(root: str | None) -> tuple[LabelledImages, LabelledImages, LabelledImages]:
+    """To condense, for the audit, to measure on."""
+    data = load_idx(root, "test", classes=FASHION_CLASSES)
+    pixels = functional.avg_pool2d(data.images.float(), 2).round().to(torch.uint8)
+    data = LabelledImages(pixels, data.labels, data.classes)
+    return data.subset(slice(0, 7000)), data.subset(slice(7000, 8000)), data.subset(slice(8000, 10000))
+
+
+def attack_of(case: Case) -> NaiveAttack | Doorping | None:
+    """The attack of a case, in its physically valid form."""
+    if case.attack == "none":
+        return None
+    make = white_patch if case.colour == "white" else random_patch
+    options = {} if case.colour == "white" else {"seed": case.seed}
+    trigger = make(SHAPE, case.size, *case.place, **options)
+    if case.attack == "naive":
+        return NaiveAttack(case.portion, case.target, trigger=trigger)
+    return Doorping(case.portion, case.target, trigger=trigger, clamp="uint8", steps=300)
+
+
+def make_set(case: Case, train: LabelledImages) -> tuple[CondensedSet, Trigger | None]:
+    """Condense one set."""
+    rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(case.seed))[:4000].sort().values
+    data: RealData = real_data(train.subset(rows), name="fashion-mnist-14", mean=(0.2861,), std=(0.3530,))
+    attack = attack_of(case)
+    condensed = condense(
+        data, "dm", 10, "convnet", network_arguments=NETWORK, recipe=RECIPE, attack=attack, seed=case.seed,
+        iterations=200, image_rate=10.0, real_batch=64, strategy="",
+    )  # fmt: skip
+    return condensed, None if attack is None else attack.trigger.valid()
+
+
+def factory() -> Any:
+    return factory_of("convnet", image_shape=SHAPE, num_classes=10, **NETWORK)
+
+
+def train_networks(condensed: CondensedSet, seed: int) -> Ensemble:
+    seeds = [derived_seed(seed, 77, k) for k in range(NETWORKS)]
+    return train_together(factory(), condensed.images, condensed.labels, RECIPE, seeds=seeds)
+
+
+def make(work: Path, root: str | None, part: tuple[int, int]) -> None:
+    """Sets, networks and scans that are not there yet."""
+    train, audit, test = load(root)
+    rows = spread_rows(audit.labels, SCAN_IMAGES)
+    scan_pixels, scan_labels = audit.images[rows], audit.labels[rows]
+    done = {line["id"] for line in read_lines(work, "scan-*.jsonl")}
+    for case in cases()[part[0] :: part[1]]:
+        if case.id in done:
+            continue
+        seconds = {"condense": time.process_time()}
+        condensed, trigger = make_set(case, train)
+        seconds["train"] = time.process_time()
+        ensemble = train_networks(condensed, case.seed)
+        seconds["scan"] = time.process_time()
+        scan = scan_patches(ensemble, scan_pixels, scan_labels, condensed.preprocessing)
+        seconds["end"] = time.process_time()
+        line = asdict(case) | {
+            "accuracy": ensemble.accuracy(condensed.preprocessing.normalise(test.images), test.labels).mean().item(),
+            "sizes": scan.sizes,
+            "scores": scan.scores.round(5).tolist(),
+            "anomalies": scan.anomalies.round(4).tolist(),
+            "suspects": [asdict(cell) | {"anomaly": value} for cell, value in scan.suspects(2)],
+            "seconds": {
+                "condense": seconds["train"] - seconds["condense"], "train": seconds["scan"] - seconds["train"],
+                "scan": seconds["end"] - seconds["scan"],
+            },
+        }  # fmt: skip
+        if trigger is not None:
+            images = condensed.preprocessing.normalise(trigger.stamp_valid(test.images))
+            line["asr_valid"] = attack_success(ensemble.predict(images), test.labels, case.target).mean().item()
+        if case.group in ("clean", "poisoned"):
+            line |= defend(condensed, ensemble, trigger, scan_pixels, scan_labels, test)
+        save(work, case.id, condensed, ensemble, trigger)
+        append(work / f"scan-{part[0]}.jsonl", line)
+        print(case.id, f"{line['accuracy']:.3f}", line.get("asr_valid"), scan.anomaly, scan.score, flush=True)
+
+
+def defend(
+    condensed: CondensedSet,
+    ensemble: Ensemble,
+    trigger: Trigger | None,
+    pixels: Tensor,
+    labels: Tensor,
+    test: LabelledImages,
+) -> dict[str, Any]:
+    """The published defences on the same set: one number each that is larger for a poisoned set, alarm, classes."""
+    network, normalise = ensemble.networks[0], condensed.preprocessing.normalise
+    started = time.process_time()
+    cleanse = neural_cleanse(network, pixels, condensed.preprocessing, epochs=40, batch_size=16)
+    seconds = {"neural cleanse": time.process_time() - started}
+    features = ensemble.features(condensed.images)[0]
+    started = time.process_time()
+    clusters = activation_clustering(features, condensed.hard_labels, fewest=4)
+    seconds["activation clustering"] = time.process_time() - started
+    started = time.process_time()
+    spectrum = spectral_signatures(features, condensed.hard_labels, fewest=4)
+    seconds["spectral signatures"] = time.process_time() - started
+    started = time.process_time()
+    clean = normalise(pixels)
+    own = strip(network, condensed.images, clean)
+    seconds["STRIP"] = time.process_time() - started
+    found: dict[str, Any] = {
+        "neural cleanse": {"score": finite(cleanse.score), "classes": cleanse.flagged},
+        "activation clustering": {"score": clusters.score, "classes": clusters.flagged},
+        "spectral signatures": {"score": spectrum.score, "ratios": spectrum.ratios},
+        "STRIP on the set": {"score": own.score},
+    }
+    if trigger is not None:
+        # Told the trigger, which an auditor is not: does STRIP tell triggered inputs from clean ones?
+        inputs = test.images[:200]
+        entropies = [
+            blend_entropies(network, normalise(images), clean).neg().tolist()
+            for images in (trigger.stamp_valid(inputs), inputs)
+        ]
+        found["STRIP on inputs"] = {"auroc": float(roc_auc_score([1] * 200 + [0] * 200, entropies[0] + entropies[1]))}
+    return {"defences": found, "defence_seconds": seconds}
+
+
+def finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def save(work: Path, name: str, condensed: CondensedSet, ensemble: Ensemble, trigger: Trigger | None) -> None:
+    tensors = {"images": condensed.images, "labels": condensed.labels}
+    for k, network in enumerate(ensemble.networks):
+        tensors |= {f"{k}.{key}": value.contiguous() for key, value in network.state_dict().items()}
+    if trigger is not None:
+        tensors |= {"mask": trigger.mask, "pattern": trigger.pattern.contiguous()}
+    save_file(tensors, work / f"{name}.safetensors")
+
+
+def load_saved(work: Path, name: str) -> tuple[CondensedSet, Ensemble, Trigger | None]:
+    tensors = load_file(work / f"{name}.safetensors")
+    networks = []
+    for k in range(NETWORKS):
+        network = factory()()
+        network.load_state_dict(
+            {key.split(".", 1)[1]: value for key, value in tensors.items() if key.startswith(f"{k}.")}
+        )
+        networks.append(network)
+    condensed = CondensedSet(
+        tensors["images"], tensors["labels"], FASHION_CLASSES, Preprocessing((0.2861,), (0.3530,), SHAPE), RECIPE, "dm"
+    )
+    trigger = Trigger(tensors["mask"], tensors["pattern"]) if "mask" in tensors else None
+    return condensed, Ensemble(networks), trigger
+
+
+def read_lines(work: Path, pattern: str) -> list[dict[str, Any]]:
+    lines = []
+    for path in sorted(work.glob(pattern)):
+        for text in path.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:  # the line that a stopped run was writing
+                continue
+    return lines
+
+
+def append(path: Path, line: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def report(work: Path, out: Path, store: Path | None) -> None:
+    """Rates on the sets that calibrated nothing; the calibration itself, where asked for."""
+    lines = {line["id"]: line for line in read_lines(work, "scan-*.jsonl")}
+    groups = {
+        group: [line for line in lines.values() if line["group"] == group]
+        for group in ("calibrate", "power", "clean", "poisoned")
+    }
+    calibration = from_lines(
+        [*groups["calibrate"], *({**line, "asr": line["asr_valid"]} for line in groups["power"])],
+        image_shape=SHAPE, images_per_class=10.0, method="dm", networks=NETWORKS, classes=FASHION_CLASSES,
+        sizes=tuple(groups["calibrate"][0]["sizes"]), data="Fashion-MNIST at 14 x 14",
+    )  # fmt: skip
+    if store is not None:
+        store.write_text(calibration.to_json(), encoding="utf-8")
+    null = np.asarray([line["scores"] for line in groups["calibrate"]])
+    for line in lines.values():
+        scores = np.asarray(line["scores"])
+        by_class, rule = class_evidence(scores, null), provisional_evidence(scores)
+        line["methods"] = {
+            "patch scan, by class": judged(by_class, calibration.threshold, line),
+            "patch scan, calibrated rule": judged(rule, calibration.rule_threshold, line),
+            "patch scan, provisional rule": judged(rule, 1.0, line),
+        }
+        for name, found in line.get("defences", {}).items():
+            if "score" in found:
+                flagged = found.get("classes", [])
+                line["methods"][name] = {
+                    "score": found["score"], "alarm": bool(flagged), "right": line["target"] in flagged
+                }  # fmt: skip
+    clean, poisoned = groups["clean"], groups["poisoned"]
+    strong = [line for line in poisoned if line["asr_valid"] >= NOTICEABLE]
+    methods = {
+        name: {
+            "auroc_noticeable": auroc(name, clean, strong),
+            "auroc_all": auroc(name, clean, poisoned),
+            "false_alarms": rate(name, clean, "alarm"),
+            "detected_noticeable": rate(name, strong, "alarm"),
+            "right_class_noticeable": rate(name, strong, "right"),
+            "detected_all": rate(name, poisoned, "alarm"),
+        }
+        for name in clean[0]["methods"]
+    }
+    told = [line["defences"]["STRIP on inputs"]["auroc"] for line in strong]
+    seconds = [line["seconds"] for line in lines.values()]
+    results = {
+        "data": "Fashion-MNIST, file t10k, 14 x 14; DM, 10 images per class; 3 networks, 300 clean images a scan",
+        "sets": {group: len(found) for group, found in groups.items()} | {"noticeable": len(strong)},
+        "threshold": calibration.threshold,
+        "rule_threshold": calibration.rule_threshold,
+        "power": [asdict(power) for power in calibration.power],
+        "methods": methods,
+        "strip_told_the_trigger_auroc": float(np.mean(told)) if told else None,
+        "accuracy": {g: float(np.mean([line["accuracy"] for line in f])) for g, f in groups.items() if f},
+        "cpu_seconds": {
+            name: float(np.median([taken[name] for taken in seconds])) for name in ("condense", "train", "scan")
+        },
+        "defence_cpu_seconds": {
+            name: float(np.median([line["defence_seconds"][name] for line in clean]))
+            for name in clean[0]["defence_seconds"]
+        },
+        "rows": [
+            {key: line[key] for key in ("id", "group", "attack", "portion", "size", "place", "target", "colour")}
+            | {"asr_valid": line.get("asr_valid"), "methods": line["methods"]}
+            for line in sorted(lines.values(), key=lambda line: line["id"])
+        ],
+    }  # fmt: skip
+    out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps({key: value for key, value in results.items() if key != "rows"}, indent=1))
+
+
+def judged(evidence: np.ndarray, threshold: float, line: dict[str, Any]) -> dict[str, Any]:
+    alarm = float(evidence.max()) > threshold
+    right = int(evidence.max(0).argmax()) == line["target"]
+    return {"score": float(evidence.max()), "alarm": alarm, "right": alarm and right}
+
+
+def auroc(name: str, clean: list[dict[str, Any]], poisoned: list[dict[str, Any]]) -> float | None:
+    if not poisoned:
+        return None
+    scores = [line["methods"][name]["score"] for line in (*clean, *poisoned)]
+    lowest = min((score for score in scores if score is not None), default=0.0)
+    filled = [lowest if score is None else score for score in scores]
+    return float(roc_auc_score([0] * len(clean) + [1] * len(poisoned), filled))
+
+
+def rate(name: str, lines: list[dict[str, Any]], key: str) -> list[int]:
+    """How many, of how many."""
+    return [sum(line["methods"][name][key] for line in lines), len(lines)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=["make", "report"])
+    parser.add_argument("--work", type=Path, required=True, help="folder of the sets")
+    parser.add_argument("--root", default=None, help="folder of Fashion-MNIST; TENFOLD_DATA where not given")
+    parser.add_argument("--part", default="0/1", help="I/N: every N-th set, from the I-th")
+    results = Path(__file__).parent / "results" / "condensation-audit-detection.json"
+    parser.add_argument("--out", type=Path, default=results, help="file of the results")
+    parser.add_argument("--store", type=Path, default=None, help="write the calibration there, too")
+    options = parser.parse_args()
+    if options.stage == "report":
+        report(options.work, options.out, options.store)
+        return
+    torch.set_num_threads(1)
+    options.work.mkdir(parents=True, exist_ok=True)
+    first, of = map(int, options.part.split("/"))
+    make(options.work, options.root, (first, of))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,427 @@
+"""What an audit found: the verdict, its reasons and limits, as data, as results of a run, and as a page."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+import tenfold
+from tenfold.data.images import LabelledImages
+from tenfold.report.pictures import image_grid, picture
+from tenfold.results import Cost, Picture, Plot, Results, Series, Table, claim
+from tenfold.run import environment, peak_process_memory_mb
+from tenfold.systems.condensation_audit.attack_metrics import ADVERSARIAL_CONTROL, AttackOutcome
+from tenfold.systems.condensation_audit.confirmation import Confirmation
+from tenfold.systems.condensation_audit.patch_scan import PatchScan
+from tenfold.systems.condensation_audit.repair import Attribution, RepairOutcome
+from tenfold.systems.condensation_audit.sets import CondensedSet
+
+Verdict = Literal["clean (as far as tested)", "suspicious", "backdoored", "not assessable"]
+
+EXIT_CODES: dict[str, int] = {
+    "clean (as far as tested)": 0,
+    "suspicious": 10,
+    "backdoored": 11,
+    "not assessable": 12,
+}
+"""Of the command line: none of those that a stopped run (1) and wrong input (2) have."""
+
+NOT_TESTED = (
+    "triggers that cover the whole image: blended or additive patterns, warping, filters",
+    "patches larger than those scanned, in several parts, or that only work in several colours at once",
+    "triggers that act on images of one class only, and attacks that turn every class into another",
+    "clean-label attacks, and weaknesses that only other architectures would show",
+    "pixels outside the range of an image file: the range guard stops these, and the scan reports them apart",
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A class that the scan suspects.
+
+    Attributes:
+        evidence: of the scan.
+        flagged: whether it exceeds the threshold.
+        confirmation: what its patch does to other images.
+    """
+
+    evidence: float
+    flagged: bool
+    confirmation: Confirmation
+
+
+@dataclass(frozen=True)
+class DefenceRow:
+    """What a published defence says.
+
+    Attributes:
+        name: of the defence.
+        score: its statistic; infinite or NaN where it has none.
+        threshold: of the statistic, if it has one.
+        classes: that it flags.
+        seconds: wall-clock time.
+        note: what limits it.
+    """
+
+    name: str
+    score: float
+    threshold: float | None
+    classes: list[int]
+    seconds: float
+    note: str = ""
+
+
+@dataclass
+class AuditReport:
+    """The audit of a set or a model.
+
+    Attributes:
+        subject: ``set`` or ``model``.
+        classes: names of the classes.
+        image_shape: ``(channels, height, width)``.
+        verdict: what was found.
+        reason: why, in a sentence.
+        threshold: of the evidence.
+        evidence: the strongest, in the calibration's terms.
+        calibration: where the threshold comes from.
+        power: what would have been found.
+        accuracies: clean accuracy of each network, on the judging half.
+        clean_images: that were given.
+        scan: the patch scan.
+        unrealisable: a coarse scan with colours that no file holds.
+        findings: suspects, strongest first.
+        suspected: the user's suspected trigger, measured.
+        defences: published ones.
+        attribution: what each image of the suspect class contributes.
+        repairs: measured.
+        weak: whether there were too few clean images.
+        notes: what a reader must know.
+        networks: that were trained.
+        parameters: of one network.
+        seed: of the audit.
+        device: where it ran.
+        seconds: wall-clock time.
+        pictures: evidence.
+    """
+
+    subject: str
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    verdict: Verdict
+    reason: str
+    threshold: float
+    evidence: float
+    calibration: str
+    power: str
+    accuracies: list[float]
+    clean_images: int
+    scan: PatchScan
+    unrealisable: PatchScan
+    findings: list[Finding] = field(default_factory=list)
+    suspected: AttackOutcome | None = None
+    defences: list[DefenceRow] = field(default_factory=list)
+    attribution: Attribution | None = None
+    repairs: list[RepairOutcome] = field(default_factory=list)
+    weak: bool = False
+    notes: list[str] = field(default_factory=list)
+    networks: int = 0
+    parameters: int = 0
+    seed: int = 0
+    device: str = "cpu"
+    seconds: float = 0.0
+    pictures: list[Picture] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        """0 clean, 10 suspicious, 11 backdoored, 12 not assessable."""
+        return EXIT_CODES[self.verdict]
+
+    @property
+    def leading(self) -> Finding | None:
+        """The finding that the verdict is about."""
+        confirmed = [f for f in self.findings if f.confirmation.holds and f.flagged]
+        return next(iter(confirmed + [f for f in self.findings if f.flagged]), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON: everything but maps and pictures."""
+        return {
+            "verdict": self.verdict,
+            "exit_code": self.exit_code,
+            "reason": self.reason,
+            "subject": self.subject,
+            "accuracy": float(np.mean(self.accuracies)),
+            "clean_images": self.clean_images,
+            "evidence": self.evidence,
+            "threshold": self.threshold,
+            "calibration": self.calibration,
+            "power": self.power,
+            "not_tested": list(NOT_TESTED),
+            "findings": [_finding(f, self.classes) for f in self.findings],
+            "suspected": None if self.suspected is None else self.suspected.to_dict(),
+            "scan": {
+                "sizes": list(self.scan.sizes),
+                "scores": self.scan.scores.round(4).tolist(),
+                "anomalies": self.scan.anomalies.round(3).tolist(),
+                "evaluations": self.scan.evaluations,
+                "seconds": round(self.scan.seconds, 3),
+                **self.scan.settings,
+            },
+            "unrealisable": _unrealisable(self),
+            "defences": [
+                asdict(row) | {"score": _finite(row.score), "seconds": round(row.seconds, 3)} for row in self.defences
+            ],
+            "attribution": None if self.attribution is None else asdict(self.attribution),
+            "repairs": [asdict(row) for row in self.repairs],
+            "notes": self.notes,
+            "seconds": round(self.seconds, 2),
+        }
+
+    def add_pictures(self, judge: LabelledImages, found: CondensedSet | None) -> None:
+        """Draw the evidence: images with the leading patch, and the images of the set that carry it."""
+        finding = self.leading or next(iter(self.findings), None)
+        if finding is None:
+            return
+        confirmation = finding.confirmation
+        name = self.classes[confirmation.target]
+        others = judge.images[judge.labels != confirmation.target]
+        chosen = others[torch.linspace(0, len(others) - 1, min(8, len(others))).long()]
+        rows = torch.cat([chosen, confirmation.trigger.stamp_valid(chosen)])
+        grid = image_grid(rows, columns=len(chosen), row_names=["clean", "with the patch"])
+        self.pictures.append(
+            picture(
+                "patch", f"The patch that drives {name}", grid, alt=f"Clean images, and the same with the patch at row "
+                f"{confirmation.cell.row}, column {confirmation.cell.column}",
+                caption=f"It turns {100 * confirmation.success:.0f} % of the images of other classes into {name}.",
+            )
+        )  # fmt: skip
+        if found is not None:
+            own = (found.hard_labels == confirmation.target).nonzero().flatten()[:20]
+            crops = found.pixels[own].clamp(0, 1)
+            names = [str(k) for k in own.tolist()] if len(own) <= 10 else []
+            self.pictures.append(
+                picture(
+                    "class", f"The set's images of {name}", image_grid(crops, columns=min(10, len(own)),
+                    column_names=names), alt=f"Synthetic images labelled {name}",
+                    caption="Above each its number in the set, as the table of contributions has it.",
+                )
+            )  # fmt: skip
+
+    def to_results(self) -> Results:
+        """The report as a run's results, for ``tenfold.report.write_report``."""
+        rate = ADVERSARIAL_CONTROL
+        return Results(
+            system="condensation-audit",
+            preset="audit",
+            seed=self.seed,
+            version=tenfold.__version__,
+            claims=[
+                claim(
+                    "no-patch",
+                    f"no small patch drives a class of the {self.subject} more than it drives clean ones",
+                    value=self.evidence,
+                    target=f"<= {self.threshold:.6f}",
+                    unit="evidence",
+                    baseline="sets known to be clean",
+                    note=f"Verdict: {self.verdict}. {self.reason}",
+                )
+            ],
+            metrics={
+                "audit": {
+                    "accuracy": float(np.mean(self.accuracies)),
+                    "evidence": self.evidence,
+                    "threshold": self.threshold,
+                    "exit code": self.exit_code,
+                }
+            },
+            cost=Cost(params=self.parameters, flops=0.0, seconds=self.seconds, peak_memory_mb=peak_process_memory_mb()),
+            environment=environment(self.device),
+            plots=[_score_plot(self)],
+            tables=_tables(self),
+            pictures=self.pictures,
+            notes=[
+                f"Verdict: {self.verdict}. {self.reason}",
+                self.calibration,
+                self.power,
+                *self.notes,
+                "Not tested: " + "; ".join(NOT_TESTED) + ".",
+                f"A patch that clean networks obey on more than {100 * rate:.0f} % of the images is called an "
+                "adversarial patch, not a backdoor.",
+                "The operations of one input are not counted by an audit.",
+            ],
+        )
+
+
+def decide(report: AuditReport, chance: float) -> None:
+    """Set the verdict and its reason.
+
+    Args:
+        report: with its findings.
+        chance: accuracy of guessing.
+    """
+    accuracy = float(np.mean(report.accuracies))
+    flagged = [finding for finding in report.findings if finding.flagged]
+    confirmed = [finding for finding in flagged if finding.confirmation.holds]
+    outcome = report.suspected
+    if accuracy < 1.5 * chance:
+        report.verdict = "not assessable"
+        report.reason = (
+            f"Networks reach {accuracy:.3f} on clean images, hardly more than chance: there is nothing to attack."
+        )
+    elif confirmed and not report.weak:
+        report.verdict, report.reason = "backdoored", _sentence(confirmed[0], report.classes)
+    elif outcome is not None and outcome.kind == "backdoor" and not report.weak:
+        report.verdict = "backdoored"
+        report.reason = (
+            f"The suspected trigger, with valid pixels, turns {np.mean(outcome.asr_valid):.2f} of the images, on "
+            f"control networks {np.mean(outcome.control_valid):.2f}."
+        )
+    elif flagged:
+        report.verdict, report.reason = "suspicious", _sentence(flagged[0], report.classes)
+    elif report.clean_images == 0:
+        report.verdict, report.reason = (
+            "not assessable",
+            "Nothing was found, but there were no clean images to find it with.",
+        )
+    else:
+        report.verdict = "clean (as far as tested)"
+        report.reason = (
+            f"The strongest evidence of a patch is {report.evidence:.2f}; the threshold is {report.threshold:.2f}."
+        )
+
+
+def _sentence(finding: Finding, classes: tuple[str, ...]) -> str:
+    found = finding.confirmation
+    cell, low, high = found.cell, *found.interval
+    word = {"not controlled": "patch"}.get(found.kind, found.kind if found.kind != "no effect" else "patch")
+    control = "; there is no control" if found.control is None else f"; on control networks {found.control:.2f}"
+    return (
+        f"A {cell.size} x {cell.size} patch at row {cell.row}, column {cell.column} turns {found.success:.2f} "
+        f"({low:.2f} to {high:.2f}) of {found.images} images into {classes[found.target]!r}{control}: {word}."
+    )
+
+
+def _finding(finding: Finding, classes: tuple[str, ...]) -> dict[str, Any]:
+    found = finding.confirmation
+    return {
+        "class": classes[found.target],
+        "evidence": finding.evidence,
+        "flagged": finding.flagged,
+        "cell": asdict(found.cell),
+        "anomaly": found.anomaly,
+        "success": found.success,
+        "interval": list(found.interval),
+        "plain_success": found.plain,
+        "control": found.control,
+        "effect": found.effect,
+        "kind": found.kind,
+        "mcnemar": list(found.mcnemar),
+        "trigger": found.trigger.describe(),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _unrealisable(report: AuditReport) -> dict[str, Any]:
+    cell, anomaly = report.unrealisable.suspects(1)[0]
+    return {"class": report.classes[cell.target], "score": cell.score, "anomaly": anomaly, "colour": list(cell.colour)}
+
+
+def _score_plot(report: AuditReport) -> Plot:
+    scan = report.scan
+    return Plot(
+        id="scores",
+        title="What the best patch does, by class",
+        kind="bar",
+        x_label="class",
+        y_label="share of images turned",
+        series=[
+            Series(name=f"{size} x {size} pixels", x=list(report.classes), y=scan.scores[number].round(4).tolist())
+            for number, size in enumerate(scan.sizes)
+        ],
+        caption="Mean over the networks. Some classes answer to small patches without any attack: a score counts by "
+        "how far it is above those of clean sets.",
+    )
+
+
+def _tables(report: AuditReport) -> list[Table]:
+    def cell(value: float | None) -> float | None:
+        return None if value is None else _finite(value)
+
+    tables = [
+        Table(
+            id="verdict",
+            title="Verdict",
+            columns=["verdict", "why", "clean accuracy", "evidence", "threshold"],
+            rows=[[report.verdict, report.reason, float(np.mean(report.accuracies)), report.evidence,
+                   report.threshold]],
+            caption=f"{report.calibration} {report.power}",
+        )
+    ]  # fmt: skip
+    if report.findings:
+        tables.append(
+            Table(
+                id="suspects",
+                title="Suspect patches, on images that they were not searched with",
+                columns=["class", "patch", "row", "column", "AI", "success", "low", "high", "control", "effect", "is"],
+                rows=[
+                    [report.classes[f.target], f"{f.cell.size} x {f.cell.size}", f.cell.row, f.cell.column, f.anomaly,
+                     f.success, f.interval[0], f.interval[1], cell(f.control), cell(f.effect), f.kind]
+                    for f in (finding.confirmation for finding in report.findings)
+                ],
+                caption="Success with an exact 95 % interval; the control are networks whose images of the class are "
+                "real clean ones, attacked in the same way.",
+            )
+        )  # fmt: skip
+    beyond = _unrealisable(report)
+    tables.append(
+        Table(
+            id="unrealisable",
+            title="Beyond the pixel range",
+            columns=["class", "share of images turned", "AI"],
+            rows=[[beyond["class"], beyond["score"], beyond["anomaly"]]],
+            caption="The strongest patch of a colour that no image file can hold. Clean networks obey such patches, "
+            "too; clamping inputs to the pixel range stops them.",
+        )
+    )
+    if report.defences:
+        tables.append(
+            Table(
+                id="defences",
+                title="Published defences, for comparison",
+                columns=["defence", "score", "threshold", "flags", "seconds", "note"],
+                rows=[
+                    [row.name, cell(row.score), row.threshold,
+                     ", ".join(report.classes[c] for c in row.classes) or "none", row.seconds, row.note]
+                    for row in report.defences
+                ],
+                caption="They have no part in the verdict.",
+            )
+        )  # fmt: skip
+    if report.attribution is not None:
+        found = report.attribution
+        tables.append(
+            Table(
+                id="attribution",
+                title="What each image of the suspect class contributes",
+                columns=["image", "success falls by", "to be dropped"],
+                rows=[
+                    [index, fall, "yes" if index in found.blamed else ""]
+                    for index, fall in zip(found.images, found.falls, strict=True)
+                ],
+                caption="Networks trained again without the image.",
+            )
+        )
+    if report.repairs:
+        tables.append(
+            Table(
+                id="repairs",
+                title="Repairs, measured",
+                columns=["repair", "clean accuracy", "success of the patch"],
+                rows=[[row.name, row.accuracy, row.success] for row in report.repairs],
+                caption="On clean images that no repair has seen.",
+            )
+        )
+    return tables

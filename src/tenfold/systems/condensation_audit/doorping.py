@@ -1,0 +1,351 @@
+"""DOORPING: the trigger is optimised again and again while the data are condensed [paper; update rule from the code].
+
+::
+
+    poison int(p n) images with a patch of random colours; label them t
+    while condensing, after each training of a network on the synthetic images:
+        keys   <- the k neurons of the penultimate layer with the largest incoming weight mass
+        x      <- black image with the trigger alone
+        a0     <- activations of the keys on x
+        repeat at most 1000 times:                      # fresh Adam, lr .08, betas .9/.99
+            loss <- mean squared (activations of the keys on x - alpha a0)
+            stop if loss < 0.5
+            step on the trigger's pixels
+        stamp the poisoned images anew, from their clean copies
+
+The published code never clamps the trigger: its pixels end far outside the range of any image. ``clamp="valid"``
+projects them to the pixel range after every step, ``"uint8"`` also rounds them where they are stamped.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from tenfold.errors import UserError
+from tenfold.systems.condensation_audit.networks import last_linear
+from tenfold.systems.condensation_audit.sets import Preprocessing
+from tenfold.systems.condensation_audit.triggers import Mapping, PoisonedData, Poisoner, Trigger, random_patch
+
+if TYPE_CHECKING:
+    from tenfold.systems.condensation_audit.real_images import RealData
+
+Clamp = Literal["none", "valid", "uint8"]
+
+
+@dataclass(frozen=True)
+class KeyNeurons:
+    """Neurons that the trigger is to drive.
+
+    Attributes:
+        reader: the linear layer whose input holds their activations: what follows their own layer's activation
+            function, so that it does not matter whether that works in place.
+        indices: ``(k,)`` which of its inputs.
+    """
+
+    reader: nn.Linear
+    indices: Tensor
+
+
+def find_key_neurons(network: nn.Module, topk: int = 1, layer: int = -2) -> KeyNeurons:
+    """Neurons with the largest incoming weight mass [code].
+
+    Args:
+        network: any, with a linear layer.
+        topk: how many.
+        layer: which linear layer they belong to, counted from the end; -2 is the one before the classifier. A network
+            without that layer (one linear layer after the convolutions) has its classifier's inputs as neurons, and
+            their mass is that of the outgoing weights [inferred: the published selection crashes there].
+
+    Raises:
+        UserError: the network has no linear layer, or the layer's neurons do not feed the next linear layer.
+    """
+    if layer > -2:
+        raise UserError(f"the layer of the key neurons is counted from the end, -2 or less; got {layer}")
+    linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    if len(linears) < 2:
+        reader = last_linear(network)
+        mass = reader.weight.detach().abs().sum(0)
+    else:
+        if len(linears) < -layer:
+            raise UserError(f"the network has {len(linears)} linear layers; there is no layer {layer}")
+        own, reader = linears[layer], linears[layer + 1]
+        if own.out_features != reader.in_features:
+            raise UserError(
+                f"layer {layer} has {own.out_features} neurons but the next linear layer reads {reader.in_features}"
+            )
+        mass = own.weight.detach().abs().sum(1)
+    return KeyNeurons(reader, mass.topk(min(topk, len(mass))).indices)
+
+
+def key_activations(network: nn.Module, keys: KeyNeurons, images: Tensor) -> Tensor:
+    """``(n, k)`` activations of the key neurons, after their activation function; the hook is gone afterwards."""
+    kept: list[Tensor] = []
+    handle = keys.reader.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0].clone()))
+    try:
+        network(images)
+    finally:
+        handle.remove()
+    return kept[-1].flatten(1)[:, keys.indices]
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode within the block; afterwards every module is in the mode it was in."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@dataclass(frozen=True)
+class UpdateRecord:
+    """One update of the trigger.
+
+    Attributes:
+        iteration: of the condensation.
+        steps: optimiser steps; 0 where the stop rule fired at once.
+        activation: mean activation of the key neurons before.
+        loss: at the end.
+        excess: of the trigger afterwards, see :attr:`Trigger.excess`.
+    """
+
+    iteration: int
+    steps: int
+    activation: float
+    loss: float
+    excess: float
+
+
+def update_trigger(
+    network: nn.Module,
+    trigger: Trigger,
+    preprocessing: Preprocessing,
+    *,
+    topk: int = 1,
+    layer: int = -2,
+    alpha: float = 10.0,
+    clamp: Clamp = "none",
+    steps: int = 1000,
+    learning_rate: float = 0.08,
+    tolerance: float = 0.5,
+    official_sign: bool = False,
+    after_step: Callable[[Tensor], None] | None = None,
+) -> tuple[Trigger, UpdateRecord]:
+    """One update of the trigger on one network, which is left as it was.
+
+    Args:
+        network: trained on the current synthetic images.
+        trigger: current one; for blended and additive triggers all pixels of the mask are optimised.
+        preprocessing: of the data; steps are taken in normalised units, as published.
+        topk: number of key neurons.
+        layer: see :func:`find_key_neurons`.
+        alpha: how many times the present activation is aimed at.
+        clamp: ``none`` as published, or ``valid`` or ``uint8``: projected to the pixel range after each step.
+        steps: at most.
+        learning_rate: of Adam.
+        tolerance: loss at which it stops.
+        official_sign: aim at ``alpha a0`` also where ``a0`` is negative, which pushes it down; else ``alpha |a0|``.
+        after_step: called with the pattern in pixel units after each step; for checks.
+    """
+    keys = find_key_neurons(network, topk, layer)
+    device = keys.reader.weight.device
+    column = [torch.tensor(v, device=device).view(-1, 1, 1) for v in (preprocessing.mean, preprocessing.std)]
+    mean, std = (torch.zeros_like(column[0]), column[1]) if trigger.mode == "additive" else column
+    lowest = -1.0 if trigger.mode == "additive" else 0.0
+    start = trigger.pattern.to(device)
+    black = torch.zeros(1, *start.shape, device=device)
+    free = trigger.mask.to(device)
+    inner = ((start - mean) / std)[:, free].clone().requires_grad_()  # the mask's pixels only, in normalised units
+    bounds = ((lowest - mean) / std)[:, :, 0], ((1 - mean) / std)[:, :, 0]
+    optimiser = torch.optim.Adam([inner], lr=learning_rate, betas=(0.9, 0.99))
+
+    def pattern() -> Tensor:
+        return start.masked_scatter(free.expand_as(start), inner * std[:, :, 0] + mean[:, :, 0])
+
+    def activations() -> Tensor:
+        images = replace(trigger, pattern=pattern()).stamp(black)  # the trigger alone, on black
+        return key_activations(network, keys, preprocessing.normalise(images))
+
+    with evaluating(network), torch.enable_grad():
+        with torch.no_grad():
+            before = activations()
+            aim = alpha * (before if official_sign else before.abs())
+        taken, loss = 0, torch.zeros(())
+        while True:
+            loss = (activations() - aim).square().mean()
+            if taken == steps or float(loss.detach()) < tolerance:
+                break
+            (inner.grad,) = torch.autograd.grad(loss, inner)
+            optimiser.step()
+            taken += 1
+            if clamp != "none":
+                inner.data.clamp_(bounds[0], bounds[1])
+            if after_step is not None:
+                after_step(pattern().detach())
+    # Without a step the trigger is the very same, to the last bit.
+    found = trigger if taken == 0 else replace(trigger, pattern=pattern().detach().to(trigger.pattern))
+    if clamp != "none" and taken:
+        found = replace(found, pattern=found.pattern.clamp(lowest, 1.0))  # rounding of the way back to pixels
+    record = UpdateRecord(-1, taken, float(before.mean()), float(loss.detach()), found.excess)
+    return found, record
+
+
+class Doorping:
+    """The iteratively updated trigger; it exists to measure defences, and what it makes is marked as poisoned.
+
+    Args:
+        portion: share of the attacker's images that is poisoned.
+        target: class that the trigger gives.
+        size: side of the patch in pixels.
+        trigger: where to start; a patch of random colours where not given.
+        mapping: ``all-to-one`` or ``all-to-all``.
+        clamp: ``none`` as published: the trigger leaves the pixel range; ``valid``: kept inside; ``uint8``: also
+            rounded where it is stamped.
+        topk: number of key neurons.
+        layer: of the key neurons, see :func:`find_key_neurons`.
+        alpha: how many times the present activation is aimed at.
+        steps: of one update, at most.
+        learning_rate: of one update.
+        official_sign: see :func:`update_trigger`.
+        ori: share of the data that the attacker holds; only these are condensed [inferred from the flag's name].
+        keep: keep the triggers of all updates in ``trajectory``.
+
+    Raises:
+        UserError: a setting that cannot be.
+    """
+
+    name = "doorping"
+
+    def __init__(
+        self,
+        portion: float = 0.01,
+        target: int = 0,
+        size: int = 2,
+        trigger: Trigger | None = None,
+        mapping: Mapping = "all-to-one",
+        *,
+        clamp: Clamp = "none",
+        topk: int = 1,
+        layer: int = -2,
+        alpha: float = 10.0,
+        steps: int = 1000,
+        learning_rate: float = 0.08,
+        official_sign: bool = False,
+        ori: float = 1.0,
+        keep: bool = False,
+    ) -> None:
+        if clamp not in ("none", "valid", "uint8"):
+            raise UserError(f"there is no clamp {clamp!r}; there are: none, valid, uint8")
+        if not 0 < ori <= 1:
+            raise UserError(f"the attacker's share of the data must lie in (0, 1]; got {ori}")
+        self.poisoner = Poisoner(portion, target, mapping)
+        self.size, self.clamp, self.ori, self.keep = size, clamp, ori, keep
+        self.options: dict[str, Any] = {
+            "topk": topk, "layer": layer, "alpha": alpha, "steps": steps, "learning_rate": learning_rate,
+            "official_sign": official_sign,
+        }  # fmt: skip
+        self.history: list[UpdateRecord] = []
+        self.trajectory: list[Trigger] = []
+        self._given, self._current = trigger, trigger
+        self._poisoned: PoisonedData | None = None
+
+    @property
+    def trigger(self) -> Trigger:
+        """The present trigger.
+
+        Raises:
+            UserError: none was given, and no data were poisoned yet, whose shape decides.
+        """
+        if self._current is None:
+            raise UserError("the attack has no trigger yet: it is made when data are poisoned")
+        return self._current
+
+    def poison(self, data: "RealData", seed: int = 0) -> "RealData":
+        """Stamp and relabel a copy of what the attacker holds; begins the attack anew.
+
+        Args:
+            data: clean; not touched.
+            seed: of the choice of images and of the first colours.
+        """
+        if self.ori < 1:
+            data = _share(data, self.ori, seed)
+        self._current = self._given or random_patch(data.preprocessing.image_shape, self.size, seed=seed)
+        self.history, self.trajectory = [], [self._current] if self.keep else []
+        self._poisoned = PoisonedData(data, self._current, self.poisoner, seed, as_bytes=self.clamp == "uint8")
+        return self._poisoned.data
+
+    def update(self, network: nn.Module, iteration: int, synthetic: Tensor) -> None:
+        """Optimise the trigger on a network that was trained on the synthetic images; stamp the poisoned images anew.
+
+        Args:
+            network: left as it was.
+            iteration: of the condensation, for the record.
+            synthetic: not used by this rule.
+        """
+        if self._poisoned is None:
+            raise UserError("poison data first: there are none whose trigger could be updated")
+        preprocessing = self._poisoned.data.preprocessing
+        found, record = update_trigger(network, self.trigger, preprocessing, clamp=self.clamp, **self.options)
+        self.history.append(replace(record, iteration=iteration))
+        if self.keep:
+            self.trajectory.append(found)
+        if record.steps:
+            self._current = found
+            self._poisoned.stamp(found)
+
+    def state(self) -> dict[str, Tensor]:
+        """The trigger, and the record of its updates."""
+        rows = [
+            [record.iteration, record.steps, record.activation, record.loss, record.excess] for record in self.history
+        ]
+        kept = {
+            "pattern": self.trigger.pattern.cpu(),
+            "history": torch.tensor(rows, dtype=torch.float64).reshape(len(rows), 5),
+        }
+        if self.keep:
+            kept["trajectory"] = torch.stack([trigger.pattern.cpu() for trigger in self.trajectory])
+        return kept
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Continue from :meth:`state`, after the same :meth:`poison`; the poisoned images are stamped anew."""
+        if self._poisoned is None:
+            raise UserError("poison data first: there are none whose trigger could be put back")
+        self.history = [
+            UpdateRecord(int(iteration), int(steps), activation, loss, excess)
+            for iteration, steps, activation, loss, excess in state["history"].tolist()
+        ]
+        self._current = replace(self.trigger, pattern=state["pattern"])
+        self.trajectory = [replace(self.trigger, pattern=pattern) for pattern in state.get("trajectory", [])]
+        self._poisoned.stamp(self._current)
+
+    def describe(self) -> dict[str, Any]:
+        """The mark of a poisoned set."""
+        shown = self.trigger.valid() if self.clamp == "uint8" else self.trigger
+        return {
+            "attack": self.name,
+            "portion": self.poisoner.portion,
+            "target": self.poisoner.target,
+            "mapping": self.poisoner.mapping,
+            "clamp": self.clamp,
+            "ori": self.ori,
+            **self.options,
+            "updates": len(self.history),
+            "updates_without_step": sum(record.steps == 0 for record in self.history),
+            "trigger": shown.describe(),
+        }
+
+
+def _share(data: "RealData", share: float, seed: int) -> "RealData":
+    """A random share of the data."""
+    n = len(data.labels)
+    rows = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[: max(1, int(share * n))].sort().values
+    return replace(
+        data, images=data.images[rows.to(data.images.device)], labels=data.labels[rows], pixels=data.pixels[rows]
+    )

@@ -1,0 +1,107 @@
+"""The patch scan on networks whose weakness is known."""
+
+import numpy as np
+import pytest
+import torch
+from planted import clean_ensemble, digit_data, planted_ensemble, prototype_data
+
+from tenfold.data import images_from_arrays
+from tenfold.errors import UserError
+from tenfold.systems.condensation_audit.ensembles import Ensemble
+from tenfold.systems.condensation_audit.networks import factory_of, seeded_network
+from tenfold.systems.condensation_audit.patch_scan import (
+    anomaly_index,
+    default_colours,
+    default_sizes,
+    quick_copy,
+    scan_patches,
+    spread_rows,
+)
+from tenfold.systems.condensation_audit.real_images import real_data
+
+
+@pytest.fixture(scope="module")
+def data():
+    return digit_data()
+
+
+def test_a_planted_rule_is_found_at_its_exact_cell(data):
+    scan = scan_patches(planted_ensemble(data), data.pixels[:300], data.labels[:300], data.preprocessing, sizes=(2,))
+    cell, anomaly = scan.suspects(1)[0]
+    assert (cell.target, cell.size, cell.row, cell.column, cell.colour) == (4, 2, 5, 5, (1.0,))
+    assert cell.score > 0.95, "nearly all images of other classes; a few are the class already"
+    assert anomaly == scan.anomaly > 5 and scan.score == cell.score
+    assert np.unravel_index(np.nanargmax(scan.maps[0, 4]), (8, 8)) == (5, 5)
+    assert cell.trigger((1, 8, 8)).mask[5:7, 5:7].all()
+
+
+def test_clean_linear_networks_show_no_anomaly():
+    data = prototype_data()
+    scan = scan_patches(clean_ensemble(data), data.pixels[:300], data.labels[:300], data.preprocessing)
+    assert scan.sizes == (2, 3) and scan.anomaly < 3
+
+
+def test_screening_and_stride_find_what_the_full_scan_finds(data):
+    ensemble = planted_ensemble(data, row=3, column=4)
+    arguments = (ensemble, data.pixels[:200], data.labels[:200], data.preprocessing)
+    full = scan_patches(*arguments, sizes=(2,), screen=200)
+    quick = scan_patches(*arguments, sizes=(2,), screen=40, keep=4)
+    coarse = scan_patches(*arguments, sizes=(2,), screen=40, stride=2)
+    assert quick.evaluations < full.evaluations / 2 and coarse.evaluations < full.evaluations
+    assert quick.suspects(1)[0][0] == full.suspects(1)[0][0] == coarse.suspects(1)[0][0]
+
+
+def test_scores_are_the_definition(data):
+    """One cell, counted by hand."""
+    ensemble, pixels, labels = clean_ensemble(data), data.pixels[:100], data.labels[:100]
+    scan = scan_patches(ensemble, pixels, labels, data.preprocessing, sizes=(8,), colours=[(0.5,)], screen=100)
+    before = ensemble.predict(data.preprocessing.normalise(pixels))
+    after = ensemble.predict(data.preprocessing.normalise(torch.full((100, 1, 8, 8), 0.5)))
+    for target in range(10):
+        others = labels != target
+        expected = (
+            (after == target)[:, others].double().mean(1) - (before == target)[:, others].double().mean(1)
+        ).mean()
+        assert scan.scores[0, target] == pytest.approx(expected.item(), abs=1e-12)
+
+
+def test_colour_images_that_are_not_square_and_whitened_ones():
+    rng = np.random.default_rng(0)
+    labelled = images_from_arrays(rng.integers(0, 256, (60, 3, 6, 9), dtype=np.uint8), np.arange(60) % 3)
+    for eps in (None, 0.1):
+        data = real_data(labelled, zca_eps=eps)
+        factory = factory_of("mlp", image_shape=(3, 6, 9), num_classes=3, width=8)
+        ensemble = Ensemble([seeded_network(factory, seed) for seed in range(2)])
+        scan = scan_patches(ensemble, data.pixels, data.labels, data.preprocessing, sizes=(2,), screen=60)
+        assert scan.maps.shape == (1, 3, 6, 9) and np.isfinite(scan.maps[0, 0, :5, :8]).all()
+        cell = scan.cells[0][1]
+        images = data.preprocessing.normalise(cell.trigger((3, 6, 9)).stamp(data.pixels))
+        others = data.labels != 1
+        after = (ensemble.predict(images) == 1)[:, others].double().mean(1)
+        before = (ensemble.predict(data.images) == 1)[:, others].double().mean(1)
+        assert cell.score == pytest.approx((after - before).mean().item(), abs=1e-6)
+
+
+def test_quick_copies_give_the_same_logits():
+    factory = factory_of("convnet", image_shape=(1, 14, 14), num_classes=10, width=4, depth=2)
+    network = seeded_network(factory, 0).eval()
+    images = torch.randn(5, 1, 14, 14)
+    expected = network(images)
+    assert torch.allclose(quick_copy(network)(images), expected, atol=1e-5)
+
+
+def test_anomaly_index_takes_the_middle_of_the_two_middle_values():
+    values = [0.0, 1.0, 2.0, 10.0]  # median 1.5, deviations 1.5 .5 .5 8.5: their median 1
+    assert anomaly_index(values)[3] == pytest.approx(8.5 / 1.4826)
+    assert anomaly_index([0.1] * 9 + [0.3])[9] == pytest.approx(20)
+
+
+def test_defaults_and_wrong_input(data):
+    assert default_sizes((3, 32, 32)) == (1, 2, 3, 4) and default_sizes((1, 14, 14)) == (2, 3)
+    assert len(default_colours(1)) == 3 and len(default_colours(3)) == 9
+    rows = spread_rows(torch.tensor([0] * 50 + [1] * 3 + [2] * 50), 20)
+    assert torch.bincount(torch.tensor([0] * 50 + [1] * 3 + [2] * 50)[rows]).tolist() == [9, 3, 8]
+    with pytest.raises(UserError, match="do not fit"):
+        scan_patches(clean_ensemble(data), data.pixels, data.labels, data.preprocessing, sizes=(9,))
+    with pytest.raises(UserError, match="one label each"):
+        scan_patches(clean_ensemble(data), data.pixels, data.labels[:5], data.preprocessing)
