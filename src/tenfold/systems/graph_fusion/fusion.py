@@ -38,7 +38,7 @@ from tenfold.systems.graph_fusion.progress import Best, Round
 from tenfold.systems.graph_fusion.queries import UnobservedQueries, sample_unobserved
 from tenfold.systems.graph_fusion.scorers import QueryScorer, check_scorer
 from tenfold.systems.graph_fusion.settings import FusionOptions
-from tenfold.systems.graph_fusion.teachers import TeacherFile, write_teacher
+from tenfold.systems.graph_fusion.teachers import TeacherFile, read_teacher, write_teacher
 from tenfold.training import TrainerOptions, fit
 
 log = logging.getLogger("tenfold")
@@ -89,6 +89,7 @@ class Fusion:
         self.rounds: list[Round] = []
         self.history: list[dict[str, Any]] = []
         self.steps = 0
+        self._temperatures: dict[Side, float] = {}  # of the weights as they are now
         seen = graph.seen()
         self._seen = None if bool(seen.all()) else seen
         self._set_graph(structure, None)
@@ -161,6 +162,7 @@ class Fusion:
 
     def use_best(self) -> None:
         """Give each encoder its best weights on validation; the warm start's count, too."""
+        self._temperatures = {}
         for side, best in self.best.items():
             self.pair.side(side).load_state_dict(best.state)
         self.pair.eval()
@@ -180,6 +182,7 @@ class Fusion:
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state`."""
         self.pair.load_state_dict(state["pair"])
+        self._temperatures = {}
         self.optimiser.load_state_dict(state["optimiser"])
         self.best = {side: Best(**best) for side, best in state["best"].items()}
         self.history = list(state["history"])
@@ -215,6 +218,7 @@ class Fusion:
 
         Moments that Adam gathered later than those weights are dropped.
         """
+        self._temperatures = {}
         for side, best in self.best.items():
             self.pair.side(side).load_state_dict(best.state)
         self.optimiser = self._make_optimiser()
@@ -250,6 +254,8 @@ class Fusion:
                 numbers = ", ".join(f"{side} {row[f'validation/{side}']:.4f}" for side in learners)
                 self.progress(name, epoch, epochs, f"validation MRR {numbers}")
 
+        for side in learners:
+            self._temperatures.pop(side, None)
         try:
             fitted = fit(
                 self.pair,
@@ -308,7 +314,9 @@ class Fusion:
         )
 
     def _ask(self, side: Side, unobserved: UnobservedQueries, folder: Path) -> TeacherFile:
-        temperature = self._calibrate(f"{folder.parent.name}/{folder.name}")[side] * self.options.temperature
+        if (folder / "teacher.json").exists():
+            return read_teacher(folder)
+        temperature = self._temperature_of(side) * self.options.temperature
         if rank() == 0:
             write_teacher(
                 self.pair.side(side),
@@ -322,7 +330,7 @@ class Fusion:
                 renormalise=self.options.renormalise,
             )
         wait_for_all_ranks()
-        return write_teacher(self.pair.side(side), unobserved, self.known, folder)
+        return read_teacher(folder)
 
     def _densify(self, teacher: TeacherFile | None, folder: Path, number: int) -> Injected | None:
         if teacher is None or self.options.share == 0:
@@ -361,18 +369,21 @@ class Fusion:
         return Exchange(lam, options.temperature, options.mutual_split, calibration, self._seen)
 
     def _calibrate(self, name: str) -> dict[Side, float]:
-        if not self.options.calibrate or (self.folder / name / "done.pt").exists():
+        """Both temperatures at the start of a phase; those of a phase that is done are not needed again.
+
+        A resumed phase starts from the weights that it started from before, and so from the same temperatures.
+        """
+        if (self.folder / name / "done.pt").exists():
             return {"structure": 1.0, "text": 1.0}
-        path = self.folder / name / "calibration.pt"
-        if not path.exists():  # a resumed phase goes on with what it began with
-            path.parent.mkdir(parents=True, exist_ok=True)
-            fitted = {side: fit_temperature(self.pair.side(side), self.graph) for side in SIDES}
-            if rank() == 0:
-                temporary = path.with_suffix(".tmp")
-                torch.save(fitted, temporary)
-                temporary.replace(path)
-            wait_for_all_ranks()
-        return read_torch_file(path)
+        return {side: self._temperature_of(side) for side in SIDES}
+
+    def _temperature_of(self, side: Side) -> float:
+        """Fitted when an encoder has learned since the last time; a frozen one keeps its temperature."""
+        if not self.options.calibrate:
+            return 1.0
+        if side not in self._temperatures:
+            self._temperatures[side] = fit_temperature(self.pair.side(side), self.graph)
+        return self._temperatures[side]
 
     def _batches(self, name: str) -> QueryBatches:
         return QueryBatches(self.known, self.options.batch_size, seed=self._seed_of(name))
@@ -384,6 +395,8 @@ class Fusion:
         triples, weights = self.graph.train, torch.ones(len(self.graph.train))
         if injected is not None and len(injected):
             triples, weights = torch.cat([triples, injected.triples]), torch.cat([weights, injected.weights])
+        if type(encoder).set_graph is not QueryScorer.set_graph:
+            self._temperatures = {}  # a graph encoder scores otherwise now
         encoder.set_graph(triples[:, [0, 2]].T.contiguous(), triples[:, 1].contiguous(), weights)
 
     def _validation_mrr(self, side: Side) -> float:

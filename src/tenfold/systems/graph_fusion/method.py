@@ -14,11 +14,12 @@ reconstructed: the paper's body and code were not at hand; see the room's README
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from tenfold.losses import distillation_kl, log_probabilities
 from tenfold.systems.graph_fusion.batches import QueryBatch, UnobservedBatch
@@ -46,15 +47,37 @@ def full_scores_loss(scores: Tensor, batch: QueryBatch, kind: LossKind = "softma
     else:
         weights, total = batch.weights, len(batch.heads)
     scores = scores if scores.dtype == torch.float64 else scores.float()
-    weights = weights.to(scores.dtype)
-    # The normaliser alone: no matrix of log-probabilities is written.
-    normaliser = scores.logsumexp(1)
-    gold = (weights * (normaliser[batch.owner] - scores[batch.owner, batch.answers])).sum()
-    if smoothing == 0:
-        return gold / total
-    mass = torch.zeros_like(normaliser).index_add(0, batch.owner, weights)
-    spread = (mass * (normaliser - scores.mean(1))).sum()
-    return ((1 - smoothing) * gold + smoothing * spread) / total
+    return _SoftmaxLoss.apply(scores, batch.owner, batch.answers, weights.to(scores.dtype) / total, smoothing)
+
+
+class _SoftmaxLoss(torch.autograd.Function):
+    """Weighted cross-entropy of a few answers per row, with the gradient in closed form.
+
+    Two matrices of the size of the scores are written: the softmax, and the gradient, which is the softmax times the
+    row's weight, minus the targets.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, owner: Tensor, answers: Tensor, weights: Tensor, smoothing: float) -> Tensor:
+        shares = scores.softmax(1)
+        normaliser = scores.amax(1) - shares.amax(1).log()  # the largest share is at least 1 / N
+        mass = torch.zeros_like(normaliser).index_add_(0, owner, weights)
+        ctx.save_for_backward(shares, mass, owner, answers, weights)
+        ctx.smoothing = smoothing
+        gold = (weights * scores[owner, answers]).sum() * (1 - smoothing)
+        spread = (mass * scores.mean(1)).sum() * smoothing if smoothing else 0.0
+        return (mass * normaliser).sum() - gold - spread
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        shares, mass, owner, answers, weights = ctx.saved_tensors
+        rows = (mass * gradient)[:, None]
+        shares = shares * rows
+        if ctx.smoothing:
+            shares -= rows * (ctx.smoothing / shares.shape[1])
+        shares.index_put_((owner, answers), weights * (-(1 - ctx.smoothing) * gradient), accumulate=True)
+        return shares, None, None, None, None
 
 
 def _binary_loss(scores: Tensor, batch: QueryBatch, smoothing: float) -> Tensor:

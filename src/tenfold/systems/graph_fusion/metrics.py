@@ -122,9 +122,11 @@ def _count(
     rows, targets = rows.to(device), targets.to(device)
     own = scores[rows, targets]
     compared = scores if len(rows) == len(scores) else scores[rows]
-    better = (compared > own[:, None]).sum(1)
-    at_least = (compared >= own[:, None]).sum(1)
-    ties = at_least - better - 1
+    # Comparisons as floats in one buffer: making and summing booleans takes several times as long. Sums of so many ones
+    # are exact in single precision up to 2^24.
+    beats, exact = torch.empty_like(compared), torch.float32 if compared.shape[1] <= 2**24 else torch.float64
+    better = torch.gt(compared, own[:, None], out=beats).sum(1, dtype=exact).long()
+    ties = torch.eq(compared, own[:, None], out=beats).sum(1, dtype=exact).long() - 1
     filtered = torch.zeros_like(better)
     if known is not None:
         owner, answers, _ = known.of(known.find(queries[rows.cpu()]))

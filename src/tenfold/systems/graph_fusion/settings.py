@@ -289,7 +289,7 @@ PRESETS = {
     "small": Config(
         preset="small",
         seeds=3,
-        arms=["m2l", "m2l-more", "vem", "vem2l-nodens"],
+        arms=["alone-more", "m2l", "m2l-more", "vem", "vem2l-nodens"],
         data=DataOptions(name="FB15K-237-10", truth="FB15k-237", entities=1500),
         structure=EncoderOptions(
             name="conve", arguments={"dim": 100, "channels": 32, "normalise": False}, learning_rate=2e-3
