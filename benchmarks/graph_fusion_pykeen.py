@@ -118,9 +118,11 @@ class TableModel(FixedModel):
         self.table, self.row, self.plain = table, row, factory.num_relations
 
     def score_t(self, hr_batch, **_):
+        """Rows of (h, r, ?)."""
         return self.table[self.row[hr_batch[:, 0], hr_batch[:, 1]]]
 
     def score_h(self, rt_batch, **_):
+        """Rows of (?, r, t)."""
         return self.table[self.row[rt_batch[:, 1], rt_batch[:, 0] + self.plain]]
 
 
@@ -132,9 +134,11 @@ class TableScorer(QueryScorer):
         self.table, self.row = table, row
 
     def encode(self):
+        """Nothing is shared between queries."""
         return ()
 
     def score_all(self, heads, relations):
+        """Rows of the queries."""
         return self.table[self.row[heads, relations]]
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tenfold.losses import distillation_kl, log_probabilities
+from tenfold.parallel import mean_over_ranks
 from tenfold.systems.graph_fusion.batches import QueryBatch, UnobservedBatch
 
 LossKind = Literal["softmax", "1vsall", "bce"]
@@ -43,7 +44,8 @@ def full_scores_loss(scores: Tensor, batch: QueryBatch, kind: LossKind = "softma
     if kind == "bce":
         return _binary_loss(scores, batch, smoothing)
     if kind == "1vsall":
-        weights, total = torch.where(batch.observed, 1.0, batch.weights), len(batch.answers)
+        weights = torch.where(batch.observed, 1.0, batch.weights)
+        total = mean_over_ranks(torch.full_like(scores[0, 0], len(batch.answers)))  # processes have different numbers
     else:
         weights, total = batch.weights, len(batch.heads)
     scores = scores if scores.dtype == torch.float64 else scores.float()
@@ -165,6 +167,7 @@ def mutual_loss(
     if allowed is not None:
         student, teacher = student.masked_fill(~allowed, -1e9), teacher.masked_fill(~allowed, -1e9)
     observed = answers.any(1)  # a query that only an injected answer has is no observed one
+    number = mean_over_ranks(observed.sum().to(student.dtype)).clamp(min=1e-12)
     if not bool(observed.any()):
         return 0.0 * student.sum()
     parts = kl_parts(student[observed], teacher[observed], answers[observed], temperature)
@@ -172,7 +175,7 @@ def mutual_loss(
         rows = parts.between + (1 - parts.outside_mass) * parts.within
     else:
         rows = parts.between + outside_weight * parts.outside
-    return temperature**2 * rows.mean()
+    return temperature**2 * rows.sum() / number
 
 
 def bucket_kl(
@@ -202,19 +205,39 @@ def bucket_kl(
     if allowed is not None:
         mask &= allowed
     log_p = log_probabilities(student, temperature, mask)
-    inside = log_p.gather(1, batch.ids)
-    outside = log_p.scatter(1, batch.ids, -1e9).logsumexp(1).clamp(min=-60.0)
-    teacher = batch.probabilities.to(log_p.dtype)
-    tail = batch.tail.to(log_p.dtype)
+    outside = log_p.scatter(1, batch.ids, -1e9).logsumexp(1)
+    rows = bucket_rows(log_p.gather(1, batch.ids), outside, batch, reverse)
+    return temperature**2 * weighted_mean(rows, batch.weights)
+
+
+def bucket_rows(inside: Tensor, outside: Tensor, batch: UnobservedBatch, reverse: bool) -> Tensor:
+    """``(B,)`` the divergence of :func:`bucket_kl` from the student's log-probabilities.
+
+    Args:
+        inside: ``(B, K)`` of the teacher's candidates.
+        outside: ``(B,)`` of all others together.
+        batch: the teacher's beliefs.
+        reverse: see :func:`bucket_kl`.
+    """
+    outside = outside.clamp(min=-60.0)
+    teacher, tail = batch.probabilities.to(inside.dtype), batch.tail.to(inside.dtype)
     if reverse:
         floor = 1e-7  # what half precision can tell from nothing
         rows = (inside.exp() * (inside - teacher.clamp(min=floor).log())).sum(1)
-        rows = rows + outside.exp() * (outside - tail.clamp(min=floor).log())
-    else:
-        rows = (teacher * (teacher.clamp(min=1e-12).log() - inside.clamp(min=-60.0))).sum(1)
-        rows = rows + tail * (tail.clamp(min=1e-12).log() - outside)
-    weights = batch.weights.to(log_p.dtype)
-    return temperature**2 * (weights * rows).sum() / weights.sum().clamp(min=1e-12)
+        return rows + outside.exp() * (outside - tail.clamp(min=floor).log())
+    rows = (teacher * (teacher.clamp(min=1e-12).log() - inside.clamp(min=-60.0))).sum(1)
+    return rows + tail * (tail.clamp(min=1e-12).log() - outside)
+
+
+def weighted_mean(rows: Tensor, weights: Tensor) -> Tensor:
+    """This process's part of the weighted mean over the queries of all processes, which average their gradients.
+
+    Args:
+        rows: ``(n,)``; processes may have different numbers of rows.
+        weights: ``(n,)``.
+    """
+    weights = weights.to(rows.dtype)
+    return (weights * rows).sum() / mean_over_ranks(weights.sum()).clamp(min=1e-12)
 
 
 def evidence_lower_bound(log_p_observed: Tensor, log_p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
