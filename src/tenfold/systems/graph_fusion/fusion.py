@@ -38,7 +38,7 @@ from tenfold.systems.graph_fusion.progress import Best, Round
 from tenfold.systems.graph_fusion.queries import UnobservedQueries, sample_unobserved
 from tenfold.systems.graph_fusion.scorers import QueryScorer, check_scorer
 from tenfold.systems.graph_fusion.settings import FusionOptions
-from tenfold.systems.graph_fusion.teachers import TeacherFile, read_teacher, write_teacher
+from tenfold.systems.graph_fusion.teachers import TeacherFile, write_teacher
 from tenfold.training import TrainerOptions, fit
 
 log = logging.getLogger("tenfold")
@@ -314,23 +314,17 @@ class Fusion:
         )
 
     def _ask(self, side: Side, unobserved: UnobservedQueries, folder: Path) -> TeacherFile:
-        if (folder / "teacher.json").exists():
-            return read_teacher(folder)
-        temperature = self._temperature_of(side) * self.options.temperature
-        if rank() == 0:
-            write_teacher(
-                self.pair.side(side),
-                unobserved,
-                self.known,
-                folder,
-                temperature=temperature,
-                k=self.options.top_k,
-                seen=self._seen if side == "structure" else None,
-                leftover=self.options.leftover,
-                renormalise=self.options.renormalise,
-            )
-        wait_for_all_ranks()
-        return read_teacher(folder)
+        return write_teacher(
+            self.pair.side(side),
+            unobserved,
+            self.known,
+            folder,
+            temperature=self._temperature_of(side) * self.options.temperature,
+            k=self.options.top_k,
+            seen=self._seen if side == "structure" else None,
+            leftover=self.options.leftover,
+            renormalise=self.options.renormalise,
+        )
 
     def _densify(self, teacher: TeacherFile | None, folder: Path, number: int) -> Injected | None:
         if teacher is None or self.options.share == 0:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tenfold.errors import UserError
+from tenfold.parallel import gather_rows, rank, world_size
 from tenfold.statistics import PairedDifference
 from tenfold.systems.graph_fusion.graph import AnswerIndex, KnowledgeGraph, Split, with_inverses
 from tenfold.systems.graph_fusion.scorers import QueryScorer, check_scores
@@ -78,6 +79,7 @@ def rank_queries(
     """Rank the answers of directed triples among all entities.
 
     Each distinct query is scored once, in float32 whatever the encoder computes in: half precision would make ties.
+    Processes share the queries; each gets all ranks.
 
     Args:
         scorer: the encoder; evaluated in eval mode.
@@ -98,20 +100,21 @@ def rank_queries(
     queries, place = triples[:, :2].unique(dim=0, return_inverse=True)
     order = place.argsort(stable=True)
     bounds = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(place, minlength=len(queries)).cumsum(0)])
-    better = torch.empty(len(triples), dtype=torch.int64)
-    ties = torch.empty_like(better)
-    candidates = torch.full_like(better, scorer.num_entities)
+    starts = range(0, len(queries), batch_size)
+    own = starts[rank() :: world_size()] if world_size() > 1 else starts
+    counts, places = [torch.empty(0, 3, dtype=torch.int64)], [torch.empty(0, dtype=torch.int64)]
     with scorer.encoded():
-        for start in range(0, len(queries), batch_size):
+        for start in own:
             part = queries[start : start + batch_size]
             scores = scorer.score_all(part[:, 0].to(device), part[:, 1].to(device)).float()
             check_scores(scores, len(part), scorer.num_entities, what)
             mine = order[bounds[start] : bounds[start + len(part)]]
-            counts = _count(scores, place[mine] - start, triples[mine, 2], part, known)
-            better[mine], ties[mine], fewer = counts
-            candidates[mine] -= fewer
+            counts.append(torch.stack(_count(scores, place[mine] - start, triples[mine, 2], part, known), 1))
+            places.append(mine)
     scorer.train(training)
-    return Ranks(triples, better, ties, candidates, scorer.num_relations)
+    found = gather_rows(torch.cat(counts).to(device), torch.cat(places).to(device), len(triples)).cpu()
+    better, ties, filtered = found.unbind(1)
+    return Ranks(triples, better, ties, scorer.num_entities - filtered, scorer.num_relations)
 
 
 def _count(

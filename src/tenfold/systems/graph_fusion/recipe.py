@@ -15,7 +15,7 @@ from torch import Tensor
 
 import tenfold
 from tenfold.cost import count_flops, count_parameters, measure_latency
-from tenfold.parallel import rank
+from tenfold.parallel import rank, wait_for_all_ranks
 from tenfold.results import Cost, Results
 from tenfold.run import Run, environment, peak_process_memory_mb, write_atomically
 from tenfold.systems.graph_fusion.calibration import fit_temperature
@@ -265,6 +265,7 @@ def deliver(
             made.save(run.folder / "students" / side, side=side)
             if side == chosen:
                 made.save(run.folder, side=side)
+        wait_for_all_ranks()
         loaded = Student.load(run.folder / "students" / side, factory=options.factory)
         with loaded.scorer.encoded(), torch.no_grad():
             again = loaded.score(probe[:, 0], probe[:, 1])

@@ -263,6 +263,8 @@ def arms_of(config: Config) -> list[str]:
             raise UserError(f"fusion.{what} must not be negative; got {value}")
     if not 0 <= f.threshold <= 1 or f.top_k < 1 or f.cross < 0 or f.agreement < 0:
         raise UserError("fusion.threshold must lie in [0, 1], top_k be at least 1, cross and agreement not negative")
+    if not f.residual and f.cross == 0 and not f.transductive_queries:
+        raise UserError("fusion.residual false and fusion.cross 0 leave no unobserved queries: allow one of them")
     if f.agreement > f.top_k:
         raise UserError(f"fusion.agreement {f.agreement} must be at most fusion.top_k {f.top_k}")
     return ordered
