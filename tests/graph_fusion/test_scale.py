@@ -91,7 +91,8 @@ def test_a_step_that_is_too_large_is_taken_in_tiles(monkeypatch, tmp_path, phase
         batch = next(iter(QueryBatches(known, 8, seed=0)))
     else:
         learner = "structure" if phase == "m-step" else "text"
-        teacher = write_teacher(pair.side(other(learner)), sample_unobserved(graph, known, seed=0), known, tmp_path, k=5)
+        queries = sample_unobserved(graph, known, seed=0)
+        teacher = write_teacher(pair.side(other(learner)), queries, known, tmp_path, k=5)
         batch = next(iter(QueryBatches(known, 8, seed=0, teacher=teacher)))
         objective = PhaseObjective(learner, Learning(), exchange, 1.5, phase == "reverse")
         pair.side(other(learner)).requires_grad_(False)

@@ -312,9 +312,15 @@ def tables_of(outcomes: Outcomes, ensembles: Sequence[Mapping[str, Any]], delive
         Table(
             id="delivered",
             title="The students, each without the other",
-            columns=["student", "parameters", "one query (ms)", "delivered"],
+            columns=["student", "parameters", "one query (ms)", "memory (MiB)", "delivered"],
             rows=[
-                [side, int(cost["params"]), round(cost["latency_ms"], 3), "yes" if side == delivered["side"] else ""]
+                [
+                    side,
+                    int(cost["params"]),
+                    round(cost["latency_ms"], 3),
+                    round(cost["memory_mb"], 2),
+                    "yes" if side == delivered["side"] else "",
+                ]
                 for side, cost in delivered["costs"].items()
             ],
             caption="Time of one query against all entities, candidate vectors kept.",

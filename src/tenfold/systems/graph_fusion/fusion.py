@@ -33,6 +33,7 @@ from tenfold.systems.graph_fusion.objectives import (
     PhaseObjective,
     Side,
     other,
+    warm_schedule,
 )
 from tenfold.systems.graph_fusion.progress import Best, Round
 from tenfold.systems.graph_fusion.queries import UnobservedQueries, sample_unobserved
@@ -106,7 +107,12 @@ class Fusion:
                 self._note_best(side, self._validation_mrr(side), "given", None)
             return
         objective = MutualObjective(self.learning, self._exchange(0.0, {"structure": 1.0, "text": 1.0}))
-        self._phase("warm", objective, self._batches("warm"), self.options.warm_epochs, SIDES, 1.0)
+        batches = self._batches("warm")
+        schedule = None
+        if self.options.warm_up_steps or self.options.warm_decay:
+            total = len(batches) * self.options.warm_epochs
+            schedule = warm_schedule(self.options.warm_up_steps, total, self.options.warm_decay)
+        self._phase("warm", objective, batches, self.options.warm_epochs, SIDES, 1.0, schedule)
 
     def mutual(self) -> None:
         """Stage 1: M2L on observed queries, in spells of ``patience`` epochs, until a spell brings no better MRR."""
@@ -224,7 +230,14 @@ class Fusion:
         self.optimiser = self._make_optimiser()
 
     def _phase(
-        self, name: str, objective: Any, batches: QueryBatches, epochs: int, learners: Any, factor: float
+        self,
+        name: str,
+        objective: Any,
+        batches: QueryBatches,
+        epochs: int,
+        learners: Any,
+        factor: float,
+        schedule: Callable[[int], float] | None = None,
     ) -> None:
         folder = self.folder / name
         done = folder / "done.pt"
@@ -263,6 +276,7 @@ class Fusion:
                 batches,
                 epochs=epochs,
                 optimiser=self.optimiser,
+                schedule=schedule,
                 folder=folder,
                 options=self.trainer,
                 validate=validate,

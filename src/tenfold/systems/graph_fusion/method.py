@@ -230,7 +230,7 @@ def bucket_rows(inside: Tensor, outside: Tensor, batch: UnobservedBatch, reverse
 
 
 def weighted_mean(rows: Tensor, weights: Tensor) -> Tensor:
-    """This process's part of the weighted mean over the queries of all processes, which average their gradients.
+    """A process's part of the weighted mean over the queries of all processes, which average their gradients.
 
     Args:
         rows: ``(n,)``; processes may have different numbers of rows.

@@ -1,5 +1,6 @@
 """What one training step minimises: both encoders on observed queries, or one that learns from the other, frozen."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -281,3 +282,14 @@ class PhaseObjective:
     def forget(self, pair: Pair) -> None:
         """Drop what was kept of the frozen teacher; after the phase."""
         pair.side(self.teacher).drop_encoding()
+
+
+def warm_schedule(warm_up: int, total: int, decay: bool) -> Callable[[int], float]:
+    """Factor of the learning rate at a step of the warm start: a linear rise, then constant or a linear fall to 0."""
+
+    def at(step: int) -> float:
+        if step < warm_up:
+            return (step + 1) / warm_up
+        return max(total - step, 0) / max(total - warm_up, 1) if decay else 1.0
+
+    return at

@@ -189,9 +189,7 @@ def tiled_bucket_kl(
     queries, entities, bias = student.queries, student.entities, student.bias
     kept = torch.arange(len(batch.ids), device=batch.ids.device)[:, None].expand_as(batch.ids)
     known = Excluded(batch.owner, batch.answers, allowed)
-    rest = Excluded(
-        torch.cat([batch.owner, kept.flatten()]), torch.cat([batch.answers, batch.ids.flatten()]), allowed
-    )
+    rest = Excluded(torch.cat([batch.owner, kept.flatten()]), torch.cat([batch.answers, batch.ids.flatten()]), allowed)
     everything = tiled_logsumexp(queries, entities, bias, tile, known)
     outside = tiled_logsumexp(queries, entities, bias, tile, rest) - everything
     pairs = kept * len(entities) + batch.ids
