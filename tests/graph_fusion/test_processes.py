@@ -31,8 +31,8 @@ def test_a_fusion_on_two_processes_is_that_on_one(tmp_path):
         assert ours.pop("stage") == theirs.pop("stage")
         assert ours.keys() == theirs.keys()
         for name, value in ours.items():  # a rank or a first answer may turn at the last digit
-            turns = name.startswith("validation/") or name == "train/agreement"
-            assert value == pytest.approx(theirs[name], abs=0.02 if turns else 1e-4, rel=1e-4), name
+            margin = 0.1 if name.endswith("agreement") else 0.02 if name.startswith("validation/") else 1e-4
+            assert value == pytest.approx(theirs[name], abs=margin, rel=1e-4), name
 
 
 IN_BATCH = """

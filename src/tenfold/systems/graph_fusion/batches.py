@@ -161,7 +161,7 @@ def _answers_of(index: AnswerIndex, rows: Tensor, parts: list[Tensor]) -> list[t
     counts = torch.bincount(owner, minlength=len(rows))
     ends = [0, *torch.tensor([len(part) for part in parts]).cumsum(0).tolist()]
     cuts = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])[ends].tolist()
-    found = []
+    found: list[tuple[Tensor, ...]] = []
     for number in range(len(parts)):
         here, first = slice(cuts[number], cuts[number + 1]), ends[number]
         found.append((owner[here] - first, answers[here], weights[here], counts[first : ends[number + 1]]))

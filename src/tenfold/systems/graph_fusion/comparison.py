@@ -233,11 +233,11 @@ def _history_plots(outcomes: Outcomes) -> list[Plot]:
             series.append(
                 Series(name=f"{side}, {arm}", x=[float(n) for n, _ in points], y=[100 * value for _, value in points])
             )
-        together = [(n, row["train/agreement"]) for n, row in enumerate(rows, start=1) if "train/agreement" in row]
-        if together and arm == "vem2l":
-            agreement = [
-                Series(name="training queries", x=[float(n) for n, _ in together], y=[100 * a for _, a in together])
-            ]
+        for key, name in (("train/agreement", "training queries"), ("validation/agreement", "validation queries")):
+            together = [(n, row[key]) for n, row in enumerate(rows, start=1) if "train/agreement" in row]
+            if together and arm == "vem2l":
+                x, y = [float(n) for n, _ in together], [100 * share for _, share in together]
+                agreement.append(Series(name=name, x=x, y=y))
     plots = [
         Plot(
             id="validation",

@@ -23,7 +23,7 @@ from tenfold.systems.graph_fusion.batches import QueryBatches
 from tenfold.systems.graph_fusion.calibration import fit_temperature
 from tenfold.systems.graph_fusion.densification import Injected, candidates_of, densify, precision_curve
 from tenfold.systems.graph_fusion.graph import KnowledgeGraph
-from tenfold.systems.graph_fusion.metrics import evaluate_encoder, summarise_ranks
+from tenfold.systems.graph_fusion.metrics import agreement, evaluate_encoder, summarise_ranks
 from tenfold.systems.graph_fusion.objectives import (
     SIDES,
     Exchange,
@@ -260,6 +260,8 @@ class Fusion:
             for side in learners:
                 values[side] = self._validation_mrr(side)
                 self._note_best(side, values[side], name, folder)
+            if len(learners) == len(SIDES):
+                values["agreement"] = agreement(self.pair.structure, self.pair.text, self.graph)
             return values
 
         def note(epoch: int, row: dict[str, float]) -> None:

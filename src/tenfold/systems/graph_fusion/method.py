@@ -43,11 +43,10 @@ def full_scores_loss(scores: Tensor, batch: QueryBatch, kind: LossKind = "softma
     """
     if kind == "bce":
         return _binary_loss(scores, batch, smoothing)
+    weights, total = batch.weights, torch.full_like(scores[0, 0], len(batch.heads))
     if kind == "1vsall":
         weights = torch.where(batch.observed, 1.0, batch.weights)
-        total = mean_over_ranks(torch.full_like(scores[0, 0], len(batch.answers)))  # processes have different numbers
-    else:
-        weights, total = batch.weights, len(batch.heads)
+        total = mean_over_ranks(torch.full_like(total, len(batch.answers)))  # processes have different numbers
     scores = scores if scores.dtype == torch.float64 else scores.float()
     return _SoftmaxLoss.apply(scores, batch.owner, batch.answers, weights.to(scores.dtype) / total, smoothing)
 

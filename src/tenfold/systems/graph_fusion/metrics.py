@@ -177,6 +177,31 @@ def evaluate_encoder(
     return rank_queries(scorer, with_inverses(triples, graph.num_relations), known, batch_size=batch_size, what=what)
 
 
+@torch.no_grad()
+def agreement(first: QueryScorer, second: QueryScorer, graph: KnowledgeGraph, *, limit: int = 250) -> float:
+    """Share of validation queries to which two encoders give the same first answer, training answers left out.
+
+    Args:
+        first: an encoder, in eval mode.
+        second: another one.
+        graph: the graph.
+        limit: validation triples asked for, the first ones; each in both directions.
+    """
+    queries = with_inverses(graph.valid[:limit], graph.num_relations)[:, :2].unique(dim=0)
+    known, same = graph.known("train"), 0
+    with first.encoded(), second.encoded():
+        for part in queries.split(rows_within(graph.num_entities, len(queries))):
+            owner, answers, _ = known.of(known.find(part))
+            best = []
+            for encoder in (first, second):
+                device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
+                scores = encoder.score_all(part[:, 0].to(device), part[:, 1].to(device)).float().cpu()
+                scores[owner, answers] = -torch.inf
+                best.append(scores.argmax(1))
+            same += int((best[0] == best[1]).sum())
+    return same / len(queries)
+
+
 def summarise_ranks(ranks: Ranks, mask: Tensor | None = None) -> dict[str, float]:
     """MRR, Hits@1, 3, 10 and mean rank, realistic; MRR also optimistic and pessimistic.
 
