@@ -43,11 +43,11 @@ def full_scores_loss(scores: Tensor, batch: QueryBatch, kind: LossKind = "softma
     """
     if kind == "bce":
         return _binary_loss(scores, batch, smoothing)
+    scores = scores if scores.dtype == torch.float64 else scores.float()
     weights, total = batch.weights, torch.full_like(scores[0, 0], len(batch.heads))
     if kind == "1vsall":
         weights = torch.where(batch.observed, 1.0, batch.weights)
         total = mean_over_ranks(torch.full_like(total, len(batch.answers)))  # processes have different numbers
-    scores = scores if scores.dtype == torch.float64 else scores.float()
     return _SoftmaxLoss.apply(scores, batch.owner, batch.answers, weights.to(scores.dtype) / total, smoothing)
 
 
@@ -166,7 +166,7 @@ def mutual_loss(
     if allowed is not None:
         student, teacher = student.masked_fill(~allowed, -1e9), teacher.masked_fill(~allowed, -1e9)
     observed = answers.any(1)  # a query that only an injected answer has is no observed one
-    number = mean_over_ranks(observed.sum().to(student.dtype)).clamp(min=1e-12)
+    number = mean_over_ranks(observed.sum().float()).clamp(min=1e-12)
     if not bool(observed.any()):
         return 0.0 * student.sum()
     parts = kl_parts(student[observed], teacher[observed], answers[observed], temperature)

@@ -17,6 +17,7 @@ from tenfold.systems.graph_fusion.method import bucket_rows, weighted_mean
 from tenfold.systems.graph_fusion.scorers import QueryScorer
 from tenfold.systems.graph_fusion.tiles import (
     Excluded,
+    at_least_single,
     scan_logsumexp,
     tile_scores,
     tile_size,
@@ -67,7 +68,7 @@ def score_or_vectors(encoder: QueryScorer, heads: Tensor, relations: Tensor, til
     queries, entities = encoder.query_vectors(heads, relations), encoder.candidate_vectors()
     if encoder.similarity == "cos":
         queries, entities = F.normalize(queries, dim=-1), F.normalize(entities, dim=-1)
-    return Vectors(queries * encoder.score_scale(), entities, encoder.entity_bias())
+    return Vectors(at_least_single(queries * encoder.score_scale()), at_least_single(entities), encoder.entity_bias())
 
 
 def needs_tiles(queries: int, *encoders: QueryScorer) -> bool:

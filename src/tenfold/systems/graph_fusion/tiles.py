@@ -72,10 +72,15 @@ class Excluded:
         return scores
 
 
+def at_least_single(values: Tensor) -> Tensor:
+    """The values in single precision, or double where they are: sums over a softmax need it under mixed precision."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
 def tile_scores(queries: Tensor, entities: Tensor, bias: Tensor | None, here: slice, out: Excluded | None) -> Tensor:
     """``(B, n)`` scores of one tile of candidates, without gradient."""
     part = entities[here].T
-    scores = queries @ part if bias is None else torch.addmm(bias[here], queries, part)
+    scores = at_least_single(queries @ part if bias is None else torch.addmm(bias[here], queries, part))
     return scores if out is None else out.fill(scores, here.start)
 
 
