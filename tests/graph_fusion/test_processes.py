@@ -22,7 +22,7 @@ def test_a_fusion_on_two_processes_is_that_on_one(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SHARED)}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     one = fuse(tmp_path / "one", 1)
-    output, errors = process.communicate(timeout=300)
+    output, errors = process.communicate(timeout=1200)
     assert process.returncode == 0, errors[-3000:]
     two = json.loads(output.splitlines()[-1])
     assert two["injected"] == one["injected"] and two["ranks"] == one["ranks"]
