@@ -108,17 +108,17 @@ def test_a_step_that_is_too_large_is_taken_in_tiles(monkeypatch, tmp_path, phase
 
 
 def test_tiles_under_mixed_precision():
-    """Logits may be coarse; sums over them and gradients are in single precision, as without tiles."""
+    """Tiles stay in single precision; without them the logits are coarse, so that both agree to their digits."""
     queries, entities = table(4, 8, 0).requires_grad_(), table(300, 8, 1).requires_grad_()
     batch = batch_of([[3], [7], [1], [2]])
     with torch.autocast("cpu", torch.bfloat16):
         plain = full_scores_loss(queries @ entities.T, batch, smoothing=0.0)
         tiled = tiled_cross_entropy(queries, entities, batch.owner, batch.answers, batch.weights, tile=64)
-    assert tiled.dtype == torch.float32 and tiled.item() == pytest.approx(plain.item(), abs=2e-2)
+    assert tiled.dtype == torch.float32 and tiled.item() == pytest.approx(plain.item(), abs=5e-2)
     for ours, theirs in zip(
         torch.autograd.grad(tiled, (queries, entities)), torch.autograd.grad(plain, (queries, entities)), strict=True
     ):
-        torch.testing.assert_close(ours, theirs, atol=1e-2, rtol=1e-1)
+        torch.testing.assert_close(ours, theirs, atol=3e-2, rtol=1e-1)
 
 
 def test_what_has_no_tiles_says_so(monkeypatch):

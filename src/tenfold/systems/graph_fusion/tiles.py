@@ -80,7 +80,9 @@ def at_least_single(values: Tensor) -> Tensor:
 def tile_scores(queries: Tensor, entities: Tensor, bias: Tensor | None, here: slice, out: Excluded | None) -> Tensor:
     """``(B, n)`` scores of one tile of candidates, without gradient."""
     part = entities[here].T
-    scores = at_least_single(queries @ part if bias is None else torch.addmm(bias[here], queries, part))
+    # Backward computes a tile again, outside of any autocast: forward must find the same scores.
+    with torch.autocast(queries.device.type, enabled=False):
+        scores = queries @ part if bias is None else torch.addmm(bias[here], queries, part)
     return scores if out is None else out.fill(scores, here.start)
 
 
