@@ -15,6 +15,7 @@ from tenfold.systems.graph_fusion import (
     summarise_ranks,
     with_inverses,
 )
+from tenfold.systems.graph_fusion.metrics import agreement
 from tenfold.systems.graph_fusion.scorers import FrozenScores
 
 
@@ -77,6 +78,20 @@ def test_both_directions_in_the_order_of_the_split():
     assert torch.equal(ranks.triples[n:], with_inverses(graph.test, graph.num_relations)[n:])
     assert ranks.by_triple().shape == (n,)
     assert ranks.predicts_head.tolist() == [False] * n + [True] * n
+
+
+def test_agreement_is_that_of_first_answers_that_are_new():
+    graph = small_graph()
+    torch.manual_seed(0)
+    scorer, other = Plain(graph), Plain(graph)
+    assert agreement(scorer, scorer, graph) == 1.0
+    queries = with_inverses(graph.valid, graph.num_relations)[:, :2].unique(dim=0)
+    owner, answers, _ = graph.known("train").of(graph.known("train").find(queries))
+    first, second = (made.score_all(queries[:, 0], queries[:, 1]).detach() for made in (scorer, other))
+    for scores in (first, second):
+        scores[owner, answers] = -torch.inf
+    share = (first.argmax(1) == second.argmax(1)).double().mean().item()
+    assert agreement(scorer, other, graph) == pytest.approx(share)
 
 
 def test_half_precision_scores_are_ranked_in_single_precision():

@@ -10,9 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from graph_for_tests import small_graph
 
 from tenfold import load_results
 from tenfold.cli import main
+from tenfold.errors import UserError
+from tenfold.systems.graph_fusion.objectives import warm_schedule
+from tenfold.systems.graph_fusion.recipe import choose_student, make_encoder
+from tenfold.systems.graph_fusion.settings import PRESETS, Config, arms_of
 
 SHARED = Path(__file__).parents[1] / "shared"
 FAST = ["--seeds", "1", "--arms", "[m2l]",
@@ -192,3 +197,32 @@ def test_wrong_queries_end_with_one_line(whole, capsys, query, message):
     assert main(["predict", str(whole), query]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_delivery_heeds_its_limits():
+    """``auto``: the better encoder on validation among those that fit; else the one that exceeds least, with a note."""
+    validation = {"structure": 0.3, "text": 0.4}
+    costs = {"structure": {"memory_mb": 10.0, "latency_ms": 1.0}, "text": {"memory_mb": 100.0, "latency_ms": 0.5}}
+
+    def chosen(**limits):
+        return choose_student(Config(deliver="auto", **limits), validation, costs)
+
+    assert chosen() == ("text", "")
+    assert chosen(memory_limit_mb=50) == ("structure", "")
+    assert chosen(latency_limit_ms=0.6) == ("text", "")
+    side, note = chosen(memory_limit_mb=5)
+    assert side == "structure" and "2.0 times" in note
+    assert choose_student(Config(deliver="structure", memory_limit_mb=1), validation, costs) == ("structure", "")
+
+
+def test_all_presets_are_whole():
+    """Arms exist, settings are in range, and the published ones ask for the checkpoint they need."""
+    for name, preset in PRESETS.items():
+        assert preset.preset == name and arms_of(preset)[-1] == "vem2l"
+        assert preset.fusion.gate == "threshold"  # looks at no held-out fact
+    paper = PRESETS["paper"]
+    with pytest.raises(UserError, match="local transformers checkpoint"):
+        make_encoder(paper, small_graph(), "text")
+    assert make_encoder(paper, small_graph(), "structure").init_embed.shape == (24, 100)
+    rising = [warm_schedule(4, 10, True)(step) for step in range(11)]
+    assert rising[:4] == [0.25, 0.5, 0.75, 1.0] and rising[4] == 1.0 and rising[10] == 0.0

@@ -9,9 +9,18 @@ import torch
 from graph_for_tests import batch_of, small_graph
 
 from tenfold.errors import UserError
-from tenfold.systems.graph_fusion import Learning, build_encoder
+from tenfold.systems.graph_fusion import Learning, build_encoder, sample_unobserved
 from tenfold.systems.graph_fusion.batches import QueryBatches
 from tenfold.systems.graph_fusion.method import full_scores_loss
+from tenfold.systems.graph_fusion.objectives import (
+    SIDES,
+    Exchange,
+    MutualObjective,
+    Pair,
+    PhaseObjective,
+    other,
+)
+from tenfold.systems.graph_fusion.teachers import write_teacher
 from tenfold.systems.graph_fusion.tiles import (
     approximate_topk,
     ordered_keys,
@@ -42,26 +51,91 @@ def test_tiled_softmax_is_the_full_one(tile):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["distmult", "hash-text"])
-def test_a_softmax_that_is_too_large_is_taken_in_tiles(monkeypatch, name):
-    """The loss and its gradients stay the same; distances have no tiles and say so."""
-    graph = small_graph()
-    encoder = build_encoder(name, graph, {"dim": 8})
-    batch = next(iter(QueryBatches(graph.known("train"), 8, seed=0)))
-    learning = Learning()
-    assert learning.needs_all_scores(encoder, 8)
-    plain = learning.supervised(encoder.eval(), batch, encoder.score_all(batch.heads, batch.relations))
-    monkeypatch.setattr("tenfold.systems.graph_fusion.objectives.too_large", lambda *_: True)
-    assert not learning.needs_all_scores(encoder, 8)
-    tiled = learning.supervised(encoder, batch, None)
-    assert tiled.item() == pytest.approx(plain.item(), abs=1e-5)
-    parameters = list(encoder.parameters())
-    for ours, theirs in zip(
-        torch.autograd.grad(tiled, parameters), torch.autograd.grad(plain, parameters), strict=True
-    ):
+def in_tiles_and_in_full(monkeypatch, objective, pair, batch):
+    """Loss, gradients and logged parts of one step, computed both ways."""
+    found = []
+    for tiled in (False, True):
+        monkeypatch.setattr("tenfold.systems.graph_fusion.tiled_losses.too_large", lambda *_, tiled=tiled: tiled)
+        torch.manual_seed(0)
+        loss, logged = objective(pair, batch)
+        parameters = [p for p in pair.parameters() if p.requires_grad]
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        found.append((loss, {name: value for name, value in logged.items() if name != "agreement"}, gradients))
+        if isinstance(objective, PhaseObjective):
+            objective.forget(pair)
+    return found
+
+
+@pytest.mark.parametrize("phase", ["warm", "mutual", "e-step", "m-step", "reverse", "temperature"])
+def test_a_step_that_is_too_large_is_taken_in_tiles(monkeypatch, tmp_path, phase):
+    """Supervised loss, M2L and the KL on unobserved queries, and all gradients, stay the same (trap 5)."""
+    monkeypatch.setattr("tenfold.systems.graph_fusion.tiled_losses.tile_size", lambda *_: 7)
+    monkeypatch.setattr("tenfold.systems.graph_fusion.tiles.tile_size", lambda *_: 7)
+    torch.manual_seed(0)
+    graph = small_graph(unseen=2)
+    pair = Pair(
+        build_encoder("conve", graph, {"dim": 16, "channels": 4, "normalise": False}),
+        build_encoder("hash-text", graph, {"dim": 8, "dropout": 0.0}),
+    ).eval()
+    torch.nn.init.normal_(pair.structure.bias)
+    known = graph.known("train")
+    exchange = Exchange(
+        0.0 if phase == "warm" else 0.7,
+        2.0 if phase == "temperature" else 1.0,
+        "full",
+        {"structure": 1.3, "text": 0.8},
+        graph.seen(),
+    )
+    if phase in ("warm", "mutual"):
+        objective = MutualObjective({side: Learning() for side in SIDES}, exchange)
+        batch = next(iter(QueryBatches(known, 8, seed=0)))
+    else:
+        learner = "structure" if phase == "m-step" else "text"
+        queries = sample_unobserved(graph, known, seed=0)
+        teacher = write_teacher(pair.side(other(learner)), queries, known, tmp_path, k=5)
+        batch = next(iter(QueryBatches(known, 8, seed=0, teacher=teacher)))
+        objective = PhaseObjective(learner, Learning(), exchange, 1.5, phase == "reverse")
+        pair.side(other(learner)).requires_grad_(False)
+    (loss, parts, gradients), (tiled, tiled_parts, tiled_gradients) = in_tiles_and_in_full(
+        monkeypatch, objective, pair, batch
+    )
+    torch.testing.assert_close(tiled, loss, atol=1e-5, rtol=1e-5)
+    assert tiled_parts.keys() == parts.keys()
+    for name, value in parts.items():
+        torch.testing.assert_close(tiled_parts[name], value, atol=1e-5, rtol=1e-5)
+    for ours, theirs in zip(tiled_gradients, gradients, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
-    with pytest.raises(UserError, match="'sampled'"):
-        learning.supervised(build_encoder("transe", graph, {"dim": 8}), batch, None)
+
+
+def test_tiles_under_mixed_precision():
+    """Tiles stay in single precision; without them the logits are coarse, so that both agree to their digits."""
+    queries, entities = table(4, 8, 0).requires_grad_(), table(300, 8, 1).requires_grad_()
+    batch = batch_of([[3], [7], [1], [2]])
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = full_scores_loss(queries @ entities.T, batch, smoothing=0.0)
+        tiled = tiled_cross_entropy(queries, entities, batch.owner, batch.answers, batch.weights, tile=64)
+    assert tiled.dtype == torch.float32 and tiled.item() == pytest.approx(plain.item(), abs=5e-2)
+    for ours, theirs in zip(
+        torch.autograd.grad(tiled, (queries, entities)), torch.autograd.grad(plain, (queries, entities)), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, atol=3e-2, rtol=1e-1)
+
+
+def test_what_has_no_tiles_says_so(monkeypatch):
+    monkeypatch.setattr("tenfold.systems.graph_fusion.tiled_losses.too_large", lambda *_: True)
+    graph = small_graph()
+    text = build_encoder("hash-text", graph, {"dim": 8})
+    batch = next(iter(QueryBatches(graph.known("train"), 8, seed=0)))
+    calibration = {"structure": 1.0, "text": 1.0}
+    learning = {side: Learning() for side in SIDES}
+    for name, split, losses, message in (
+        ("transe", "full", learning, "cannot be taken in tiles"),
+        ("distmult", "exact", learning, "mutual_split 'exact'"),
+        ("distmult", "full", {**learning, "structure": Learning(loss="bce")}, "loss 'bce'"),
+    ):
+        pair = Pair(build_encoder(name, graph, {"dim": 8}), text)
+        with pytest.raises(UserError, match=message):
+            MutualObjective(losses, Exchange(1.0, 1.0, split, calibration))(pair, batch)
 
 
 @pytest.mark.parametrize("tile", [1, 6, 50])

@@ -24,7 +24,7 @@ def fit_temperature(
         batch_size: queries scored at a time.
 
     Returns:
-        c in [1e-3, 1e3], by golden-section search in log c.
+        c in [1e-3, 1e3].
     """
     triples = graph.valid
     if len(triples) > limit:
@@ -44,23 +44,34 @@ def fit_temperature(
             blocks.append(scores - scores[torch.arange(len(part)), part[:, 2]][:, None])
     scorer.train(training)
 
-    def loss(log_c: float) -> float:
-        return sum(float((block / math.exp(log_c)).logsumexp(1).sum()) for block in blocks) / len(triples)
+    return _best_temperature(torch.cat(blocks))
 
-    low, high = math.log(1e-3), math.log(1e3)
-    golden = (math.sqrt(5) - 1) / 2
-    a, b = high - golden * (high - low), low + golden * (high - low)
-    at_a, at_b = loss(a), loss(b)
-    while high - low > 1e-3:
-        if at_a <= at_b:
-            high, b, at_b = b, a, at_a
-            a = high - golden * (high - low)
-            at_a = loss(a)
-        else:
-            low, a, at_a = a, b, at_b
-            b = low + golden * (high - low)
-            at_b = loss(b)
-    return math.exp((low + high) / 2)
+
+def _best_temperature(margins: Tensor, steps: int = 30) -> float:
+    """The c in [1e-3, 1e3] that minimises the mean of ``logsumexp(margins / c)``.
+
+    The mean is convex in 1 / c. Its slope is the mean margin under the softmax, its curvature their variance, so that
+    Newton's steps, kept within the bracket that the slopes have left, need a handful of passes.
+
+    Args:
+        margins: ``(n, N)`` scores minus that of the row's answer; -inf is left out.
+        steps: passes at most.
+    """
+    margins = margins.clamp_(min=-1e12)
+    low, high, inverse = 1e-3, 1e3, 1.0
+    for _ in range(steps):
+        belief = (margins * inverse).softmax(1)
+        weighted = belief.mul_(margins)
+        mean = weighted.sum(1)
+        slope = float(mean.double().mean())
+        curvature = float((weighted.mul_(margins).sum(1) - mean.square()).double().mean())
+        low, high = (inverse, high) if slope < 0 else (low, inverse)
+        step = inverse - slope / curvature if curvature > 0 else math.nan
+        wanted = step if low < step < high else math.sqrt(low * high)
+        if abs(wanted - inverse) < 1e-4 * inverse:
+            return 1 / wanted
+        inverse = wanted
+    return 1 / inverse
 
 
 class ConfidenceCurve:

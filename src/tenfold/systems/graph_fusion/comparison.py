@@ -233,11 +233,11 @@ def _history_plots(outcomes: Outcomes) -> list[Plot]:
             series.append(
                 Series(name=f"{side}, {arm}", x=[float(n) for n, _ in points], y=[100 * value for _, value in points])
             )
-        together = [(n, row["train/agreement"]) for n, row in enumerate(rows, start=1) if "train/agreement" in row]
-        if together and arm == "vem2l":
-            agreement = [
-                Series(name="training queries", x=[float(n) for n, _ in together], y=[100 * a for _, a in together])
-            ]
+        for key, name in (("train/agreement", "training queries"), ("validation/agreement", "validation queries")):
+            together = [(n, row[key]) for n, row in enumerate(rows, start=1) if "train/agreement" in row]
+            if together and arm == "vem2l":
+                x, y = [float(n) for n, _ in together], [100 * share for _, share in together]
+                agreement.append(Series(name=name, x=x, y=y))
     plots = [
         Plot(
             id="validation",
@@ -312,9 +312,15 @@ def tables_of(outcomes: Outcomes, ensembles: Sequence[Mapping[str, Any]], delive
         Table(
             id="delivered",
             title="The students, each without the other",
-            columns=["student", "parameters", "one query (ms)", "delivered"],
+            columns=["student", "parameters", "one query (ms)", "memory (MiB)", "delivered"],
             rows=[
-                [side, int(cost["params"]), round(cost["latency_ms"], 3), "yes" if side == delivered["side"] else ""]
+                [
+                    side,
+                    int(cost["params"]),
+                    round(cost["latency_ms"], 3),
+                    round(cost["memory_mb"], 2),
+                    "yes" if side == delivered["side"] else "",
+                ]
                 for side, cost in delivered["costs"].items()
             ],
             caption="Time of one query against all entities, candidate vectors kept.",

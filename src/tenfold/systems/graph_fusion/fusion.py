@@ -23,7 +23,7 @@ from tenfold.systems.graph_fusion.batches import QueryBatches
 from tenfold.systems.graph_fusion.calibration import fit_temperature
 from tenfold.systems.graph_fusion.densification import Injected, candidates_of, densify, precision_curve
 from tenfold.systems.graph_fusion.graph import KnowledgeGraph
-from tenfold.systems.graph_fusion.metrics import evaluate_encoder, summarise_ranks
+from tenfold.systems.graph_fusion.metrics import agreement, evaluate_encoder, summarise_ranks
 from tenfold.systems.graph_fusion.objectives import (
     SIDES,
     Exchange,
@@ -33,6 +33,7 @@ from tenfold.systems.graph_fusion.objectives import (
     PhaseObjective,
     Side,
     other,
+    warm_schedule,
 )
 from tenfold.systems.graph_fusion.progress import Best, Round
 from tenfold.systems.graph_fusion.queries import UnobservedQueries, sample_unobserved
@@ -89,6 +90,7 @@ class Fusion:
         self.rounds: list[Round] = []
         self.history: list[dict[str, Any]] = []
         self.steps = 0
+        self._temperatures: dict[Side, float] = {}  # of the weights as they are now
         seen = graph.seen()
         self._seen = None if bool(seen.all()) else seen
         self._set_graph(structure, None)
@@ -105,7 +107,12 @@ class Fusion:
                 self._note_best(side, self._validation_mrr(side), "given", None)
             return
         objective = MutualObjective(self.learning, self._exchange(0.0, {"structure": 1.0, "text": 1.0}))
-        self._phase("warm", objective, self._batches("warm"), self.options.warm_epochs, SIDES, 1.0)
+        batches = self._batches("warm")
+        schedule = None
+        if self.options.warm_up_steps or self.options.warm_decay:
+            total = len(batches) * self.options.warm_epochs
+            schedule = warm_schedule(self.options.warm_up_steps, total, self.options.warm_decay)
+        self._phase("warm", objective, batches, self.options.warm_epochs, SIDES, 1.0, schedule)
 
     def mutual(self) -> None:
         """Stage 1: M2L on observed queries, in spells of ``patience`` epochs, until a spell brings no better MRR."""
@@ -161,6 +168,7 @@ class Fusion:
 
     def use_best(self) -> None:
         """Give each encoder its best weights on validation; the warm start's count, too."""
+        self._temperatures = {}
         for side, best in self.best.items():
             self.pair.side(side).load_state_dict(best.state)
         self.pair.eval()
@@ -180,6 +188,7 @@ class Fusion:
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state`."""
         self.pair.load_state_dict(state["pair"])
+        self._temperatures = {}
         self.optimiser.load_state_dict(state["optimiser"])
         self.best = {side: Best(**best) for side, best in state["best"].items()}
         self.history = list(state["history"])
@@ -215,12 +224,20 @@ class Fusion:
 
         Moments that Adam gathered later than those weights are dropped.
         """
+        self._temperatures = {}
         for side, best in self.best.items():
             self.pair.side(side).load_state_dict(best.state)
         self.optimiser = self._make_optimiser()
 
     def _phase(
-        self, name: str, objective: Any, batches: QueryBatches, epochs: int, learners: Any, factor: float
+        self,
+        name: str,
+        objective: Any,
+        batches: QueryBatches,
+        epochs: int,
+        learners: Any,
+        factor: float,
+        schedule: Callable[[int], float] | None = None,
     ) -> None:
         folder = self.folder / name
         done = folder / "done.pt"
@@ -243,6 +260,8 @@ class Fusion:
             for side in learners:
                 values[side] = self._validation_mrr(side)
                 self._note_best(side, values[side], name, folder)
+            if len(learners) == len(SIDES):
+                values["agreement"] = agreement(self.pair.structure, self.pair.text, self.graph)
             return values
 
         def note(epoch: int, row: dict[str, float]) -> None:
@@ -250,6 +269,8 @@ class Fusion:
                 numbers = ", ".join(f"{side} {row[f'validation/{side}']:.4f}" for side in learners)
                 self.progress(name, epoch, epochs, f"validation MRR {numbers}")
 
+        for side in learners:
+            self._temperatures.pop(side, None)
         try:
             fitted = fit(
                 self.pair,
@@ -257,6 +278,7 @@ class Fusion:
                 batches,
                 epochs=epochs,
                 optimiser=self.optimiser,
+                schedule=schedule,
                 folder=folder,
                 options=self.trainer,
                 validate=validate,
@@ -308,21 +330,17 @@ class Fusion:
         )
 
     def _ask(self, side: Side, unobserved: UnobservedQueries, folder: Path) -> TeacherFile:
-        temperature = self._calibrate(f"{folder.parent.name}/{folder.name}")[side] * self.options.temperature
-        if rank() == 0:
-            write_teacher(
-                self.pair.side(side),
-                unobserved,
-                self.known,
-                folder,
-                temperature=temperature,
-                k=self.options.top_k,
-                seen=self._seen if side == "structure" else None,
-                leftover=self.options.leftover,
-                renormalise=self.options.renormalise,
-            )
-        wait_for_all_ranks()
-        return write_teacher(self.pair.side(side), unobserved, self.known, folder)
+        return write_teacher(
+            self.pair.side(side),
+            unobserved,
+            self.known,
+            folder,
+            temperature=self._temperature_of(side) * self.options.temperature,
+            k=self.options.top_k,
+            seen=self._seen if side == "structure" else None,
+            leftover=self.options.leftover,
+            renormalise=self.options.renormalise,
+        )
 
     def _densify(self, teacher: TeacherFile | None, folder: Path, number: int) -> Injected | None:
         if teacher is None or self.options.share == 0:
@@ -361,18 +379,21 @@ class Fusion:
         return Exchange(lam, options.temperature, options.mutual_split, calibration, self._seen)
 
     def _calibrate(self, name: str) -> dict[Side, float]:
-        if not self.options.calibrate or (self.folder / name / "done.pt").exists():
+        """Both temperatures at the start of a phase; those of a phase that is done are not needed again.
+
+        A resumed phase starts from the weights that it started from before, and so from the same temperatures.
+        """
+        if (self.folder / name / "done.pt").exists():
             return {"structure": 1.0, "text": 1.0}
-        path = self.folder / name / "calibration.pt"
-        if not path.exists():  # a resumed phase goes on with what it began with
-            path.parent.mkdir(parents=True, exist_ok=True)
-            fitted = {side: fit_temperature(self.pair.side(side), self.graph) for side in SIDES}
-            if rank() == 0:
-                temporary = path.with_suffix(".tmp")
-                torch.save(fitted, temporary)
-                temporary.replace(path)
-            wait_for_all_ranks()
-        return read_torch_file(path)
+        return {side: self._temperature_of(side) for side in SIDES}
+
+    def _temperature_of(self, side: Side) -> float:
+        """Fitted when an encoder has learned since the last time; a frozen one keeps its temperature."""
+        if not self.options.calibrate:
+            return 1.0
+        if side not in self._temperatures:
+            self._temperatures[side] = fit_temperature(self.pair.side(side), self.graph)
+        return self._temperatures[side]
 
     def _batches(self, name: str) -> QueryBatches:
         return QueryBatches(self.known, self.options.batch_size, seed=self._seed_of(name))
@@ -384,6 +405,8 @@ class Fusion:
         triples, weights = self.graph.train, torch.ones(len(self.graph.train))
         if injected is not None and len(injected):
             triples, weights = torch.cat([triples, injected.triples]), torch.cat([weights, injected.weights])
+        if type(encoder).set_graph is not QueryScorer.set_graph:
+            self._temperatures = {}  # a graph encoder scores otherwise now
         encoder.set_graph(triples[:, [0, 2]].T.contiguous(), triples[:, 1].contiguous(), weights)
 
     def _validation_mrr(self, side: Side) -> float:

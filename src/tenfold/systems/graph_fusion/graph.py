@@ -184,6 +184,9 @@ class AnswerIndex:
         Returns:
             ``(n,)`` places in ``rows``, ``(n,)`` entities, ``(n,)`` weights.
         """
+        if not len(self):
+            none = torch.empty(0, dtype=torch.int64)
+            return none, none, torch.empty(0)
         there = rows >= 0
         safe = rows.clamp(min=0)
         counts = torch.where(there, self.offsets[safe + 1] - self.offsets[safe], 0)

@@ -182,7 +182,7 @@ class HashText(QueryScorer):
     def score_all(self, heads: Tensor, relations: Tensor) -> Tensor:
         """Cosine times the inverse temperature."""
         with self.encoded():
-            return self.query_vectors(heads, relations) @ self.encoding[2].T * self.score_scale()
+            return (self.query_vectors(heads, relations) * self.score_scale()) @ self.encoding[2].T
 
     @property
     def has_vectors(self) -> bool:

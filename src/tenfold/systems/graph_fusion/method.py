@@ -14,13 +14,15 @@ reconstructed: the paper's body and code were not at hand; see the room's README
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from tenfold.losses import distillation_kl, log_probabilities
+from tenfold.parallel import mean_over_ranks
 from tenfold.systems.graph_fusion.batches import QueryBatch, UnobservedBatch
 
 LossKind = Literal["softmax", "1vsall", "bce"]
@@ -41,20 +43,42 @@ def full_scores_loss(scores: Tensor, batch: QueryBatch, kind: LossKind = "softma
     """
     if kind == "bce":
         return _binary_loss(scores, batch, smoothing)
-    if kind == "1vsall":
-        weights, total = torch.where(batch.observed, 1.0, batch.weights), len(batch.answers)
-    else:
-        weights, total = batch.weights, len(batch.heads)
     scores = scores if scores.dtype == torch.float64 else scores.float()
-    weights = weights.to(scores.dtype)
-    # The normaliser alone: no matrix of log-probabilities is written.
-    normaliser = scores.logsumexp(1)
-    gold = (weights * (normaliser[batch.owner] - scores[batch.owner, batch.answers])).sum()
-    if smoothing == 0:
-        return gold / total
-    mass = torch.zeros_like(normaliser).index_add(0, batch.owner, weights)
-    spread = (mass * (normaliser - scores.mean(1))).sum()
-    return ((1 - smoothing) * gold + smoothing * spread) / total
+    weights, total = batch.weights, torch.full_like(scores[0, 0], len(batch.heads))
+    if kind == "1vsall":
+        weights = torch.where(batch.observed, 1.0, batch.weights)
+        total = mean_over_ranks(torch.full_like(total, len(batch.answers)))  # processes have different numbers
+    return _SoftmaxLoss.apply(scores, batch.owner, batch.answers, weights.to(scores.dtype) / total, smoothing)
+
+
+class _SoftmaxLoss(torch.autograd.Function):
+    """Weighted cross-entropy of a few answers per row, with the gradient in closed form.
+
+    Two matrices of the size of the scores are written: the softmax, and the gradient, which is the softmax times the
+    row's weight, minus the targets.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, owner: Tensor, answers: Tensor, weights: Tensor, smoothing: float) -> Tensor:
+        shares = scores.softmax(1)
+        normaliser = scores.amax(1) - shares.amax(1).log()  # the largest share is at least 1 / N
+        mass = torch.zeros_like(normaliser).index_add_(0, owner, weights)
+        ctx.save_for_backward(shares, mass, owner, answers, weights)
+        ctx.smoothing = smoothing
+        gold = (weights * scores[owner, answers]).sum() * (1 - smoothing)
+        spread = (mass * scores.mean(1)).sum() * smoothing if smoothing else 0.0
+        return (mass * normaliser).sum() - gold - spread
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        shares, mass, owner, answers, weights = ctx.saved_tensors
+        rows = (mass * gradient)[:, None]
+        shares = shares * rows
+        if ctx.smoothing:
+            shares -= rows * (ctx.smoothing / shares.shape[1])
+        shares.index_put_((owner, answers), weights * (-(1 - ctx.smoothing) * gradient), accumulate=True)
+        return shares, None, None, None, None
 
 
 def _binary_loss(scores: Tensor, batch: QueryBatch, smoothing: float) -> Tensor:
@@ -142,6 +166,7 @@ def mutual_loss(
     if allowed is not None:
         student, teacher = student.masked_fill(~allowed, -1e9), teacher.masked_fill(~allowed, -1e9)
     observed = answers.any(1)  # a query that only an injected answer has is no observed one
+    number = mean_over_ranks(observed.sum().float()).clamp(min=1e-12)
     if not bool(observed.any()):
         return 0.0 * student.sum()
     parts = kl_parts(student[observed], teacher[observed], answers[observed], temperature)
@@ -149,7 +174,7 @@ def mutual_loss(
         rows = parts.between + (1 - parts.outside_mass) * parts.within
     else:
         rows = parts.between + outside_weight * parts.outside
-    return temperature**2 * rows.mean()
+    return temperature**2 * rows.sum() / number
 
 
 def bucket_kl(
@@ -179,19 +204,39 @@ def bucket_kl(
     if allowed is not None:
         mask &= allowed
     log_p = log_probabilities(student, temperature, mask)
-    inside = log_p.gather(1, batch.ids)
-    outside = log_p.scatter(1, batch.ids, -1e9).logsumexp(1).clamp(min=-60.0)
-    teacher = batch.probabilities.to(log_p.dtype)
-    tail = batch.tail.to(log_p.dtype)
+    outside = log_p.scatter(1, batch.ids, -1e9).logsumexp(1)
+    rows = bucket_rows(log_p.gather(1, batch.ids), outside, batch, reverse)
+    return temperature**2 * weighted_mean(rows, batch.weights)
+
+
+def bucket_rows(inside: Tensor, outside: Tensor, batch: UnobservedBatch, reverse: bool) -> Tensor:
+    """``(B,)`` the divergence of :func:`bucket_kl` from the student's log-probabilities.
+
+    Args:
+        inside: ``(B, K)`` of the teacher's candidates.
+        outside: ``(B,)`` of all others together.
+        batch: the teacher's beliefs.
+        reverse: see :func:`bucket_kl`.
+    """
+    outside = outside.clamp(min=-60.0)
+    teacher, tail = batch.probabilities.to(inside.dtype), batch.tail.to(inside.dtype)
     if reverse:
         floor = 1e-7  # what half precision can tell from nothing
         rows = (inside.exp() * (inside - teacher.clamp(min=floor).log())).sum(1)
-        rows = rows + outside.exp() * (outside - tail.clamp(min=floor).log())
-    else:
-        rows = (teacher * (teacher.clamp(min=1e-12).log() - inside.clamp(min=-60.0))).sum(1)
-        rows = rows + tail * (tail.clamp(min=1e-12).log() - outside)
-    weights = batch.weights.to(log_p.dtype)
-    return temperature**2 * (weights * rows).sum() / weights.sum().clamp(min=1e-12)
+        return rows + outside.exp() * (outside - tail.clamp(min=floor).log())
+    rows = (teacher * (teacher.clamp(min=1e-12).log() - inside.clamp(min=-60.0))).sum(1)
+    return rows + tail * (tail.clamp(min=1e-12).log() - outside)
+
+
+def weighted_mean(rows: Tensor, weights: Tensor) -> Tensor:
+    """A process's part of the weighted mean over the queries of all processes, which average their gradients.
+
+    Args:
+        rows: ``(n,)``; processes may have different numbers of rows.
+        weights: ``(n,)``.
+    """
+    weights = weights.to(rows.dtype)
+    return (weights * rows).sum() / mean_over_ranks(weights.sum()).clamp(min=1e-12)
 
 
 def evidence_lower_bound(log_p_observed: Tensor, log_p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tenfold.errors import UserError
+from tenfold.parallel import gather_rows, rank, world_size
 from tenfold.statistics import PairedDifference
 from tenfold.systems.graph_fusion.graph import AnswerIndex, KnowledgeGraph, Split, with_inverses
 from tenfold.systems.graph_fusion.scorers import QueryScorer, check_scores
@@ -78,6 +79,7 @@ def rank_queries(
     """Rank the answers of directed triples among all entities.
 
     Each distinct query is scored once, in float32 whatever the encoder computes in: half precision would make ties.
+    Processes share the queries; each gets all ranks.
 
     Args:
         scorer: the encoder; evaluated in eval mode.
@@ -98,20 +100,21 @@ def rank_queries(
     queries, place = triples[:, :2].unique(dim=0, return_inverse=True)
     order = place.argsort(stable=True)
     bounds = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(place, minlength=len(queries)).cumsum(0)])
-    better = torch.empty(len(triples), dtype=torch.int64)
-    ties = torch.empty_like(better)
-    candidates = torch.full_like(better, scorer.num_entities)
+    starts = range(0, len(queries), batch_size)
+    own = starts[rank() :: world_size()] if world_size() > 1 else starts
+    counts, places = [torch.empty(0, 3, dtype=torch.int64)], [torch.empty(0, dtype=torch.int64)]
     with scorer.encoded():
-        for start in range(0, len(queries), batch_size):
+        for start in own:
             part = queries[start : start + batch_size]
             scores = scorer.score_all(part[:, 0].to(device), part[:, 1].to(device)).float()
             check_scores(scores, len(part), scorer.num_entities, what)
             mine = order[bounds[start] : bounds[start + len(part)]]
-            counts = _count(scores, place[mine] - start, triples[mine, 2], part, known)
-            better[mine], ties[mine], fewer = counts
-            candidates[mine] -= fewer
+            counts.append(torch.stack(_count(scores, place[mine] - start, triples[mine, 2], part, known), 1))
+            places.append(mine)
     scorer.train(training)
-    return Ranks(triples, better, ties, candidates, scorer.num_relations)
+    found = gather_rows(torch.cat(counts).to(device), torch.cat(places).to(device), len(triples)).cpu()
+    better, ties, filtered = found.unbind(1)
+    return Ranks(triples, better, ties, scorer.num_entities - filtered, scorer.num_relations)
 
 
 def _count(
@@ -122,9 +125,11 @@ def _count(
     rows, targets = rows.to(device), targets.to(device)
     own = scores[rows, targets]
     compared = scores if len(rows) == len(scores) else scores[rows]
-    better = (compared > own[:, None]).sum(1)
-    at_least = (compared >= own[:, None]).sum(1)
-    ties = at_least - better - 1
+    # Comparisons as floats in one buffer: making and summing booleans takes several times as long. Sums of so many ones
+    # are exact in single precision up to 2^24.
+    beats, exact = torch.empty_like(compared), torch.float32 if compared.shape[1] <= 2**24 else torch.float64
+    better = torch.gt(compared, own[:, None], out=beats).sum(1, dtype=exact).long()
+    ties = torch.eq(compared, own[:, None], out=beats).sum(1, dtype=exact).long() - 1
     filtered = torch.zeros_like(better)
     if known is not None:
         owner, answers, _ = known.of(known.find(queries[rows.cpu()]))
@@ -170,6 +175,31 @@ def evaluate_encoder(
         everything = torch.cat([graph.train, graph.valid, graph.test, graph.hidden])
         known = AnswerIndex(with_inverses(everything, graph.num_relations), graph.num_relations)
     return rank_queries(scorer, with_inverses(triples, graph.num_relations), known, batch_size=batch_size, what=what)
+
+
+@torch.no_grad()
+def agreement(first: QueryScorer, second: QueryScorer, graph: KnowledgeGraph, *, limit: int = 250) -> float:
+    """Share of validation queries to which two encoders give the same first answer, training answers left out.
+
+    Args:
+        first: an encoder, in eval mode.
+        second: another one.
+        graph: the graph.
+        limit: validation triples asked for, the first ones; each in both directions.
+    """
+    queries = with_inverses(graph.valid[:limit], graph.num_relations)[:, :2].unique(dim=0)
+    known, same = graph.known("train"), 0
+    with first.encoded(), second.encoded():
+        for part in queries.split(rows_within(graph.num_entities, len(queries))):
+            owner, answers, _ = known.of(known.find(part))
+            best = []
+            for encoder in (first, second):
+                device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
+                scores = encoder.score_all(part[:, 0].to(device), part[:, 1].to(device)).float().cpu()
+                scores[owner, answers] = -torch.inf
+                best.append(scores.argmax(1))
+            same += int((best[0] == best[1]).sum())
+    return same / len(queries)
 
 
 def summarise_ranks(ranks: Ranks, mask: Tensor | None = None) -> dict[str, float]:

@@ -1,18 +1,25 @@
 """What one training step minimises: both encoders on observed queries, or one that learns from the other, frozen."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tenfold.errors import UserError
-from tenfold.systems.graph_fusion.batches import QueryBatch
+from tenfold.systems.graph_fusion.batches import QueryBatch, UnobservedBatch
 from tenfold.systems.graph_fusion.method import SplitKind, bucket_kl, full_scores_loss, mutual_loss
 from tenfold.systems.graph_fusion.sampled_losses import in_batch_loss, sampled_softmax_loss, self_adversarial_loss
 from tenfold.systems.graph_fusion.scorers import QueryScorer
-from tenfold.systems.graph_fusion.tiles import tiled_cross_entropy, too_large
+from tenfold.systems.graph_fusion.tiled_losses import (
+    Vectors,
+    needs_tiles,
+    score_or_vectors,
+    tiled_bucket_kl,
+    tiled_mutual_loss,
+    tiled_softmax,
+)
 
 Side = Literal["structure", "text"]
 SIDES: tuple[Side, Side] = ("structure", "text")
@@ -60,23 +67,25 @@ class Learning:
     learning_rate: float = 3e-3
     weight_decay: float = 0.0
 
-    def needs_all_scores(self, encoder: QueryScorer, queries: int) -> bool:
-        """Whether the supervised loss is computed from a matrix of scores.
+    @property
+    def needs_scores(self) -> bool:
+        """Whether the supervised loss is computed from scores of all entities."""
+        return self.loss in ("softmax", "1vsall", "bce")
 
-        A softmax whose matrix would exceed the memory budget is computed in tiles, exactly, where the encoder has
-        vectors; see :mod:`~.tiles`.
-        """
-        if self.loss not in ("softmax", "1vsall", "bce"):
-            return False
-        return not (self.loss == "softmax" and encoder.has_vectors and too_large(queries, encoder.num_entities))
+    def in_tiles(self, encoder: QueryScorer, queries: int) -> bool:
+        """Whether those scores exceed the memory budget: then a softmax is computed in tiles, exactly."""
+        return self.loss == "softmax" and needs_tiles(queries, encoder)
 
-    def supervised(self, encoder: QueryScorer, batch: QueryBatch, scores: Tensor | None) -> Tensor:
+    def supervised(self, encoder: QueryScorer, batch: QueryBatch, scores: Tensor | Vectors | None) -> Tensor:
         """The encoder's own loss, else that of the settings.
 
         Args:
             encoder: the encoder.
             batch: queries and answers.
-            scores: ``(B, N)``, where they were computed.
+            scores: ``(B, N)``, or the vectors they are made from, where they were computed.
+
+        Raises:
+            UserError: a loss that has no tiles needs them.
         """
         own = encoder.supervised_loss(batch)
         if own is not None:
@@ -87,29 +96,15 @@ class Learning:
             return in_batch_loss(encoder, batch)
         if self.loss == "sampled":
             return sampled_softmax_loss(encoder, batch, self.negatives)
-        if scores is None:
-            return _tiled_softmax(encoder, batch, self.smoothing)
+        if isinstance(scores, Vectors):
+            if self.loss != "softmax":
+                raise UserError(
+                    f"the loss {self.loss!r} over {encoder.num_entities:,} entities exceeds the memory budget: use "
+                    "'softmax', which is taken in tiles, or 'sampled', or lower fusion.batch_size"
+                )
+            return tiled_softmax(scores, batch, self.smoothing)
+        assert scores is not None
         return full_scores_loss(scores, batch, self.loss, self.smoothing)
-
-
-def _tiled_softmax(encoder: QueryScorer, batch: QueryBatch, smoothing: float) -> Tensor:
-    queries = encoder.query_vectors(batch.heads, batch.relations)
-    entities = encoder.candidate_vectors()
-    if encoder.similarity == "cos":
-        queries, entities = F.normalize(queries, dim=-1), F.normalize(entities, dim=-1)
-    elif encoder.similarity != "dot":
-        raise UserError(
-            f"{encoder.num_entities:,} entities need tiles, which distances have not: use the loss 'sampled'"
-        )
-    return tiled_cross_entropy(
-        queries * encoder.score_scale(),
-        entities,
-        batch.owner,
-        batch.answers,
-        batch.weights,
-        bias=encoder.entity_bias(),
-        smoothing=smoothing,
-    )
 
 
 @dataclass(frozen=True)
@@ -134,9 +129,28 @@ class Exchange:
         """``(N,)`` entities that a teacher may judge: structure knows nothing of those without an edge."""
         return self.seen.to(device) if teacher == "structure" and self.seen is not None else None
 
-    def mutual(self, learner: Side, scores: Tensor, teacher_scores: Tensor, batch: QueryBatch) -> Tensor:
-        """M2L's loss of the learner."""
+    def mutual(
+        self, learner: Side, scores: Tensor | Vectors, teacher_scores: Tensor | Vectors, batch: QueryBatch
+    ) -> Tensor:
+        """M2L's loss of the learner.
+
+        Raises:
+            UserError: tiles are needed, and the split has none.
+        """
         teacher = other(learner)
+        if isinstance(scores, Vectors) and isinstance(teacher_scores, Vectors):
+            if self.split != "full":
+                raise UserError(
+                    f"fusion.mutual_split {self.split!r} needs all scores of a batch, which exceed the memory budget: "
+                    "use 'full', or lower fusion.batch_size"
+                )
+            return tiled_mutual_loss(
+                scores.over(self.calibration[learner]),
+                teacher_scores.over(self.calibration[teacher]),
+                temperature=self.temperature,
+                allowed=self.allowed(teacher, batch.heads.device),
+            )
+        assert isinstance(scores, Tensor) and isinstance(teacher_scores, Tensor)
         answers = None if self.split == "full" else batch.answer_mask(scores.shape[1])
         return mutual_loss(
             scores / self.calibration[learner],
@@ -165,26 +179,31 @@ class MutualObjective:
         """The loss of a batch and its parts, as :func:`tenfold.training.fit` wants them."""
         assert isinstance(pair, Pair)
         logged: dict[str, Tensor] = {}
-        scores: dict[Side, Tensor] = {}
+        scores: dict[Side, Tensor | Vectors] = {}
         total: Tensor | None = None
+        exchanged, queries = self.exchange.lam > 0, len(batch.heads)
+        tiled = exchanged and needs_tiles(queries, pair.structure, pair.text)
         for side in SIDES:
-            encoder = pair.side(side)
+            encoder, learning = pair.side(side), self.learning[side]
             encoder.begin_step(batch.answers)
             with encoder.encoded():
-                if self.exchange.lam > 0 or self.learning[side].needs_all_scores(encoder, len(batch.heads)):
-                    scores[side] = encoder.score_all(batch.heads, batch.relations)
-                loss = self.learning[side].supervised(encoder, batch, scores.get(side))
+                if exchanged or learning.needs_scores:
+                    scores[side] = score_or_vectors(
+                        encoder, batch.heads, batch.relations, tiled or learning.in_tiles(encoder, queries)
+                    )
+                loss = learning.supervised(encoder, batch, scores.get(side))
             logged[f"{side}-supervised"] = loss
             total = loss if total is None else total + loss
         assert total is not None
-        if self.exchange.lam > 0:
+        if exchanged:
             for side in SIDES:
                 loss = self.exchange.mutual(side, scores[side], scores[other(side)], batch)
                 logged[f"{side}-mutual"] = loss
                 total = total + self.exchange.lam * loss
-            # Both may agree on what is wrong: agreement that rises while the validation MRR falls is the alarm.
-            same = scores["structure"].argmax(1) == scores["text"].argmax(1)
-            logged["agreement"] = same.float().mean()
+            first, second = scores["structure"], scores["text"]
+            if isinstance(first, Tensor) and isinstance(second, Tensor):
+                # Both may agree on what is wrong: agreement that rises while the validation MRR falls is the alarm.
+                logged["agreement"] = (first.argmax(1) == second.argmax(1)).float().mean()
         return total, logged
 
 
@@ -214,39 +233,63 @@ class PhaseObjective:
             relations = torch.cat([relations, unobserved.relations])
         encoder.begin_step(batch.answers)
         logged: dict[str, Tensor] = {}
+        exchanged = self.exchange.lam > 0
+        tiled = self._in_tiles(pair, len(heads), observed)
+        scores: Tensor | Vectors | None = None
         with encoder.encoded():
-            scores = None
-            exchanged = self.exchange.lam > 0 or unobserved is not None
-            if exchanged or self.learning.needs_all_scores(encoder, observed):
-                scores = encoder.score_all(heads, relations)
+            if exchanged or unobserved is not None or self.learning.needs_scores:
+                scores = score_or_vectors(encoder, heads, relations, tiled)
             loss = self.learning.supervised(encoder, batch, None if scores is None else scores[:observed])
         logged["supervised"] = loss
-        if self.exchange.lam > 0:
+        if exchanged:
             assert scores is not None
-            mutual = self.exchange.mutual(self.learner, scores[:observed], self._ask(pair, batch), batch)
+            mutual = self.exchange.mutual(self.learner, scores[:observed], self._ask(pair, batch, tiled), batch)
             logged["mutual"] = mutual
             loss = loss + self.exchange.lam * mutual
         if unobserved is not None:
             assert scores is not None
-            divergence = bucket_kl(
-                scores[observed:] / self.exchange.calibration[self.learner],
-                unobserved,
-                temperature=self.exchange.temperature,
-                reverse=self.reverse,
-                allowed=self.exchange.allowed(self.teacher, scores.device),
-            )
+            divergence = self._unobserved(scores[observed:], unobserved)
             logged["unobserved"] = divergence
             loss = loss + self.mu * divergence
         return loss, logged
 
+    def _in_tiles(self, pair: Pair, queries: int, observed: int) -> bool:
+        encoder = pair.side(self.learner)
+        if self.exchange.lam > 0:
+            return needs_tiles(queries, encoder, pair.side(self.teacher))
+        if self.mu > 0 and queries > observed:
+            return needs_tiles(queries, encoder)
+        return self.learning.in_tiles(encoder, observed)
+
+    def _unobserved(self, scores: Tensor | Vectors, unobserved: UnobservedBatch) -> Tensor:
+        """The KL on unobserved queries."""
+        temperature, tau = self.exchange.calibration[self.learner], self.exchange.temperature
+        allowed = self.exchange.allowed(self.teacher, unobserved.heads.device)
+        if isinstance(scores, Vectors):
+            return tiled_bucket_kl(
+                scores.over(temperature), unobserved, temperature=tau, reverse=self.reverse, allowed=allowed
+            )
+        return bucket_kl(scores / temperature, unobserved, temperature=tau, reverse=self.reverse, allowed=allowed)
+
     @torch.no_grad()
-    def _ask(self, pair: Pair, batch: QueryBatch) -> Tensor:
+    def _ask(self, pair: Pair, batch: QueryBatch, tiled: bool) -> Tensor | Vectors:
         teacher = pair.side(self.teacher)
         teacher.eval()  # the trainer puts the whole pair into training mode
         if not teacher._kept:
             teacher.keep_encoding(teacher.encode())  # for the phase: the teacher is frozen
-        return teacher.score_all(batch.heads, batch.relations)
+        return score_or_vectors(teacher, batch.heads, batch.relations, tiled)
 
     def forget(self, pair: Pair) -> None:
         """Drop what was kept of the frozen teacher; after the phase."""
         pair.side(self.teacher).drop_encoding()
+
+
+def warm_schedule(warm_up: int, total: int, decay: bool) -> Callable[[int], float]:
+    """Factor of the learning rate at a step of the warm start: a linear rise, then constant or a linear fall to 0."""
+
+    def at(step: int) -> float:
+        if step < warm_up:
+            return (step + 1) / warm_up
+        return max(total - step, 0) / max(total - warm_up, 1) if decay else 1.0
+
+    return at

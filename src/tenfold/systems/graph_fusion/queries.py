@@ -4,12 +4,15 @@ Residual: a query of the training split, its known answers left out: who else? C
 not have, but that entities with its relations do. Neither looks at validation or test queries.
 """
 
+import warnings
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from tenfold.systems.graph_fusion.graph import AnswerIndex, KnowledgeGraph
+
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
 
 
 @dataclass(frozen=True)

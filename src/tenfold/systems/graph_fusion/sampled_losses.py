@@ -3,9 +3,12 @@
 import math
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_gather as gather_from_ranks
 
+from tenfold.parallel import mean_over_ranks, world_size
 from tenfold.systems.graph_fusion.batches import QueryBatch
 from tenfold.systems.graph_fusion.scorers import QueryScorer
 
@@ -28,7 +31,7 @@ def self_adversarial_loss(scorer: QueryScorer, batch: QueryBatch, negatives: int
     weight = (alpha * negative.detach()).masked_fill(false, -torch.inf).softmax(1).nan_to_num()
     weights = torch.where(batch.observed, 1.0, batch.weights)
     losses = -F.logsigmoid(positive) - (weight * F.logsigmoid(-negative)).sum(1)
-    return (weights * losses).sum() / (2 * weights.sum())
+    return (weights * losses).sum() / (2 * mean_over_ranks(weights.sum()))
 
 
 def sampled_softmax_loss(scorer: QueryScorer, batch: QueryBatch, shared: int = 16_384) -> Tensor:
@@ -57,34 +60,104 @@ def sampled_softmax_loss(scorer: QueryScorer, batch: QueryBatch, shared: int = 1
     return -(weights * scores.log_softmax(1)[:, 0]).sum() / len(batch.heads)
 
 
-def in_batch_loss(scorer: QueryScorer, batch: QueryBatch, margin: float = 0.02, self_negatives: bool = True) -> Tensor:
+class PreviousVectors(nn.Module):
+    """Candidate vectors of the last batches, which serve as further negatives (SimKGC's pre-batch negatives).
+
+    Part of the encoder's state, so that a resumed training goes on with the same ones. Slots that were never filled are
+    left out; SimKGC fills them with random vectors.
+
+    Args:
+        slots: vectors kept; a multiple of the batch size for whole batches.
+        width: of a vector.
+    """
+
+    vectors: Tensor
+    entities: Tensor
+    place: Tensor
+
+    def __init__(self, slots: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("vectors", torch.zeros(slots, width))
+        self.register_buffer("entities", torch.full((slots,), -1))
+        self.register_buffer("place", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def push(self, vectors: Tensor, entities: Tensor) -> None:
+        """Put ``(B, width)`` vectors of ``(B,)`` entities in place of the oldest ones."""
+        slots = len(self.entities)
+        vectors, entities = vectors[-slots:], entities[-slots:]
+        rows = (self.place + torch.arange(len(entities), device=entities.device)) % slots
+        self.vectors[rows] = vectors.detach().to(self.vectors.dtype)
+        self.entities[rows] = entities
+        self.place.copy_((self.place + len(entities)) % slots)
+
+
+def in_batch_loss(
+    scorer: QueryScorer,
+    batch: QueryBatch,
+    margin: float = 0.02,
+    self_negatives: bool = True,
+    previous_weight: float = 0.5,
+) -> Tensor:
     """SimKGC's InfoNCE: an answer of each query against those of the others, both ways (spec 2.4).
+
+    Candidates come from the batch of all processes, and from previous batches where the encoder keeps them in an
+    attribute ``previous``, a :class:`PreviousVectors`.
 
     Args:
         scorer: with unit vectors and a scale (inverse temperature).
-        batch: one answer per query is drawn; other true answers in the batch are masked.
+        batch: one answer per query is drawn; other true answers among the candidates are masked.
         margin: taken from the positive's cosine.
         self_negatives: the query's own entity is a negative.
+        previous_weight: factor of the logits of previous batches.
     """
-    device, size = batch.heads.device, len(batch.heads)
-    noise = torch.rand(len(batch.answers), device=device)
-    best = torch.full((size,), -1.0, device=device).scatter_reduce(0, batch.owner, noise, "amax")
-    chosen = torch.empty(size, dtype=torch.int64, device=device)
+    chosen = _one_answer_each(batch)
+    answers = _is_answer(batch, scorer.num_entities)
+    queries, vectors = scorer.query_vectors(batch.heads, batch.relations), scorer.entity_vectors(chosen)
+    scale = scorer.score_scale()
+    own = (queries * scorer.entity_vectors(batch.heads)).sum(1, keepdim=True) * scale
+    own = own.masked_fill((batch.heads == chosen)[:, None], -1e4)
+    further = [own] if self_negatives else []
+    previous: PreviousVectors | None = getattr(scorer, "previous", None)
+    if previous is not None:
+        kept = previous.entities
+        useless = (kept < 0) | answers[:, kept.clamp(min=0)] | (kept[None] == chosen[:, None])
+        older = queries @ previous.vectors.clone().T * scale * previous_weight  # they change before backward
+        further.append(older.masked_fill(useless, -1e4))
+    # Every process has the loss of the whole batch; gradients of gathered rows go back to where they came from.
+    everyone, all_vectors = gather_with_gradient(queries), gather_with_gradient(vectors)
+    all_chosen = gather_with_gradient(chosen)
+    false = gather_with_gradient(answers[:, all_chosen].to(torch.uint8)).bool()
+    eye = torch.eye(len(all_chosen), dtype=torch.bool, device=chosen.device)
+    block = ((everyone @ all_vectors.T - margin * eye) * scale).masked_fill(false & ~eye, -1e4)
+    rows = torch.cat([block, *(gather_with_gradient(part) for part in further)], 1)
+    target = torch.arange(len(all_chosen), device=chosen.device)
+    loss = F.cross_entropy(rows, target) + F.cross_entropy(block.T, target)
+    if previous is not None and scorer.training and torch.is_grad_enabled():
+        previous.push(all_vectors, all_chosen)
+    return loss
+
+
+def _one_answer_each(batch: QueryBatch) -> Tensor:
+    """``(B,)`` a random answer of each query."""
+    noise = torch.rand(len(batch.answers), device=batch.heads.device)
+    best = torch.full((len(batch.heads),), -1.0, device=noise.device)
+    best = best.scatter_reduce(0, batch.owner, noise, "amax")
+    chosen = torch.empty(len(batch.heads), dtype=torch.int64, device=noise.device)
     picked = noise == best[batch.owner]
     chosen[batch.owner[picked]] = batch.answers[picked]
-    vectors = scorer.entity_vectors(chosen)
-    queries = scorer.query_vectors(batch.heads, batch.relations)
-    cosines = queries @ vectors.T - margin * torch.eye(size, device=device)
-    false = _is_answer(batch, scorer.num_entities)[:, chosen] & ~torch.eye(size, dtype=torch.bool, device=device)
-    scale = scorer.score_scale()
-    block = (cosines * scale).masked_fill(false, -1e4)
-    rows = block
-    if self_negatives:
-        own = (queries * scorer.entity_vectors(batch.heads)).sum(1, keepdim=True) * scale
-        own = own.masked_fill((batch.heads == chosen)[:, None], -1e4)
-        rows = torch.cat([block, own], 1)
-    target = torch.arange(size, device=device)
-    return F.cross_entropy(rows, target) + F.cross_entropy(block.T, target)
+    return chosen
+
+
+def gather_with_gradient(rows: Tensor) -> Tensor:
+    """Rows of all processes, ``(W * B, ...)`` in the order of ranks; each gets the sum of the gradients of its rows."""
+    if world_size() == 1:
+        return rows
+    if not rows.is_floating_point():
+        parts = [torch.empty_like(rows) for _ in range(world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+    return torch.cat(list(gather_from_ranks(rows.contiguous())))
 
 
 def _is_answer(batch: QueryBatch, num_entities: int) -> Tensor:

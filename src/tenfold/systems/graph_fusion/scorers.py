@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tenfold.errors import UserError
@@ -111,9 +112,8 @@ class QueryScorer(nn.Module):
     def score_all(self, heads: Tensor, relations: Tensor) -> Tensor:
         """Raw scores ``(B, N)`` of all entities; ``(B,)`` heads and ``(B,)`` relations in [0, 2R)."""
         with self.encoded():
-            scores = compare(self.query_vectors(heads, relations), self.candidate_vectors(), self.similarity)
-            bias = self.entity_bias()
-            return scores * self.score_scale() + (0 if bias is None else bias)
+            queries = self.query_vectors(heads, relations)
+            return compare(queries, self.candidate_vectors(), self.similarity, self.score_scale(), self.entity_bias())
 
     def score_scale(self) -> Tensor | float:
         """Factor of the similarity, such as an inverse temperature of cosines."""
@@ -124,13 +124,27 @@ class QueryScorer(nn.Module):
         return self.score_all(heads, relations).gather(1, candidates)
 
 
-def compare(queries: Tensor, entities: Tensor, similarity: Similarity) -> Tensor:
-    """Similarity ``(B, n)`` of ``(B, d)`` query and ``(n, d)`` entity vectors; distances are negated."""
-    if similarity == "dot":
-        return queries @ entities.T
+def compare(
+    queries: Tensor, entities: Tensor, similarity: Similarity, scale: Tensor | float = 1.0, bias: Tensor | None = None
+) -> Tensor:
+    """Similarity ``(B, n)`` of ``(B, d)`` query and ``(n, d)`` entity vectors; distances are negated.
+
+    Args:
+        queries: ``(B, d)``.
+        entities: ``(n, d)``.
+        similarity: see :class:`QueryScorer`.
+        scale: factor of the similarity.
+        bias: ``(n,)`` added to the scores.
+    """
+    if similarity in ("l1", "l2"):
+        distance = torch.cdist(queries, entities, p=1.0 if similarity == "l1" else 2.0)
+        return distance * -scale if bias is None else bias - distance * scale
     if similarity == "cos":
-        return torch.nn.functional.normalize(queries, dim=-1) @ torch.nn.functional.normalize(entities, dim=-1).T
-    return -torch.cdist(queries, entities, p=1.0 if similarity == "l1" else 2.0)
+        queries, entities = F.normalize(queries, dim=-1), F.normalize(entities, dim=-1)
+    # Scale and bias enter the product: each pass over a (B, n) matrix costs as much as the product of narrow vectors.
+    if isinstance(scale, Tensor) or scale != 1.0:
+        queries = queries * scale
+    return queries @ entities.T if bias is None else torch.addmm(bias, queries, entities.T)
 
 
 def check_scorer(scorer: QueryScorer, what: str) -> None:
@@ -173,7 +187,8 @@ def check_scores(scores: Tensor, queries: int, entities: int, what: str) -> None
             f"the {what} encoder gave scores of shape {tuple(scores.shape)} for {queries} queries; it must score all "
             f"{entities:,} entities: ({queries}, {entities})"
         )
-    if not bool(torch.isfinite(scores).all()):
+    low, high = scores.detach().aminmax()  # both are NaN where any score is
+    if not bool(torch.isfinite(low) & torch.isfinite(high)):
         raise UserError(f"the {what} encoder gave scores that are not finite (NaN or infinity)")
 
 

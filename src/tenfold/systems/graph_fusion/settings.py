@@ -77,6 +77,8 @@ class FusionOptions:
     Attributes:
         batch_size: queries of a step.
         warm_epochs: epochs of each encoder alone; 0 where trained weights are loaded.
+        warm_up_steps: steps in which the learning rates of the warm start rise linearly from 0, as text towers want.
+        warm_decay: let them then fall linearly to 0; else they stay.
         mutual_epochs: at most so many epochs of M2L.
         patience: M2L ends when so many epochs bring no better validation MRR; 0 trains them all.
         rounds: EM rounds.
@@ -99,7 +101,8 @@ class FusionOptions:
         max_queries: at most so many unobserved queries per round; 0 for all.
         top_k: candidates kept of a teacher.
         renormalise: drop the teacher's tail and renormalise its best K.
-        gate: ``threshold`` or ``validated``.
+        gate: ``threshold``, which looks at no held-out fact, or ``validated``, which orders candidates by hit rates on
+            validation facts (then stamped on all results: validation is no longer untouched by training).
         threshold: delta, least confidence of an injected triple.
         share: rho, injected triples at most, as a share of the training triples.
         agreement: an injected triple must be among so many best of the other encoder; 0 asks for none.
@@ -111,6 +114,8 @@ class FusionOptions:
 
     batch_size: int = 128
     warm_epochs: int = 40
+    warm_up_steps: int = 0
+    warm_decay: bool = False
     mutual_epochs: int = 20
     patience: int = 5
     rounds: int = 3
@@ -151,7 +156,10 @@ class Config:
         seed: first seed.
         seeds: number of seeds; arms are compared seed by seed.
         arms: what is trained beside ``alone`` and ``vem2l``: names of :data:`ARMS`.
-        deliver: which encoder is kept: ``structure``, ``text``, or ``auto`` (the better on validation).
+        deliver: which encoder is kept: ``structure``, ``text``, or ``auto``: the better one on validation among those
+            within the limits.
+        memory_limit_mb: for ``auto``: largest weights and candidate vectors of the delivered encoder; 0: any.
+        latency_limit_ms: for ``auto``: longest time of one query on this machine; 0: any.
         data: see :class:`DataOptions`.
         structure: see :class:`EncoderOptions`.
         text: see :class:`EncoderOptions`.
@@ -164,6 +172,8 @@ class Config:
     seeds: int = 3
     arms: list[str] = field(default_factory=lambda: ["m2l", "m2l-more", "vem", "vem2l-nodens"])
     deliver: Literal["auto", "structure", "text"] = "structure"
+    memory_limit_mb: float = 0.0
+    latency_limit_ms: float = 0.0
     data: DataOptions = field(default_factory=DataOptions)
     structure: EncoderOptions = field(default_factory=EncoderOptions)
     text: EncoderOptions = field(default_factory=lambda: EncoderOptions(name="hash-text"))
@@ -253,7 +263,8 @@ def arms_of(config: Config) -> list[str]:
     for name in sorted(wanted, key=lambda name: name == "vem2l"):
         add(name)
     f = config.fusion
-    if config.seeds < 1 or f.batch_size < 2 or min(f.rounds, f.phase_epochs, f.mutual_epochs, f.warm_epochs) < 0:
+    counts = (f.rounds, f.phase_epochs, f.mutual_epochs, f.warm_epochs, f.warm_up_steps)
+    if config.seeds < 1 or f.batch_size < 2 or min(counts) < 0:
         raise UserError("seeds must be at least 1, fusion.batch_size at least 2, and epochs and rounds not negative")
     for what, value in (("temperature", f.temperature), ("em_learning_rate", f.em_learning_rate)):
         if value <= 0:
@@ -263,6 +274,8 @@ def arms_of(config: Config) -> list[str]:
             raise UserError(f"fusion.{what} must not be negative; got {value}")
     if not 0 <= f.threshold <= 1 or f.top_k < 1 or f.cross < 0 or f.agreement < 0:
         raise UserError("fusion.threshold must lie in [0, 1], top_k be at least 1, cross and agreement not negative")
+    if not f.residual and f.cross == 0 and not f.transductive_queries:
+        raise UserError("fusion.residual false and fusion.cross 0 leave no unobserved queries: allow one of them")
     if f.agreement > f.top_k:
         raise UserError(f"fusion.agreement {f.agreement} must be at most fusion.top_k {f.top_k}")
     return ordered
@@ -275,6 +288,38 @@ def options_of(config: Config, arm: str) -> FusionOptions:
 
 _TINY_CONVE: dict[str, Any] = {"dim": 60, "channels": 16, "normalise": False}
 
+_SMALL = Config(
+    preset="small",
+    seeds=3,
+    arms=["alone-more", "m2l", "m2l-more", "vem", "vem2l-nodens"],
+    data=DataOptions(name="FB15K-237-10", truth="FB15k-237", entities=1500),
+    structure=EncoderOptions(
+        name="conve", arguments={"dim": 100, "channels": 32, "normalise": False}, learning_rate=2e-3
+    ),
+    text=EncoderOptions(name="hash-text", arguments={"dim": 100}, learning_rate=1e-3),
+    fusion=FusionOptions(warm_epochs=12, mutual_epochs=10, rounds=3, phase_epochs=3, mu_e=3.0, mu_m=3.0),
+)
+
+_PAPER = Config(
+    preset="paper",
+    seeds=3,
+    arms=["m2l", "m2l-more", "vem", "vem2l-nodens"],
+    data=DataOptions(name="FB15K-237-10", truth="FB15k-237"),
+    # CompGCN's and SimKGC's own recipes; the batch is SimKGC's, whose negatives come from it.
+    structure=EncoderOptions(
+        name="compgcn", arguments={"dim": 200, "initial_dim": 100}, loss="bce", smoothing=0.1, learning_rate=1e-3
+    ),
+    text=EncoderOptions(
+        name="bi-encoder",
+        arguments={"previous": 2048, "neighbour_names": True, "max_tokens": 50},
+        loss="infonce",
+        learning_rate=1e-5,
+        weight_decay=1e-4,
+    ),
+    fusion=FusionOptions(batch_size=1024, warm_epochs=50, warm_up_steps=400, warm_decay=True),
+    trainer=TrainerOptions(gradient_clip=10.0),
+)
+
 PRESETS = {
     "tiny": Config(
         seeds=3,
@@ -286,16 +331,16 @@ PRESETS = {
             batch_size=64, warm_epochs=20, mutual_epochs=10, rounds=2, phase_epochs=4, mu_e=3.0, mu_m=3.0
         ),
     ),
-    "small": Config(
-        preset="small",
-        seeds=3,
-        arms=["m2l", "m2l-more", "vem", "vem2l-nodens"],
-        data=DataOptions(name="FB15K-237-10", truth="FB15k-237", entities=1500),
-        structure=EncoderOptions(
-            name="conve", arguments={"dim": 100, "channels": 32, "normalise": False}, learning_rate=2e-3
-        ),
-        text=EncoderOptions(name="hash-text", arguments={"dim": 100}, learning_rate=1e-3),
-        fusion=FusionOptions(warm_epochs=12, mutual_epochs=10, rounds=3, phase_epochs=3, mu_e=3.0, mu_m=3.0),
+    "small": _SMALL,
+    "small-nell": replace(
+        _SMALL, preset="small-nell", arms=["m2l", "m2l-more", "vem"], data=DataOptions(name="NELL23K", entities=2000)
+    ),
+    "paper": _PAPER,
+    "paper-nell": replace(
+        _PAPER,
+        preset="paper-nell",
+        data=DataOptions(name="NELL23K"),
+        text=replace(_PAPER.text, arguments={"max_tokens": 50}, learning_rate=5e-5),
     ),
 }
-"""Presets by name."""
+"""Presets by name; ``paper`` ones need a GPU and a transformers folder, ``--text.arguments.checkpoint FOLDER``."""

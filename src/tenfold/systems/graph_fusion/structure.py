@@ -356,5 +356,5 @@ class ConvTower(nn.Module):
             picture = torch.stack([heads, relations], 2).flatten(1)
         picture = picture.view(-1, 1, 2 * self.width, self.dim // self.width)
         maps = self.bn1(self.convolution(self.input_dropout(self.bn0(picture))))
-        hidden = self.map_dropout(F.relu(maps)).flatten(1)
+        hidden = self.map_dropout(F.relu(maps, inplace=True)).flatten(1)
         return F.relu(self.bn2(self.dropout(self.project(hidden))))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tenfold.errors import UserError
 from tenfold.losses import log_probabilities
+from tenfold.parallel import rank, wait_for_all_ranks, world_size
 from tenfold.run import read_json, write_atomically
 from tenfold.systems.graph_fusion.graph import AnswerIndex
 from tenfold.systems.graph_fusion.queries import UnobservedQueries
@@ -82,6 +83,8 @@ def write_teacher(
 ) -> TeacherFile:
     """Ask a frozen encoder for its beliefs and keep them; a folder that already holds them is read, not written again.
 
+    Processes share the queries and write into the same files, which lie in a folder that all of them see.
+
     Args:
         teacher: the encoder; evaluated in eval mode.
         unobserved: the queries.
@@ -99,7 +102,9 @@ def write_teacher(
         UserError: the files in the folder are damaged, or the encoder's scores are.
     """
     folder = Path(folder)
-    if (folder / "teacher.json").exists():
+    there = (folder / "teacher.json").exists()
+    wait_for_all_ranks()  # all have looked before one writes
+    if there:
         return read_teacher(folder)
     training = teacher.training
     teacher.eval()
@@ -108,23 +113,20 @@ def write_teacher(
     k = min(k, n - 1)
     batch_size = rows_within(n, batch_size)
     device = next((p.device for p in teacher.parameters()), torch.device("cpu"))
-    ids = np.empty((len(queries), k), np.int32)
-    probabilities = np.empty((len(queries), k), np.float16)
-    tail = np.empty(len(queries), np.float32)
-    weights = np.ones(len(queries), np.float32)
-    if seen is not None:
-        weights *= seen[queries[:, 0]].numpy()
+    arrays = _make_files(folder, unobserved, k)
+    starts = range(0, len(queries), batch_size)
     with teacher.encoded():
-        for start in range(0, len(queries), batch_size):
+        for start in starts[rank() :: world_size()] if world_size() > 1 else starts:
             part = queries[start : start + batch_size]
             here = slice(start, start + len(part))
             scores = teacher.score_all(part[:, 0].to(device), part[:, 1].to(device)).float().cpu()
             check_scores(scores, len(part), n, "teacher")
             owner, answers, _ = known.of(known.find(part))
+            weights = torch.ones(len(part)) if seen is None else seen[part[:, 0]].float()
             if leftover:
                 mass = log_probabilities(scores, temperature).exp()
                 inside = torch.zeros(len(part)).index_add_(0, owner, mass[owner, answers])
-                weights[here] *= (1 - inside).clamp(min=0).numpy()
+                weights *= (1 - inside).clamp(min=0)
             allowed = torch.ones(len(part), n, dtype=torch.bool)
             allowed[owner, answers] = False
             if seen is not None:
@@ -135,16 +137,37 @@ def write_teacher(
             outside = (1 - kept.double().sum(1)).clamp(min=0).float()
             if renormalise:
                 kept, outside = kept / kept.sum(1, keepdim=True).clamp(min=1e-12), torch.zeros_like(outside)
-            ids[here], probabilities[here] = top.indices.numpy(), kept.numpy()
-            tail[here] = outside.numpy()
+            found = {"ids": top.indices, "probabilities": kept, "tail": outside, "weights": weights}
+            for name, values in found.items():
+                arrays[name][here] = values.numpy()
     teacher.train(training)
-    arrays: tuple[Any, ...] = (queries.numpy(), unobserved.cross.numpy(), weights, ids, probabilities, tail)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, array in zip(_ARRAYS, arrays, strict=True):
-        np.save(folder / f"{name}.npy", array)
-    hashes = {name: _hash(folder / f"{name}.npy") for name in _ARRAYS}
-    write_atomically(folder / "teacher.json", json.dumps(hashes))  # last: names only files that are whole
+    for array in arrays.values():
+        array.flush()
+    wait_for_all_ranks()
+    if rank() == 0:
+        hashes = {name: _hash(folder / f"{name}.npy") for name in _ARRAYS}
+        write_atomically(folder / "teacher.json", json.dumps(hashes))  # last: names only files that are whole
+    wait_for_all_ranks()
     return read_teacher(folder)
+
+
+def _make_files(folder: Path, unobserved: UnobservedQueries, k: int) -> dict[str, np.memmap]:
+    """The files, of their final size; beliefs are written into them as they are found, by every process its share."""
+    total = len(unobserved)
+    layout: dict[str, tuple[Any, tuple[int, ...]]] = {
+        "ids": (np.int32, (total, k)),
+        "probabilities": (np.float16, (total, k)),
+        "tail": (np.float32, (total,)),
+        "weights": (np.float32, (total,)),
+    }
+    if rank() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / "queries.npy", unobserved.queries.numpy())
+        np.save(folder / "cross.npy", unobserved.cross.numpy())
+        for name, (dtype, shape) in layout.items():
+            np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype=dtype, shape=shape).flush()
+    wait_for_all_ranks()
+    return {name: np.lib.format.open_memmap(folder / f"{name}.npy", "r+") for name in layout}
 
 
 def read_teacher(folder: str | Path) -> TeacherFile:

@@ -4,6 +4,7 @@ Candidate vectors of all entities are kept in a table that is refreshed every fe
 the query tower, and the candidate tower through the batch's answers only.
 """
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from tenfold.errors import UserError, require
 from tenfold.systems.graph_fusion.graph import AnswerIndex
+from tenfold.systems.graph_fusion.sampled_losses import PreviousVectors
 from tenfold.systems.graph_fusion.scorers import QueryScorer
 
 _SHORT = 20
@@ -190,17 +192,18 @@ class BiEncoder(_TextTowers):
     Args:
         num_entities: N.
         num_relations: R.
+        previous: candidate vectors of previous batches kept as further negatives of ``infonce``; a multiple of the
+            batch size. SimKGC keeps two batches on FB15k-237, none on WN18RR.
         **options: see :class:`_TextTowers`.
     """
 
     similarity = "cos"
 
-    def __init__(self, num_entities: int, num_relations: int, **options: Any) -> None:
+    def __init__(self, num_entities: int, num_relations: int, previous: int = 0, **options: Any) -> None:
         super().__init__(num_entities, num_relations, **options)
-        import copy
-
         self.candidate_tower = copy.deepcopy(self.query_tower)
         self.log_temperature = nn.Parameter(torch.tensor(1 / 0.05).log())
+        self.previous = PreviousVectors(previous, self.width) if previous > 0 else None
 
     def encode_texts(self, tower: nn.Module, first: Sequence[str], second: Sequence[str] | None = None) -> Tensor:
         """Mean over tokens that are not padding, not yet of unit length."""

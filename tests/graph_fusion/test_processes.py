@@ -1,0 +1,106 @@
+"""Two processes give the numbers of one, through the whole schedule (spec 2.11, 9.4)."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from fuse_on_ranks import fuse
+from graph_for_tests import Plain, batch_of, small_graph
+
+from tenfold.systems.graph_fusion.sampled_losses import PreviousVectors, in_batch_loss
+
+SHARED = Path(__file__).parents[1] / "shared"
+
+
+def test_a_fusion_on_two_processes_is_that_on_one(tmp_path):
+    """Losses, M2L, EM rounds, teachers, densification and ranks; weighted edges and batch normalisation, too."""
+    command = [sys.executable, str(SHARED / "fuse_on_ranks.py"), str(tmp_path / "two"), "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SHARED)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    one = fuse(tmp_path / "one", 1)
+    output, errors = process.communicate(timeout=1200)
+    assert process.returncode == 0, errors[-3000:]
+    two = json.loads(output.splitlines()[-1])
+    assert two["injected"] == one["injected"] and two["ranks"] == one["ranks"]
+    assert len(two["history"]) == len(one["history"])
+    for ours, theirs in zip(two["history"], one["history"], strict=True):
+        assert ours.pop("stage") == theirs.pop("stage")
+        assert ours.keys() == theirs.keys()
+        for name, value in ours.items():  # a rank or a first answer may turn at the last digit
+            margin = 0.1 if name.endswith("agreement") else 0.02 if name.startswith("validation/") else 1e-4
+            assert value == pytest.approx(theirs[name], abs=margin, rel=1e-4), name
+
+
+IN_BATCH = """
+import sys, torch, torch.distributed as dist
+from fuse_on_ranks import fuse
+from graph_for_tests import Plain, batch_of, small_graph
+from tenfold.systems.graph_fusion.batches import QueryBatch
+from tenfold.systems.graph_fusion.sampled_losses import PreviousVectors, in_batch_loss
+
+graph = small_graph()
+torch.manual_seed(0)
+one, two = Plain(graph), Plain(graph)
+two.load_state_dict(one.state_dict())
+for scorer in (one, two):
+    scorer.previous = PreviousVectors(6, 8)
+batches = [(torch.arange(6) + step, torch.arange(6) % 4, (torch.arange(6) * 5 + step) % 24) for step in range(3)]
+steps = lambda scorer, part: [
+    (scorer.zero_grad(), in_batch_loss(scorer, QueryBatch(h[part], r[part], torch.arange(len(h[part])), t[part],
+     torch.ones(len(h[part])), torch.ones(len(h[part]), dtype=torch.bool))).backward())
+    for h, r, t in batches
+]
+steps(one, slice(None))
+dist.init_process_group("gloo")
+steps(two, slice(dist.get_rank() * 3, dist.get_rank() * 3 + 3))
+for ours, theirs in zip(two.parameters(), one.parameters(), strict=True):
+    dist.all_reduce(ours.grad)
+    torch.testing.assert_close(ours.grad / 2, theirs.grad, atol=1e-6, rtol=1e-5)
+torch.testing.assert_close(two.previous.vectors, one.previous.vectors)
+assert torch.equal(two.previous.entities, one.previous.entities)
+print("same", dist.get_rank())
+"""
+
+
+def test_in_batch_negatives_come_from_all_processes(tmp_path):
+    """Averaged gradients are those of one process with the whole batch; so are the vectors kept for later batches."""
+    (tmp_path / "worker.py").write_text(IN_BATCH)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SHARED)}
+    done = subprocess.run(
+        [*command, str(tmp_path / "worker.py")], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("same") == 2
+
+
+def test_previous_batches_are_further_negatives():
+    """Slots that were never filled, true answers and the positive itself do not count; a resumed training has them."""
+    graph = small_graph()
+    torch.manual_seed(0)
+    scorer = Plain(graph)
+    batch = batch_of([[1], [2], [3]])
+    batch.heads, batch.relations = torch.tensor([0, 1, 2]), torch.tensor([0, 0, 0])
+    plain = in_batch_loss(scorer, batch)
+    scorer.previous = PreviousVectors(4, 8)
+    assert in_batch_loss(scorer, batch).item() == pytest.approx(plain.item(), abs=1e-6)  # nothing was kept so far
+    assert scorer.previous.entities.tolist() == [1, 2, 3, -1]
+    torch.testing.assert_close(scorer.previous.vectors[:3], scorer.entity_vectors(torch.tensor([1, 2, 3])).detach())
+    again = in_batch_loss(scorer.eval(), batch)  # evaluation keeps nothing
+    assert scorer.previous.entities.tolist() == [1, 2, 3, -1]
+    queries, table = scorer.query_vectors(batch.heads, batch.relations), scorer.entity_vectors()
+    own = (queries * table[batch.heads]).sum(1, keepdim=True)
+    block = queries @ table[[1, 2, 3]].T - 0.02 * torch.eye(3)
+    older = 0.5 * (queries @ table[[1, 2, 3]].T).masked_fill(torch.eye(3, dtype=torch.bool), -torch.inf)
+    target = torch.arange(3)
+    rows = torch.cat([block, own, older], 1)
+    expected = torch.nn.functional.cross_entropy(rows, target) + torch.nn.functional.cross_entropy(block.T, target)
+    assert again.item() == pytest.approx(expected.item(), abs=1e-5)
+    scorer.train()
+    in_batch_loss(scorer, batch).backward()
+    assert scorer.previous.entities.tolist() == [2, 3, 3, 1]  # a ring: the oldest go first
+    assert "previous.vectors" in scorer.state_dict()
