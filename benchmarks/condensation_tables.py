@@ -74,8 +74,8 @@ def detection() -> str:
             f"`python benchmarks/condensation_audit_detection.py`: {results['data']}. Thresholds from "
             f"{sets['calibrate']} clean sets; rates on {sets['clean']} other clean and {sets['poisoned']} poisoned "
             "sets (naive and doorping in legal pixels), whose strengths, sizes, places, colours and targets do not "
-            f"occur in the calibration. {sets['noticeable']} of them turn at least a quarter of the images; the rest are "
-            "weak.",
+            f"occur in the calibration. {sets['noticeable']} of them turn at least a quarter of the images; the rest "
+            "are weak.",
             table(
                 ["method", "AUROC, a quarter or more", "AUROC, all", "false alarms", "detected", "right class",
                  "detected, all"],

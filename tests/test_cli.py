@@ -176,7 +176,7 @@ WRONG = {
     "unknown system": (["run", "nope"], "nope"),
     "unknown field": (["run", "boosted-exits", "--optimiser.nope", "3"], "optimiser.nope"),
     "wrong type": (["run", "boosted-exits", "--optimiser.epochs", "many"], "optimiser.epochs"),
-    "wrong choice": (["run", "boosted-exits", "--data.name", "svhn"], "data.name"),
+    "wrong choice": (["run", "boosted-exits", "--data.name", "flowers"], "data.name"),
     "unknown preset": (["run", "boosted-exits", "--preset", "huge"], "huge"),
     "unknown arm": (["run", "boosted-exits", "--arms", "[nope]"], "nope"),
     "no seeds": (["run", "boosted-exits", "--seeds", "0"], "seeds"),

@@ -63,7 +63,12 @@ def draw_augmentation(strategy: str, generator: torch.Generator, images: int | N
 
 
 def apply_augmentation(images: Tensor, draw: Draw) -> Tensor:
-    """Apply a draw to ``(n, channels, height, width)``; differentiable in the images."""
+    """Apply a draw; differentiable in the images.
+
+    Args:
+        images: ``(n, channels, height, width)``.
+        draw: of :func:`draw_augmentation`: shared by all images, or with a row for each.
+    """
     if not draw.operation:
         return images
     return _OPERATIONS[draw.operation](images, draw.values.to(images.device, images.dtype))

@@ -208,6 +208,9 @@ def _nested(scores: np.ndarray) -> tuple[tuple[tuple[float, ...], ...], ...]:
 def load_calibration(path: str | Path) -> Calibration:
     """Read a calibration file.
 
+    Args:
+        path: what the verb ``calibrate`` wrote.
+
     Raises:
         UserError: it cannot be read, or is no calibration.
     """

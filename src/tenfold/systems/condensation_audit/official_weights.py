@@ -133,6 +133,9 @@ def initial_weights(
 def read_replay_buffer(path: str | Path) -> list[Tensor]:
     """Expert trajectories of MTT: ``replay_buffer_<n>.pt``.
 
+    Args:
+        path: the file; only tensors are taken from it.
+
     Returns:
         For each expert ``(snapshots, parameters)``, as
         :func:`~tenfold.systems.condensation_audit.experts.train_experts` makes them.

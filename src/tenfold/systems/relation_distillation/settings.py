@@ -358,15 +358,15 @@ _SMALL_STUDENTS: dict[str, Any] = {"learning_rate": 4e-3, "layer_decay": 0.75, "
 PRESETS = {
     "tiny": Config(
         seeds=1,
-        arms=["scratch", "mae", "feature-qkv"],
+        arms=["scratch", "feature-qkv"],
         data=DataOptions(flip=False, crop_scale=1.0, jitter=0.2),
         teacher=TeacherOptions(
-            width=64, depth=4, heads=[8], batch_size=100, epochs=16, learning_rate=4e-3, decoder_width=32
+            width=64, depth=4, heads=[8], batch_size=50, epochs=20, learning_rate=2e-3, decoder_width=32
         ),
         student=StudentOptions(depth=3),
-        distil=DistilOptions(epochs=6, batch_size=100, learning_rate=4e-3, drop_path=0.0, views=2),
+        distil=DistilOptions(epochs=8, batch_size=50, learning_rate=2e-3, drop_path=0.0, views=2),
         finetune=FinetuneOptions(
-            labels=400, epochs=20, few_epochs=25, batch_size=100, learning_rate=6e-3, layer_decay=1.0, crop_scale=0.8
+            epochs=5, few_epochs=20, batch_size=50, learning_rate=1e-3, crop_scale=0.8, warmup_epochs=1.0
         ),
     ),
     "small": Config(
