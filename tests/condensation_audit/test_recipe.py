@@ -168,6 +168,7 @@ def test_presets_are_right(preset):
         (["--settings", "{dm: {iteration: 3}}"], "dm has no setting 'iteration'"),
         (["--settings", "{dx: {}}"], "there is no 'dx'"),
         (["--attack.method", "random"], "must be a condenser"),
+        (["--attack.defences", "[hope]"], "no defence 'hope'"),
         (["--attack.ablations", "{colour: []}"], "no ablation 'colour'"),
         (["--attack.target", "10"], "is no class"),
         (["--attack.size", "9"], "does not fit"),

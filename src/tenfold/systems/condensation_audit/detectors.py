@@ -5,7 +5,7 @@ guard) judge inputs, not sets: where a trigger is known they are given triggered
 that most of the inputs are flagged.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -31,16 +31,25 @@ _SPECTRAL_ALARM = 0.9
 Row = dict[str, Any]
 
 
+DETECTORS = (
+    "patch scan", "range guard", "neural cleanse", "neuron stimulation (ABS)", "STRIP", "activation clustering",
+    "spectral signatures",
+)  # fmt: skip
+"""The defences by name."""
+
+
 def run_detectors(
-    found: CondensedSet, ensemble: Ensemble, clean: LabelledImages, *, trigger: Trigger | None = None, seed: int = 0
-) -> dict[str, Row]:
-    """Run every defence.
+    found: CondensedSet, ensemble: Ensemble, clean: LabelledImages, *, trigger: Trigger | None = None,
+    names: Sequence[str] = DETECTORS, seed: int = 0,
+) -> dict[str, Row]:  # fmt: skip
+    """Run defences.
 
     Args:
         found: the set.
         ensemble: networks trained on it; defences of one network look at the first.
         clean: held-out clean images.
         trigger: of the attack, for the defences that judge inputs; clean inputs where there is none.
+        names: of the defences.
         seed: of what is random.
 
     Returns:
@@ -87,19 +96,13 @@ def run_detectors(
         made = check_range(inputs)
         return _row(bool(made.flagged.double().mean() > _MOST), made.score, [], made.seconds)
 
-    calls: dict[str, Callable[[], Row]] = {
-        "patch scan": scan,
-        "range guard": guard,
-        "neural cleanse": cleanse,
-        "neuron stimulation (ABS)": stimulate,
-        "STRIP": blend,
-        "activation clustering": cluster,
-        "spectral signatures": spectrum,
-    }
+    calls: dict[str, Callable[[], Row]] = dict(
+        zip(DETECTORS, (scan, guard, cleanse, stimulate, blend, cluster, spectrum), strict=True)
+    )
     target = (found.poisoned or {}).get("target")
     measured = {}
-    for name, call in calls.items():
-        measured[name] = call()
+    for name in names:
+        measured[name] = calls[name]()
         measured[name]["right"] = None if target is None else target in measured[name]["classes"]
     return measured
 

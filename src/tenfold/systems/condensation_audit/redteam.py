@@ -109,7 +109,7 @@ def defend(config: Config, data: Data, factory: Factory, arm: str, seed: int, ru
     trigger = None
     if found.poisoned is not None:
         trigger = read_trigger_description(found.poisoned["trigger"], found.preprocessing.image_shape)
-    return run_detectors(found, ensemble, data.held_out, trigger=trigger, seed=seed)
+    return run_detectors(found, ensemble, data.held_out, trigger=trigger, names=options.defences, seed=seed)
 
 
 def attack_transfer(config: Config, data: Data, run: Run) -> dict[str, dict[str, dict[str, Any]]]:

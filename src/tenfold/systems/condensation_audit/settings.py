@@ -6,6 +6,7 @@ from typing import Any
 from tenfold.data.splits import ImageOptions
 from tenfold.errors import UserError
 from tenfold.systems.condensation_audit.condensing import METHODS
+from tenfold.systems.condensation_audit.detectors import DETECTORS
 from tenfold.systems.condensation_audit.sets import TrainingRecipe
 from tenfold.training import TrainerOptions
 
@@ -68,7 +69,7 @@ class AttackOptions:
         trigger_steps: steps of one trigger update, at most.
         alpha: how many times the present activation a trigger update aims at.
         ori: share of the data that the attacker holds.
-        defences: whether every defence is run on every set, clean and poisoned.
+        defences: those that are run on every set, clean and poisoned: names of ``detectors.DETECTORS``.
         ablations: what is varied, one seed each, with its values: ``{portion: [0.01, 0.1]}``; all values where the list
             is empty. Axes: ``portion``, ``size``, ``images_per_class``, ``start``, ``method``, ``alpha``, ``topk``,
             ``target``, ``trigger``, ``ori``.
@@ -83,7 +84,7 @@ class AttackOptions:
     trigger_steps: int = 300
     alpha: float = 10.0
     ori: float = 1.0
-    defences: bool = True
+    defences: list[str] = field(default_factory=lambda: list(DETECTORS))
     ablations: dict[str, list[Any]] = field(default_factory=dict)
 
 
@@ -183,6 +184,9 @@ def check(config: Config) -> None:
     for name, values in config.attack.ablations.items():
         if not isinstance(values, list):
             raise UserError(f"attack.ablations.{name} must be a list of values; got {values!r}")
+    for name in config.attack.defences:
+        if name not in DETECTORS:
+            raise UserError(f"there is no defence {name!r}; there are: {', '.join(DETECTORS)}")
     if config.attack.method not in CONDENSERS:
         raise UserError(f"attack.method must be a condenser: {', '.join(CONDENSERS)}; got {config.attack.method!r}")
     if config.seeds < 1 or not config.images_per_class or config.training.networks < 1:
@@ -197,13 +201,16 @@ _TINY = Config(
     methods=["random", "herding", "dm", "dc"],
     data=ImageOptions(name="digits", validation=300),
     network=_SMALL_NETWORK,
-    training=TrainingOptions(epochs=100, learning_rate=0.02, networks=2, full_epochs=10),
-    held_out=150,
+    training=TrainingOptions(epochs=100, learning_rate=0.02, networks=3, full_epochs=10),
     settings={
-        "dm": {"iterations": 100, "real_batch": 64, "image_rate": 10.0, "strategy": ""},
+        "dm": {"iterations": 200, "real_batch": 64, "image_rate": 10.0, "strategy": ""},
         "dc": {"iterations": 4, "real_batch": 64, "start": "real", "outer": 5, "inner": 10},
     },
-    attack=AttackOptions(portion=0.1, updated_portion=0.02),
+    attack=AttackOptions(
+        portion=0.1,
+        updated_portion=0.02,
+        defences=[name for name in DETECTORS if name != "neuron stimulation (ABS)"],
+    ),
 )
 
 _SMALL = Config(
