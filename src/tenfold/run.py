@@ -36,7 +36,7 @@ from tenfold.parallel import rank, wait_for_all_ranks
 from tenfold.results import Results, load_results
 
 _FOLDER_OF_CHILDREN = "TENFOLD_RUN_FOLDER"
-_NOT_PART_OF_THE_EXPERIMENT = ("trainer",)
+_NOT_PART_OF_THE_EXPERIMENT = ("trainer", "workers")
 
 log = logging.getLogger("tenfold")
 

@@ -5,6 +5,7 @@ import json
 import pytest
 from planted import digit_data
 
+from tenfold.cli import main
 from tenfold.errors import UserError
 from tenfold.systems.condensation_audit.audit_commands import audit, calibrate
 from tenfold.systems.condensation_audit.condensing import condense
@@ -37,15 +38,24 @@ def test_the_verdict_is_the_exit_code(poisoned, tmp_path, capsys):
     assert "<html" in (out / "report.html").read_text(encoding="utf-8")
 
 
+def test_the_command_line_takes_a_set_by_its_place(poisoned, tmp_path, capsys):
+    options = ["--data", "digits", "--networks", "2", "--published", "false", "--repairs", "false"]
+    out = tmp_path / "audit"
+    assert main(["condensation-audit", "audit", str(poisoned), *options, "--out", str(out)]) == 11
+    assert capsys.readouterr().out.startswith("backdoored")
+    assert main(["condensation-audit", "audit", str(tmp_path / "none.cset"), *options]) == 2
+
+
 def test_wrong_input_is_one_line_and_writes_nothing(poisoned, tmp_path):
     out = str(tmp_path / "audit")
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.json").write_text("{}", encoding="utf-8")
     wrong = [
-        ({}, "name either"),
-        ({"set": str(poisoned), "model": "x"}, "name either"),
-        ({"set": str(tmp_path / "none.cset")}, ""),
-        ({"model": str(tmp_path)}, ""),
-        ({"set": str(poisoned), "data": "digits", "validation": 1}, "at least 2"),
-        ({"set": str(poisoned), "data": "digits", "calibration": str(tmp_path / "none")}, "cannot read"),
+        ({"subject": str(tmp_path / "none.cset")}, "none.cset"),
+        ({"subject": str(model), "data": "digits"}, "not a model's manifest"),
+        ({"subject": str(poisoned), "data": "digits", "validation": 1}, "at least 2"),
+        ({"subject": str(poisoned), "data": "digits", "calibration": str(tmp_path / "none")}, "cannot read"),
     ]
     for arguments, message in wrong:
         with pytest.raises(UserError, match=message):

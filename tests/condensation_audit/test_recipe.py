@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,9 +15,9 @@ from PIL import Image
 
 from tenfold import load_results
 from tenfold.cli import main
+from tenfold.systems.condensation_audit import redteam
 from tenfold.systems.condensation_audit.arms import network_of
 from tenfold.systems.condensation_audit.data import load_data
-from tenfold.systems.condensation_audit.redteam import ablate
 from tenfold.systems.condensation_audit.settings import ABLATIONS, PRESETS, check, settings_of
 
 FAST = [
@@ -92,6 +93,10 @@ def test_the_run_is_served(whole, tmp_path, capsys):
     assert main(["predict", str(whole), str(image)]) == 0
     assert json.loads(capsys.readouterr().out)["label"] in "0123456789"
     assert main(["condensation-audit", "verify", str(whole / "set.cset")]) == 0
+    capsys.readouterr()
+    audited = ["condensation-audit", "audit", str(whole), "--data", "digits", "--published", "false"]
+    assert main([*audited, "--out", str(tmp_path / "audit")]) in (0, 10, 11)
+    assert json.loads((tmp_path / "audit/audit.json").read_text())["subject"] == "model"
 
 
 def test_the_served_network_clamps_what_no_image_can_hold(whole):
@@ -121,28 +126,22 @@ def test_verbs_make_sets_and_mark_poisoned_ones(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("axis", list(ABLATIONS))
-def test_every_ablation_knows_its_values(axis, tmp_path):
-    from dataclasses import replace
-
-    from tenfold.run import open_run
-    from tenfold.systems.condensation_audit import redteam
-
-    config = replace(PRESETS["tiny"], held_out=20)
+def test_every_ablation_changes_what_it_says(axis, monkeypatch):
+    tiny = PRESETS["tiny"]
+    config = replace(tiny, held_out=20, attack=replace(tiny.attack, ablations={axis: []}))
     data = load_data(config.data)
-    run = open_run(config, system="condensation-audit", out=tmp_path / "run", quiet=True)
     asked = []
+    monkeypatch.setattr(redteam, "attack_set", lambda *arguments, **changes: asked.append(changes) or {})
+    for what in redteam.ablations_of(config):
+        redteam.ablate_one(config, data, network_of(config, data), *what, folder=None, run=None, step="")
+    assert {str(value) for _, value, _ in redteam.ablations_of(config)} == set(map(str, ABLATIONS[axis]))
+    assert sum(changes == {} for changes in asked) == (1 if axis == "trigger" else 0)  # white is the trigger anyway
 
-    def remember(*arguments, **changes):
-        asked.append(changes)
-        return {}
 
-    original, redteam.attack_set = redteam.attack_set, remember
-    try:
-        found = ablate(config, data, network_of(config, data), axis, run)
-    finally:
-        redteam.attack_set = original
-    assert list(found) == [str(value) for value in ABLATIONS[axis]]
-    assert len(asked) == sum(map(len, found.values()))
+def test_two_processes_give_the_numbers_of_one(whole, tmp_path):
+    folder = tmp_path / "shared"
+    finish(start(folder, "--workers", "2"))
+    assert numbers(folder) == numbers(whole)
 
 
 def test_settings_by_size_override():
@@ -177,7 +176,7 @@ def test_presets_are_right(preset):
         (["--network.arguments", "{depth: 4}"], "cannot be halved"),
         (["--training.learning_rate", "0"], "learning rate above 0"),
         (["--images_per_class", "[2000]"], "2000"),
-        (["--trainer.devices", "2"], "one process"),
+        (["--trainer.devices", "2"], "--workers"),
         (["--data.name", "cifar10", "--data.root", "nowhere"], "nowhere"),
     ],
 )

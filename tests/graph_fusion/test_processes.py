@@ -30,9 +30,11 @@ def test_a_fusion_on_two_processes_is_that_on_one(tmp_path):
     for ours, theirs in zip(two["history"], one["history"], strict=True):
         assert ours.pop("stage") == theirs.pop("stage")
         assert ours.keys() == theirs.keys()
-        for name, value in ours.items():  # a rank or a first answer may turn at the last digit
-            margin = 0.1 if name.endswith("agreement") else 0.02 if name.startswith("validation/") else 1e-4
-            assert value == pytest.approx(theirs[name], abs=margin, rel=1e-4), name
+        # A rank or a first answer may turn at the last digit, and training multiplies the rounding of sums that were
+        # taken in another order; a share of a batch that is lost or counted twice shows in the first decimals.
+        for name, value in ours.items():
+            margin = 0.1 if name.endswith("agreement") else 0.02 if name.startswith("validation/") else 1e-3
+            assert value == pytest.approx(theirs[name], abs=margin, rel=5e-4), name
 
 
 IN_BATCH = """

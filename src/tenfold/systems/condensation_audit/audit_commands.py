@@ -9,6 +9,7 @@ from typing import Any
 from tenfold.data.images import LabelledImages
 from tenfold.data.splits import ImageOptions
 from tenfold.errors import UserError
+from tenfold.export import MANIFEST
 from tenfold.report import write_report
 from tenfold.run import write_atomically
 from tenfold.systems.condensation_audit.audit_report import AuditReport
@@ -24,9 +25,8 @@ from tenfold.systems.condensation_audit.sets import CondensedSet, Preprocessing,
 
 
 def audit(
-    set: str | None = None,
+    subject: str,
     *,
-    model: str | None = None,
     data: str | None = None,
     root: str | None = None,
     resize: int | None = None,
@@ -45,8 +45,7 @@ def audit(
     Writes audit.json and report.html. Wrong input ends with code 2, prints no verdict and writes nothing.
 
     Args:
-        set: the condensed set; may be marked as poisoned.
-        model: folder of a trained model instead of a set, with its model.json.
+        subject: a condensed set, which may be marked as poisoned; or the folder of a model (of a run, or of an export).
         data: name of clean data of the same kind: digits, fashion-mnist, cifar10, folder ...
         root: folder of the data; TENFOLD_DATA where not given.
         resize: side to which clean images are brought; that of the set where not given and they differ.
@@ -60,23 +59,20 @@ def audit(
         seed: of everything random.
         device: cpu, cuda.
     """
-    if (set is None) == (model is None):
-        raise UserError("name either a condensed set, or a model with --model")
     thresholds = load_calibration(calibration) if calibration else None
     options: dict[str, Any] = {"published": published, "seed": seed, "device": device, "progress": _tell}
-    if set is not None:
-        found = load_set(set, allow_poisoned=True, allow_network=allow_network)
+    if not (Path(subject) / MANIFEST).exists():
+        found = load_set(subject, allow_poisoned=True, allow_network=allow_network)
         clean = _clean(data, root, resize, validation, found.preprocessing, found)
         report = audit_set(found, clean, networks=networks, calibration=thresholds, repairs=repairs, **options)
     else:
-        assert model is not None
-        served, extra = load_served(model, allow_network)
+        served, extra = load_served(subject, allow_network)
         if data is None:
             raise UserError("auditing a model needs clean data: name them with --data (and --root)")
-        preprocessing = _preprocessing_of(model, extra)
+        preprocessing = _preprocessing_of(subject, extra)
         clean = _clean(data, root, resize, validation, preprocessing, None)
         assert clean is not None
-        report = audit_model(served.network, preprocessing, clean, **_control_of(model, allow_network), **options)
+        report = audit_model(served.network, preprocessing, clean, **_control_of(subject, allow_network), **options)
     write_audit(report, out)
     answer = _in_words(report, out)
     if report.exit_code:

@@ -6,7 +6,6 @@ poisoned sets; ablations (``redteam.py``); delivery of a clean condensed set and
 function can be called on its own.
 """
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +18,6 @@ from tenfold.results import Cost, Results
 from tenfold.run import Run, environment, peak_process_memory_mb
 from tenfold.systems.condensation_audit.arms import (
     make_set,
-    measure_full,
     measure_set,
     network_of,
     network_seeds,
@@ -31,16 +29,10 @@ from tenfold.systems.condensation_audit.ensembles import load_ensemble
 from tenfold.systems.condensation_audit.networks import Factory
 from tenfold.systems.condensation_audit.pictures import pictures_of
 from tenfold.systems.condensation_audit.quality import evaluate_set
-from tenfold.systems.condensation_audit.redteam import (
-    ATTACKS,
-    ablate,
-    attack_set,
-    attack_transfer,
-    check_attacks,
-    defend,
-)
+from tenfold.systems.condensation_audit.redteam import ATTACKS, ablations_of, attack_transfer, check_attacks
 from tenfold.systems.condensation_audit.set_files import save_set
 from tenfold.systems.condensation_audit.settings import PRESETS, Config, check
+from tenfold.systems.condensation_audit.steps import Step, Workplace, do_all, phases_of
 
 __all__ = ["PRESETS", "Config", "deliver", "make_set", "measure_set", "run", "transfer"]
 
@@ -54,7 +46,7 @@ def run(config: Config, run: Run) -> Results:
     """
     check(config)
     if config.trainer.devices != 1:
-        raise UserError("condensation runs in one process; start one run for each share of the seeds instead")
+        raise UserError("condensation shares its steps, not its batches: use --workers instead of --trainer.devices")
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     data = load_data(config.data, zca_eps=config.zca_eps, held_out=config.held_out)
@@ -62,25 +54,22 @@ def run(config: Config, run: Run) -> Results:
     check_attacks(config, data)
     outcomes = Outcomes(methods={}, attacks={}, detections={}, full=[], ablations={}, transfer={}, attack_transfer={})
     methods = list(dict.fromkeys(["random", *config.methods]))
+    place = Workplace(config, data, factory, run)
+    do_all(place, phases_of(config, methods))
     for seed in range(config.seed, config.seed + config.seeds):
         if config.training.full_epochs:
-            outcomes.full.append(run.step(f"full/seed{seed}", lambda _: measure_full(config, data, seed)))  # noqa: B023
+            outcomes.full.append(place.do(Step("full", (), seed)))
         for size in config.images_per_class:
             for method in methods:
-                name = f"sets/{method}-{size}/seed{seed}"
-                work = partial(measure_set, config, data, factory, method, size, seed, run=run, step=name)
-                outcomes.methods.setdefault((method, size), []).append(run.step(name, work))
+                found = place.do(Step("set", (method, size), seed))
+                outcomes.methods.setdefault((method, size), []).append(found)
         for attack in ATTACKS:
-            name = f"attacks/{attack}/seed{seed}"
-            work = partial(attack_set, config, data, factory, attack, seed, run=run, step=name)
-            outcomes.attacks.setdefault(attack, []).append(run.step(name, work))
-        if config.attack.defences:
-            for arm in ("clean", *ATTACKS):
-                name = f"defences/{arm}/seed{seed}"
-                work = partial(defend, config, data, factory, arm, seed, run)
-                outcomes.detections.setdefault(arm, []).append(run.step(name, work))
-    for axis in config.attack.ablations:
-        outcomes.ablations[axis] = ablate(config, data, factory, axis, run)
+            outcomes.attacks.setdefault(attack, []).append(place.do(Step("attack", (attack,), seed)))
+        for arm in ("clean", *ATTACKS) if config.attack.defences else ():
+            outcomes.detections.setdefault(arm, []).append(place.do(Step("defence", (arm,), seed)))
+    for axis, value, attack in ablations_of(config):
+        found = place.do(Step("ablation", (axis, value, attack), config.seed))
+        outcomes.ablations.setdefault(axis, {}).setdefault(str(value), {})[attack] = found
     if config.transfer:
         outcomes.transfer = run.step("transfer", lambda _: transfer(config, data, run))
         outcomes.attack_transfer = run.step("attack-transfer", lambda _: attack_transfer(config, data, run))

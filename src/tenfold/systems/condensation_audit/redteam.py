@@ -148,20 +148,22 @@ _ATTACKS_OF_AXIS = {
 }  # fmt: skip
 
 
-def ablate(config: Config, data: Data, factory: Factory, axis: str, run: Run) -> dict[str, dict[str, Any]]:
-    """Vary one thing about the attacks, one seed.
+def ablations_of(config: Config) -> list[tuple[str, Any, str]]:
+    """Axis, value and attack of every ablation of the run: one thing is varied, one seed."""
+    return [
+        (axis, value, attack)
+        for axis, values in config.attack.ablations.items()
+        for value in values or ABLATIONS[axis]
+        for attack in _ATTACKS_OF_AXIS.get(axis, ("naive", "doorping"))
+    ]
 
-    Returns:
-        For each value, the outcome of each attack.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    for value in config.attack.ablations.get(axis) or ABLATIONS[axis]:
-        for attack in _ATTACKS_OF_AXIS.get(axis, ("naive", "doorping")):
-            name = f"ablations/{axis}/{value}-{attack}"
-            changes = _changes(axis, value, data, config)
-            work = partial(attack_set, config, data, factory, attack, config.seed, run=run, step=name, **changes)
-            found.setdefault(str(value), {})[attack] = run.step(name, work)
-    return found
+
+def ablate_one(
+    config: Config, data: Data, factory: Factory, axis: str, value: Any, attack: str, folder: Path, run: Run, step: str
+) -> dict[str, Any]:
+    """The outcome of an attack with one thing varied, see :func:`attack_set`."""
+    changes = _changes(axis, value, data, config)
+    return attack_set(config, data, factory, attack, config.seed, folder, run, step, **changes)
 
 
 def _changes(axis: str, value: Any, data: Data, config: Config) -> dict[str, Any]:

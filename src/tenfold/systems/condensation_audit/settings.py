@@ -104,6 +104,7 @@ class Config:
             arguments.
         zca_eps: whiten the images with this eps, as the published trajectory matching does; not where null.
         held_out: clean validation images that the audit may use.
+        workers: processes that share the run's steps; the numbers do not depend on it.
         data: see :class:`tenfold.data.ImageOptions`.
         network: see :class:`NetworkOptions`.
         training: see :class:`TrainingOptions`.
@@ -120,6 +121,7 @@ class Config:
     transfer: dict[str, Any] = field(default_factory=dict)
     zca_eps: float | None = None
     held_out: int = 300
+    workers: int = 1
     data: ImageOptions = field(default_factory=ImageOptions)
     network: NetworkOptions = field(default_factory=NetworkOptions)
     training: TrainingOptions = field(default_factory=TrainingOptions)
@@ -216,6 +218,7 @@ _TINY = Config(
 _SMALL = Config(
     preset="small",
     seeds=3,
+    workers=2,
     data=ImageOptions(name="fashion-mnist", validation=1000, resize=14),
     network=_SMALL_NETWORK,
     training=TrainingOptions(epochs=200, learning_rate=0.02, networks=3, full_epochs=9),
@@ -232,7 +235,7 @@ _SMALL = Config(
             "iterations": 60, "steps": 1, "epochs": 10, "start": "real", "batch_size": 256, "image_rate": 0.03,
         },
     },
-    transfer={"mlp": {}, "lenet": {}, "vgg11": {"width": 8}},
+    transfer={"mlp": {}, "lenet": {}},
     attack=AttackOptions(ablations={"portion": [0.01, 0.2], "size": [1, 4]}),
 )  # fmt: skip
 
