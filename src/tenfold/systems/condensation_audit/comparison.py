@@ -159,6 +159,7 @@ def _claims_of_defences(outcomes: Outcomes) -> list[Claim]:
                 claim(
                     "scan-detects", "the patch scan names the class of every legal trigger that succeeds 25 % or more",
                     value=hits / len(strong), target="== 1", unit=f"of {len(strong)} sets", baseline="poisoned sets",
+                    note="Where no calibration fits the sets, the thresholds are provisional and high.",
                 )
             )  # fmt: skip
     if all("range guard" in row for row in outcomes.detections.get("doorping", [])):

@@ -200,10 +200,11 @@ _SMALL_NETWORK = NetworkOptions("convnet", {"width": 16, "depth": 2})
 _TINY = Config(
     preset="tiny",
     seeds=1,
+    images_per_class=[10],
     methods=["random", "herding", "dm", "dc"],
     data=ImageOptions(name="digits", validation=300),
     network=_SMALL_NETWORK,
-    training=TrainingOptions(epochs=100, learning_rate=0.02, networks=3, full_epochs=10),
+    training=TrainingOptions(epochs=80, learning_rate=0.02, networks=3, full_epochs=10),
     settings={
         "dm": {"iterations": 200, "real_batch": 64, "image_rate": 10.0, "strategy": ""},
         "dc": {"iterations": 4, "real_batch": 64, "start": "real", "outer": 5, "inner": 10},
@@ -211,6 +212,7 @@ _TINY = Config(
     attack=AttackOptions(
         portion=0.1,
         updated_portion=0.02,
+        trigger_steps=150,
         defences=[name for name in DETECTORS if name != "neuron stimulation (ABS)"],
     ),
 )
