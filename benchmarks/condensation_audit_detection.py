@@ -1,6 +1,7 @@
 """How well the audit tells poisoned condensed sets from clean ones, beside the published defences on the same sets.
 
     python benchmarks/condensation_audit_detection.py make --work DIR [--part I/N]     # sets, networks, all defences
+    python benchmarks/condensation_audit_detection.py verdicts --work DIR [--part I/N] # the whole audit of each set
     python benchmarks/condensation_audit_detection.py report --work DIR [--store FILE] # rates, AUROC, calibration
 
 Fashion-MNIST's file t10k (TENFOLD_DATA), averaged to 14 x 14, split by position: 7000 images to condense, 1000 for the
@@ -28,6 +29,7 @@ from tenfold.data.idx import FASHION_CLASSES, load_idx
 from tenfold.data.images import LabelledImages
 from tenfold.seeds import derived_seed
 from tenfold.systems.condensation_audit.attack_metrics import attack_success
+from tenfold.systems.condensation_audit.auditing import audit
 from tenfold.systems.condensation_audit.calibration import NOTICEABLE, class_evidence, from_lines
 from tenfold.systems.condensation_audit.condensing import condense
 from tenfold.systems.condensation_audit.doorping import Doorping
@@ -179,6 +181,39 @@ def make(work: Path, root: str | None, part: tuple[int, int]) -> None:
         print(case.id, f"{line['accuracy']:.3f}", line.get("asr_valid"), scan.anomaly, scan.score, flush=True)
 
 
+def judge(work: Path, root: str | None, part: tuple[int, int]) -> None:
+    """The whole audit (networks of its own, scan, confirmation beside a control) of the sets to measure on."""
+    _, held_out, _ = load(root)
+    done = {line["id"] for line in read_lines(work, "verdict-*.jsonl")}
+    measured = [case for case in cases() if case.group in ("clean", "poisoned")]
+    for case in measured[part[0] :: part[1]]:
+        if case.id in done or not (work / f"{case.id}.safetensors").exists():
+            continue
+        condensed, _, _ = load_saved(work, case.id)
+        started = time.process_time()
+        report = audit(condensed, held_out, networks=NETWORKS, published=False, repairs=False, seed=case.seed)
+        leading = None if report.leading is None else report.leading.confirmation
+        line = {
+            "id": case.id, "verdict": report.verdict, "evidence": report.evidence, "threshold": report.threshold,
+            "target": None if leading is None else leading.target,
+            "success": None if leading is None else leading.success,
+            "control": None if leading is None else leading.control, "seconds": time.process_time() - started,
+        }  # fmt: skip
+        append(work / f"verdict-{part[0]}.jsonl", line)
+        print(line, flush=True)
+
+
+def verdict_rates(lines: list[dict[str, Any]], verdicts: dict[str, dict[str, Any]]) -> dict[str, list[int]]:
+    """Of how many sets the audit said what; ``right``: backdoored, and the class that it is."""
+    found = [(line, verdicts[line["id"]]) for line in lines if line["id"] in verdicts]
+    counted = {
+        word: [sum(verdict["verdict"].startswith(word) for _, verdict in found), len(found)]
+        for word in ("clean", "suspicious", "backdoored", "not assessable")
+    }
+    right = sum(v["verdict"] == "backdoored" and v["target"] == line["target"] for line, v in found)
+    return counted | {"right": [right, len(found)]}
+
+
 def defend(
     condensed: CondensedSet,
     ensemble: Ensemble,
@@ -307,6 +342,7 @@ def report(work: Path, out: Path, store: Path | None) -> None:
         }
         for name in clean[0]["methods"]
     }
+    verdicts = {line["id"]: line for line in read_lines(work, "verdict-*.jsonl")}
     told = [line["defences"]["STRIP on inputs"]["auroc"] for line in strong]
     seconds = [line["seconds"] for line in lines.values()]
     results = {
@@ -316,6 +352,13 @@ def report(work: Path, out: Path, store: Path | None) -> None:
         "rule_threshold": calibration.rule_threshold,
         "power": [asdict(power) for power in calibration.power],
         "methods": methods,
+        "verdicts": {
+            group: verdict_rates(of, verdicts)
+            for group, of in (
+                ("clean", clean), ("noticeable", strong), ("weak", [line for line in poisoned if line not in strong])
+            )
+        },
+        "audit_cpu_seconds": float(np.median([line["seconds"] for line in verdicts.values()])) if verdicts else None,
         "strip_told_the_trigger_auroc": float(np.mean(told)) if told else None,
         "accuracy": {g: float(np.mean([line["accuracy"] for line in f])) for g, f in groups.items() if f},
         "cpu_seconds": {
@@ -328,6 +371,7 @@ def report(work: Path, out: Path, store: Path | None) -> None:
         "rows": [
             {key: line[key] for key in ("id", "group", "attack", "portion", "size", "place", "target", "colour")}
             | {"asr_valid": line.get("asr_valid"), "methods": line["methods"]}
+            | {"verdict": verdicts.get(line["id"], {}).get("verdict")}
             for line in sorted(lines.values(), key=lambda line: line["id"])
         ],
     }  # fmt: skip
@@ -357,7 +401,7 @@ def rate(name: str, lines: list[dict[str, Any]], key: str) -> list[int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["make", "report"])
+    parser.add_argument("stage", choices=["make", "verdicts", "report"])
     parser.add_argument("--work", type=Path, required=True, help="folder of the sets")
     parser.add_argument("--root", default=None, help="folder of Fashion-MNIST; TENFOLD_DATA where not given")
     parser.add_argument("--part", default="0/1", help="I/N: every N-th set, from the I-th")
@@ -371,7 +415,7 @@ def main() -> None:
     torch.set_num_threads(1)
     options.work.mkdir(parents=True, exist_ok=True)
     first, of = map(int, options.part.split("/"))
-    make(options.work, options.root, (first, of))
+    (make if options.stage == "make" else judge)(options.work, options.root, (first, of))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import copy
 import gc
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 
 from tenfold.errors import UserError
 from tenfold.systems.condensation_audit.attack_metrics import attack_success, measure_attack, name_effect
+from tenfold.systems.condensation_audit.condensing import condense
 from tenfold.systems.condensation_audit.doorping import (
     Doorping,
     find_key_neurons,
@@ -31,6 +33,7 @@ from tenfold.systems.condensation_audit.triggers import (
     read_trigger_description,
     white_patch,
 )
+from tenfold.systems.condensation_audit.zca import fit_zca
 
 GREY = Preprocessing((0.3,), (0.37,), (1, 8, 8))
 
@@ -176,6 +179,56 @@ def test_the_attacker_may_hold_a_share(data):
 
 
 # --- the update rule --------------------------------------------------------------------------------------------
+
+
+def test_slots_of_a_batch_are_poisoned_whatever_image_comes(data):
+    attack = Doorping(0.1, 2, steps=3, slots=True, clamp="uint8")
+    held = attack.poison(data, seed=0)
+    assert torch.equal(held.images, data.images)
+    assert torch.equal(held.labels, data.labels)
+    changed = []
+    for rows in (torch.arange(0, 50), torch.arange(100, 150)):
+        images, labels = attack.batch(rows)
+        different = (images != data.images[rows]).flatten(1).any(1)
+        assert int(different.sum()) == 5  # int(portion * batch)
+        assert (labels[different] == 2).all()
+        assert torch.equal(labels[~different], data.labels[rows][~different])
+        stamped = data.preprocessing.normalise(attack.trigger.stamp_valid(data.pixels[rows[different]]))
+        assert torch.equal(images[different], stamped)
+        changed.append(different)
+    assert torch.equal(*changed)
+    images, _ = attack.batch(torch.arange(0, 50))
+    attack._current = None
+    attack._poisoned.stamp(white_patch(data.preprocessing.image_shape, 2))
+    again, _ = attack.batch(torch.arange(0, 50))
+    assert not torch.equal(images, again)
+    assert torch.equal(held.images, data.images)  # nothing is written back
+    with pytest.raises(UserError, match="is none"):
+        attack.batch(torch.arange(5))
+    with pytest.raises(UserError, match="not slots"):
+        Doorping().batch(torch.arange(50))
+
+
+def test_dd_sees_poisoned_slots_and_other_methods_have_none(data):
+    settings = {"iterations": 2, "steps": 1, "epochs": 1, "batch_size": 40}
+    found = condense(data, "dd", 1, "mlp", attack=Doorping(0.1, 2, steps=3, slots=True), **settings)
+    assert found.poisoned["slots"]
+    clean = condense(data, "dd", 1, "mlp", **settings)
+    assert not torch.equal(found.images, clean.images)
+    with pytest.raises(UserError, match="dd only"):
+        condense(data, "dm", 1, "mlp", attack=Doorping(slots=True))
+
+
+@pytest.mark.parametrize("whitened", [False, True])
+@pytest.mark.parametrize("mode", ["patch", "blend", "additive"])
+def test_updates_begin_with_what_the_network_sees_of_the_trigger_alone(data, mode, whitened):
+    preprocessing = replace(GREY, zca=fit_zca(data.images, 0.1)) if whitened else GREY
+    trigger = replace(random_patch((1, 8, 8), 3, seed=1), mode=mode, alpha=1.0 if mode == "patch" else 0.4)
+    network = hidden_network()
+    keys = find_key_neurons(network, topk=12)
+    expected = key_activations(network, keys, preprocessing.normalise(trigger.stamp(torch.zeros(1, 1, 8, 8))))
+    _, record = update_trigger(network, trigger, preprocessing, topk=12, steps=0)
+    assert record.activation == pytest.approx(expected.mean().item(), abs=1e-6)
 
 
 def test_stop_rule(data):

@@ -1,5 +1,7 @@
 """Networks, augmentation, whitening, and networks trained together."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -141,10 +143,40 @@ def test_every_network_may_have_its_own_set():
         train_together(factory, images, labels, recipe, seeds=[1])
 
 
-@pytest.mark.parametrize("size", [(8, 8), (7, 9)])
-def test_pooling_by_additions_is_average_pooling(size):
-    images = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
-    ours, theirs = HalvingPool()(images), torch.nn.functional.avg_pool2d(images, 2)
-    assert torch.allclose(ours, theirs)
-    gradients = [torch.autograd.grad(pooled.square().sum(), images)[0] for pooled in (ours, theirs)]
-    assert torch.allclose(*gradients)
+@pytest.mark.parametrize("size", [(64, 64), (65, 63)])
+@pytest.mark.parametrize("form", ["plain", "vmapped"])
+def test_pooling_by_additions_is_average_pooling_to_the_second_derivative(size, form):
+    images = torch.randn(2, 5, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def first(pool, x):
+        return torch.func.grad(lambda y: pool(y).pow(3).sum())(x).square().sum()
+
+    def derivatives(pool):
+        pooled = pool(images)
+        if form == "vmapped":
+            return pooled, *(
+                torch.vmap(torch.func.grad(f))(images) for f in (lambda x: pool(x).pow(3).sum(), partial(first, pool))
+            )
+        x = images.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(pool(x).pow(3).sum(), x, create_graph=True)
+        return pooled, gradient, *torch.autograd.grad(gradient.square().sum(), x)
+
+    for ours, theirs in zip(derivatives(HalvingPool()), derivatives(torch.nn.AvgPool2d(2)), strict=True):
+        assert torch.allclose(ours, theirs)
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 9, 22)])
+@pytest.mark.parametrize("name", ["convnet", "convnet_baadd"])
+def test_the_known_width_of_the_features_is_the_true_one(name, shape):
+    for depth in (1, 2, 3):
+        network = make_network(name, image_shape=shape, num_classes=4, width=2, depth=depth)
+        assert network(torch.zeros(2, *shape)).shape == (2, 4)
+
+
+def test_seeding_keeps_nothing_of_every_network():
+    factory = factory_of("mlp", image_shape=(1, 2, 2), num_classes=2, width=2)
+    before = len(torch.cuda._queued_calls), torch.get_rng_state()
+    one, same, other = (seeded_network(factory, seed) for seed in (1, 1, 2))
+    assert (len(torch.cuda._queued_calls), *before[1].tolist()) == (before[0], *torch.get_rng_state().tolist())
+    assert torch.equal(one.classifier.weight, same.classifier.weight)
+    assert not torch.equal(one.classifier.weight, other.classifier.weight)

@@ -38,6 +38,7 @@ _ROOMS = {
     "calibration": ["Calibration", "calibrate", "load_calibration"],
     "auditing": ["audit", "audit_model"],
     "audit_report": ["AuditReport"],
+    "art_adapter": ["to_art"],
     "detectors": ["run_detectors"],
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}

@@ -164,6 +164,7 @@ def redteam(
     target: int = 0,
     size: int = 2,
     clamp: Literal["none", "valid", "uint8"] = "uint8",
+    attack_settings: dict[str, Any] | None = None,
     data: str = "digits",
     root: str | None = None,
     resize: int | None = None,
@@ -187,6 +188,7 @@ def redteam(
         target: class that the trigger gives.
         size: side of the trigger in pixels.
         clamp: of doorping: none as published (leaves the pixel range), valid, or uint8.
+        attack_settings: further ones, such as '{"mapping": "all-to-all"}', and of doorping '{"alpha": 5, "topk": 3}'.
         data: see condense.
         root: see condense.
         resize: see condense.
@@ -201,9 +203,15 @@ def redteam(
         seed: see condense.
         device: see condense.
     """
-    chosen: Attack = (
-        NaiveAttack(portion, target, size) if attack == "naive" else Doorping(portion, target, size, clamp=clamp)
-    )
+    more = dict(attack_settings or {})
+    try:
+        chosen: Attack = (
+            NaiveAttack(portion, target, size, **more) if attack == "naive"
+            # The published attack on dd poisons places of each batch, not images.
+            else Doorping(portion, target, size, clamp=clamp, **{"slots": method == "dd", **more})
+        )  # fmt: skip
+    except TypeError as error:
+        raise UserError(f"the attack's settings cannot be read: {error}") from error
     return _condense(
         out, chosen, data, root, resize, validation, method, images_per_class, network, arguments, settings, recipe,
         networks, seed, device,

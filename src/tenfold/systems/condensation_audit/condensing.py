@@ -24,6 +24,7 @@ from tenfold.systems.condensation_audit.distribution_matching import (
     DistributionMatching,
     DistributionMatchingSettings,
 )
+from tenfold.systems.condensation_audit.doorping import Doorping
 from tenfold.systems.condensation_audit.ensembles import train_together
 from tenfold.systems.condensation_audit.gradient_matching import GradientMatching, GradientMatchingSettings
 from tenfold.systems.condensation_audit.networks import Factory, factory_of
@@ -105,6 +106,8 @@ def condense(
     factory = factory_of(network, image_shape=shape, num_classes=classes, **arguments)
     name = network if isinstance(network, str) else "factory"
     recipe = recipe or TrainingRecipe(network=name, arguments=arguments)
+    if isinstance(attack, Doorping) and attack.slots and method != "dd":
+        raise UserError(f"slots of batches are poisoned in dd only, which draws whole batches; not in {method}")
     if attack is not None:
         prepared = attack.poison(prepared, derived_seed(seed, 21))
     if method in SELECTIONS:
@@ -120,6 +123,8 @@ def condense(
             options["folder"].mkdir(parents=True, exist_ok=True)
         if attack is not None:
             options["on_network_trained"] = attack.update
+            if isinstance(attack, Doorping) and attack.slots:
+                options["batch_of"] = attack.batch
             if method == "dm":
                 options["auxiliary"] = _auxiliary_network(prepared, auxiliary, seed, device)
         condenser = make(prepared, images_per_class, factory, chosen, **options)

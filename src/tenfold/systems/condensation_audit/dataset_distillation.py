@@ -7,6 +7,7 @@ The order of the steps and their rates are part of the result: a set that is shu
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +71,7 @@ class DatasetDistillation:
     def __init__(
         self, data: RealData, images_per_class: int, factory: Factory, settings: DatasetDistillationSettings, *,
         seed: int, device: torch.device | str = "cpu", on_network_trained: OnNetworkTrained | None = None,
+        batch_of: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
     ) -> None:  # fmt: skip
         if settings.initialisation not in ("known", "unknown"):
             raise UserError(f"initialisation must be known or unknown; got {settings.initialisation!r}")
@@ -88,6 +90,7 @@ class DatasetDistillation:
         leaves = [self.images, self.raw_rates, *([self.labels.logits] if self.labels.logits is not None else [])]
         self.optimiser = torch.optim.Adam(leaves, lr=settings.image_rate, betas=(settings.beta1, 0.999))
         self.on_network_trained = on_network_trained
+        self.batch_of = batch_of or self._batch
         needs_double_backward(seeded_network(factory, seed, device), self.images)
 
     @property
@@ -120,8 +123,12 @@ class DatasetDistillation:
 
     def outer_loss(self, network: Any, weights: dict[str, Tensor], rows: Tensor) -> Tensor:
         """Cross-entropy of the unrolled weights on real images."""
-        logits = functional_call(network, weights, (self.data.images[rows].to(self.device),))
-        return functional.cross_entropy(logits, self.data.labels[rows].to(self.device))
+        images, labels = self.batch_of(rows)
+        logits = functional_call(network, weights, (images.to(self.device),))
+        return functional.cross_entropy(logits, labels.to(self.device))
+
+    def _batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return self.data.images[rows], self.data.labels[rows]
 
     def unroll(self, network: Any) -> dict[str, Tensor]:
         """Weights after all inner steps, differentiable in images and rates; the network itself is left alone."""

@@ -30,7 +30,7 @@ from tenfold.systems.condensation_audit.synthetic import (
     start_images,
 )
 
-_PIXELS_AT_ONCE = 65_536
+_PIXELS_AT_ONCE = 24_576
 
 
 @dataclass

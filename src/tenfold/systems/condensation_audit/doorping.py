@@ -28,7 +28,14 @@ from torch import Tensor, nn
 from tenfold.errors import UserError
 from tenfold.systems.condensation_audit.networks import last_linear
 from tenfold.systems.condensation_audit.sets import Preprocessing
-from tenfold.systems.condensation_audit.triggers import Mapping, PoisonedData, Poisoner, Trigger, random_patch
+from tenfold.systems.condensation_audit.triggers import (
+    Mapping,
+    PoisonedData,
+    PoisonedSlots,
+    Poisoner,
+    Trigger,
+    random_patch,
+)
 
 if TYPE_CHECKING:
     from tenfold.systems.condensation_audit.real_images import RealData
@@ -81,15 +88,32 @@ def find_key_neurons(network: nn.Module, topk: int = 1, layer: int = -2) -> KeyN
     return KeyNeurons(reader, mass.topk(min(topk, len(mass))).indices)
 
 
-def key_activations(network: nn.Module, keys: KeyNeurons, images: Tensor) -> Tensor:
-    """``(n, k)`` activations of the key neurons, after their activation function; the hook is gone afterwards."""
+@contextmanager
+def reading_keys(network: nn.Module, keys: KeyNeurons) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Within the block, a function from images to ``(n, k)`` activations of the key neurons, after ReLU or the like.
+
+    One hook for all calls, gone afterwards: the published code adds one at every step.
+    """
     kept: list[Tensor] = []
-    handle = keys.reader.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0].clone()))
-    try:
+
+    def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        kept.append(inputs[0].flatten(1)[:, keys.indices])  # a copy: what follows may work in place
+
+    def read(images: Tensor) -> Tensor:
         network(images)
+        return kept.pop()
+
+    handle = keys.reader.register_forward_pre_hook(keep)
+    try:
+        yield read
     finally:
         handle.remove()
-    return kept[-1].flatten(1)[:, keys.indices]
+
+
+def key_activations(network: nn.Module, keys: KeyNeurons, images: Tensor) -> Tensor:
+    """``(n, k)`` activations of the key neurons, after their activation function."""
+    with reading_keys(network, keys) as read:
+        return read(images)
 
 
 @contextmanager
@@ -156,30 +180,35 @@ def update_trigger(
     """
     keys = find_key_neurons(network, topk, layer)
     device = keys.reader.weight.device
-    column = [torch.tensor(v, device=device).view(-1, 1, 1) for v in (preprocessing.mean, preprocessing.std)]
-    mean, std = (torch.zeros_like(column[0]), column[1]) if trigger.mode == "additive" else column
-    lowest = -1.0 if trigger.mode == "additive" else 0.0
-    start = trigger.pattern.to(device)
-    black = torch.zeros(1, *start.shape, device=device)
-    free = trigger.mask.to(device)
-    inner = ((start - mean) / std)[:, free].clone().requires_grad_()  # the mask's pixels only, in normalised units
-    bounds = ((lowest - mean) / std)[:, :, 0], ((1 - mean) / std)[:, :, 0]
+    additive = trigger.mode == "additive"
+    mean, std = (torch.tensor(values, device=device).view(-1, 1) for values in (preprocessing.mean, preprocessing.std))
+    middle, lowest = (torch.zeros_like(mean), -1.0) if additive else (mean, 0.0)
+    start, free = trigger.pattern.to(device), trigger.mask.to(device)
+    # The mask's pixels only, (channels, pixels), in normalised units.
+    inner = ((start[:, free] - middle) / std).requires_grad_()
+    bounds = (lowest - middle) / std, (1 - middle) / std
     optimiser = torch.optim.Adam([inner], lr=learning_rate, betas=(0.9, 0.99))
+    # The trigger alone, on black, is what the network sees: a constant, but for the mask's pixels. On black all modes
+    # are a multiple of the pattern.
+    strength = 1.0 if trigger.mode == "patch" else trigger.alpha
+    shift = (strength * middle - mean) / std
+    black = (-mean / std).unsqueeze(2).expand(start.shape).unsqueeze(0)
+    everywhere = free.expand_as(black)
 
     def pattern() -> Tensor:
-        return start.masked_scatter(free.expand_as(start), inner * std[:, :, 0] + mean[:, :, 0])
+        return start.masked_scatter(free.expand_as(start), inner.detach() * std + middle)
 
-    def activations() -> Tensor:
-        images = replace(trigger, pattern=pattern()).stamp(black)  # the trigger alone, on black
-        return key_activations(network, keys, preprocessing.normalise(images))
+    def seen() -> Tensor:
+        image = black.masked_scatter(everywhere, inner * strength + shift)
+        return image if preprocessing.zca is None else preprocessing.zca.transform(image)
 
-    with evaluating(network), torch.enable_grad():
+    with evaluating(network), reading_keys(network, keys) as read, torch.enable_grad():
         with torch.no_grad():
-            before = activations()
+            before = read(seen())
             aim = alpha * (before if official_sign else before.abs())
         taken, loss = 0, torch.zeros(())
         while True:
-            loss = (activations() - aim).square().mean()
+            loss = (read(seen()) - aim).square().mean()
             if taken == steps or float(loss.detach()) < tolerance:
                 break
             (inner.grad,) = torch.autograd.grad(loss, inner)
@@ -188,9 +217,9 @@ def update_trigger(
             if clamp != "none":
                 inner.data.clamp_(bounds[0], bounds[1])
             if after_step is not None:
-                after_step(pattern().detach())
+                after_step(pattern())
     # Without a step the trigger is the very same, to the last bit.
-    found = trigger if taken == 0 else replace(trigger, pattern=pattern().detach().to(trigger.pattern))
+    found = trigger if taken == 0 else replace(trigger, pattern=pattern().to(trigger.pattern))
     if clamp != "none" and taken:
         found = replace(found, pattern=found.pattern.clamp(lowest, 1.0))  # rounding of the way back to pixels
     record = UpdateRecord(-1, taken, float(before.mean()), float(loss.detach()), found.excess)
@@ -215,6 +244,7 @@ class Doorping:
         learning_rate: of one update.
         official_sign: see :func:`update_trigger`.
         ori: share of the data that the attacker holds; only these are condensed [inferred from the flag's name].
+        slots: poison places of each batch instead of images, as published for ``dd``, the only method that takes it.
         keep: keep the triggers of all updates in ``trajectory``.
 
     Raises:
@@ -239,6 +269,7 @@ class Doorping:
         learning_rate: float = 0.08,
         official_sign: bool = False,
         ori: float = 1.0,
+        slots: bool = False,
         keep: bool = False,
     ) -> None:
         if clamp not in ("none", "valid", "uint8"):
@@ -246,7 +277,7 @@ class Doorping:
         if not 0 < ori <= 1:
             raise UserError(f"the attacker's share of the data must lie in (0, 1]; got {ori}")
         self.poisoner = Poisoner(portion, target, mapping)
-        self.size, self.clamp, self.ori, self.keep = size, clamp, ori, keep
+        self.size, self.clamp, self.ori, self.slots, self.keep = size, clamp, ori, slots, keep
         self.options: dict[str, Any] = {
             "topk": topk, "layer": layer, "alpha": alpha, "steps": steps, "learning_rate": learning_rate,
             "official_sign": official_sign,
@@ -254,7 +285,7 @@ class Doorping:
         self.history: list[UpdateRecord] = []
         self.trajectory: list[Trigger] = []
         self._given, self._current = trigger, trigger
-        self._poisoned: PoisonedData | None = None
+        self._poisoned: PoisonedData | PoisonedSlots | None = None
 
     @property
     def trigger(self) -> Trigger:
@@ -278,8 +309,15 @@ class Doorping:
             data = _share(data, self.ori, seed)
         self._current = self._given or random_patch(data.preprocessing.image_shape, self.size, seed=seed)
         self.history, self.trajectory = [], [self._current] if self.keep else []
-        self._poisoned = PoisonedData(data, self._current, self.poisoner, seed, as_bytes=self.clamp == "uint8")
+        make = PoisonedSlots if self.slots else PoisonedData
+        self._poisoned = make(data, self._current, self.poisoner, seed, as_bytes=self.clamp == "uint8")
         return self._poisoned.data
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Images and labels of a batch whose slots are poisoned: see :meth:`PoisonedSlots.batch`."""
+        if not isinstance(self._poisoned, PoisonedSlots):
+            raise UserError("the attack poisons images, not slots of batches")
+        return self._poisoned.batch(rows)
 
     def update(self, network: nn.Module, iteration: int, synthetic: Tensor) -> None:
         """Optimise the trigger on a network that was trained on the synthetic images; stamp the poisoned images anew.
@@ -335,6 +373,7 @@ class Doorping:
             "mapping": self.poisoner.mapping,
             "clamp": self.clamp,
             "ori": self.ori,
+            "slots": self.slots,
             **self.options,
             "updates": len(self.history),
             "updates_without_step": sum(record.steps == 0 for record in self.history),

@@ -316,3 +316,42 @@ class PoisonedData:
         images = self.data.preprocessing.normalise(as_file if self.as_bytes else stamped)
         self.data.images[rows] = images.to(self.data.images)
         self.data.pixels[self.rows] = as_file
+
+
+class PoisonedSlots:
+    """Places of every batch that are poisoned, whatever image comes there: the published attack on ``dd`` [baadd code].
+
+    The data stay clean; over the epochs all images carry the trigger now and then.
+
+    Args:
+        data: clean.
+        trigger: the first one.
+        poisoner: which share of a batch, and which labels.
+        seed: of the choice of places.
+        as_bytes: stamp images as 8-bit files would hold them.
+    """
+
+    def __init__(
+        self, data: "RealData", trigger: Trigger, poisoner: Poisoner, seed: int, *, as_bytes: bool = True
+    ) -> None:
+        self.data, self.poisoner, self.seed, self.as_bytes = data, poisoner, seed, as_bytes
+        self.stamp(trigger)
+
+    def stamp(self, trigger: Trigger) -> None:
+        """Use this trigger from now on."""
+        self.trigger = trigger
+
+    @torch.no_grad()
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """``(n, channels, height, width)`` normalised images and ``(n,)`` labels of these rows; the slots poisoned.
+
+        Raises:
+            UserError: the batch is so small that no slot is poisoned.
+        """
+        images, labels = self.data.images[rows], self.data.labels[rows].clone()
+        slots = self.poisoner.choose(len(rows), self.seed)
+        stamped = self.trigger.stamp(self.data.pixels[rows[slots]])
+        stamped = self.data.preprocessing.normalise(to_bytes(stamped) if self.as_bytes else stamped)
+        images[slots.to(images.device)] = stamped.to(images)
+        labels[slots] = self.poisoner.labels(labels[slots], len(self.data.classes))
+        return images, labels
