@@ -14,7 +14,7 @@ import argparse
 import json
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from tenfold.data.images import LabelledImages
 from tenfold.seeds import derived_seed
 from tenfold.systems.condensation_audit.attack_metrics import attack_success
 from tenfold.systems.condensation_audit.auditing import audit
-from tenfold.systems.condensation_audit.calibration import NOTICEABLE, class_evidence, from_lines
+from tenfold.systems.condensation_audit.calibration import NOTICEABLE, VerdictCount, class_evidence, from_lines
 from tenfold.systems.condensation_audit.condensing import condense
 from tenfold.systems.condensation_audit.doorping import Doorping
 from tenfold.systems.condensation_audit.ensembles import Ensemble, train_together
@@ -312,8 +312,6 @@ def report(work: Path, out: Path, store: Path | None) -> None:
         image_shape=SHAPE, images_per_class=10.0, method="dm", networks=NETWORKS, classes=FASHION_CLASSES,
         sizes=tuple(groups["calibrate"][0]["sizes"]), data="Fashion-MNIST at 14 x 14",
     )  # fmt: skip
-    if store is not None:
-        store.write_text(calibration.to_json(), encoding="utf-8")
     null = np.asarray([line["scores"] for line in groups["calibrate"]])
     for line in lines.values():
         scores = np.asarray(line["scores"])
@@ -343,6 +341,23 @@ def report(work: Path, out: Path, store: Path | None) -> None:
         for name in clean[0]["methods"]
     }
     verdicts = {line["id"]: line for line in read_lines(work, "verdict-*.jsonl")}
+    judged_groups = {
+        group: verdict_rates(of, verdicts)
+        for group, of in (
+            ("clean", clean), ("noticeable", strong), ("weak", [line for line in poisoned if line not in strong])
+        )
+    }  # fmt: skip
+    if store is not None:
+        kinds = {
+            "clean": "clean ones", "noticeable": "whose patch turns at least a quarter of the images",
+            "weak": "of weaker attacks",
+        }  # fmt: skip
+        counts = [
+            VerdictCount(kinds[group], found["right"][1], found["backdoored"][0], found["right"][0])
+            for group, found in judged_groups.items()
+            if found["right"][1]
+        ]
+        store.write_text(replace(calibration, verdicts=tuple(counts)).to_json(), encoding="utf-8")
     told = [line["defences"]["STRIP on inputs"]["auroc"] for line in strong]
     seconds = [line["seconds"] for line in lines.values()]
     results = {
@@ -352,12 +367,7 @@ def report(work: Path, out: Path, store: Path | None) -> None:
         "rule_threshold": calibration.rule_threshold,
         "power": [asdict(power) for power in calibration.power],
         "methods": methods,
-        "verdicts": {
-            group: verdict_rates(of, verdicts)
-            for group, of in (
-                ("clean", clean), ("noticeable", strong), ("weak", [line for line in poisoned if line not in strong])
-            )
-        },
+        "verdicts": judged_groups,
         "audit_cpu_seconds": float(np.median([line["seconds"] for line in verdicts.values()])) if verdicts else None,
         "strip_told_the_trigger_auroc": float(np.mean(told)) if told else None,
         "accuracy": {g: float(np.mean([line["accuracy"] for line in f])) for g, f in groups.items() if f},

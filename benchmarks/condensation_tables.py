@@ -67,6 +67,11 @@ def detection() -> str:
         counts = ("false_alarms", "detected_noticeable", "right_class_noticeable", "detected_all")
         cells = ["{} of {}".format(*found[count]) if rule else "no rule" for count in counts]
         rows.append([name, f"{found['auroc_noticeable']:.3f}", f"{found['auroc_all']:.3f}", *cells])
+    kinds = {"clean": "clean", "noticeable": "a quarter of the images or more", "weak": "weaker attacks"}
+    verdicts = [
+        [kinds[group], *("{} of {}".format(*found[word]) for word in ("clean", "suspicious", "backdoored", "right"))]
+        for group, found in results["verdicts"].items()
+    ]
     power = ", ".join(f"{row['size']} x {row['size']}: {row['found']} of {row['sets']}" for row in results["power"])
     published = ", ".join(f"{name} {value:.1f}" for name, value in results["defence_cpu_seconds"].items())
     return "\n\n".join(
@@ -81,6 +86,9 @@ def detection() -> str:
                  "detected, all"],
                 rows,
             ),
+            f"The whole audit of the same sets (networks of its own, scan, confirmation beside a control; "
+            f"{results['audit_cpu_seconds']:.0f} CPU seconds a set):",
+            table(["sets", "clean", "suspicious", "backdoored", "with the right class"], verdicts),
             f"CPU seconds per set (median): train {seconds['train']:.1f}, scan {seconds['scan']:.1f}; {published}. "
             f"Power on the calibration's own poisoned sets (a quarter or more): {power}. Given the trigger itself, "
             f"STRIP tells triggered inputs with an AUROC of {results['strip_told_the_trigger_auroc']:.2f}. By class: "

@@ -14,10 +14,10 @@ from tenfold.report import write_report
 from tenfold.systems.condensation_audit import calibration as calibrations
 from tenfold.systems.condensation_audit.audit_report import EXIT_CODES, NOT_TESTED
 from tenfold.systems.condensation_audit.auditing import audit, audit_model
+from tenfold.systems.condensation_audit.calibrating import CalibrationPlan, calibrate
 from tenfold.systems.condensation_audit.calibration import (
     Calibration,
-    CalibrationPlan,
-    calibrate,
+    VerdictCount,
     class_evidence,
     from_lines,
     halves,
@@ -226,6 +226,12 @@ def test_thresholds_and_power_come_from_the_sets():
     assert [dataclasses.astuple(power) for power in made.power] == [(2, 3, 1)]
     assert "1 of 3" in made.power_sentence()
     assert parse_calibration(made.to_json(), "file") == made
+    assert made.verdict_sentence() == ""
+    measured = dataclasses.replace(
+        made, verdicts=(VerdictCount("clean ones", 20, 0), VerdictCount("strong", 15, 15, 14))
+    )
+    assert "0 of 20 clean ones (95 %: 0 to 17 %); 15 of 15 strong, 14 with" in measured.verdict_sentence()
+    assert parse_calibration(measured.to_json(), "file") == measured
 
 
 def test_a_class_that_is_always_weak_is_no_alarm():

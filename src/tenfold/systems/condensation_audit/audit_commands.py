@@ -15,8 +15,9 @@ from tenfold.run import write_atomically
 from tenfold.systems.condensation_audit.audit_report import AuditReport
 from tenfold.systems.condensation_audit.auditing import audit as audit_set
 from tenfold.systems.condensation_audit.auditing import audit_model
-from tenfold.systems.condensation_audit.calibration import CalibrationPlan, load_calibration
-from tenfold.systems.condensation_audit.calibration import calibrate as calibrate_scan
+from tenfold.systems.condensation_audit.calibrating import CalibrationPlan
+from tenfold.systems.condensation_audit.calibrating import calibrate as calibrate_scan
+from tenfold.systems.condensation_audit.calibration import load_calibration
 from tenfold.systems.condensation_audit.data import load_data
 from tenfold.systems.condensation_audit.networks import factory_of, seeded_network
 from tenfold.systems.condensation_audit.serving import load_served

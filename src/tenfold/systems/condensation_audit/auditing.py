@@ -124,7 +124,7 @@ def audit(
         threshold=threshold,
         evidence=float(by_class.max()),
         calibration=calibration.describe(found),
-        power=calibration.power_sentence(),
+        power=" ".join(filter(None, [calibration.power_sentence(), calibration.verdict_sentence()])),
         accuracies=accuracies,
         clean_images=0 if clean is None else len(clean),
         scan=scan,

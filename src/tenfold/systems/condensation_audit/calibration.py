@@ -10,13 +10,13 @@ The threshold is the largest evidence of the clean sets, each judged by the othe
 exceeds it with a probability of about ``1 / (n + 1)``. Sets of a kind that was not calibrated are judged by the
 provisional rule, AI above 3.2 and score above .2, whose error rates are not known for them.
 
-``calibration.json`` holds what ``benchmarks/condensation_audit_detection.py`` measured; ``calibrate`` does the same on
-a user's data.
+``calibration.json`` holds what ``benchmarks/condensation_audit_detection.py`` measured; what
+:func:`~tenfold.systems.condensation_audit.calibrating.calibrate` makes does the same for a user's data.
 """
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -27,22 +27,9 @@ import torch
 
 from tenfold.data.images import LabelledImages
 from tenfold.errors import UserError
-from tenfold.run import write_atomically
-from tenfold.seeds import derived_seed
-from tenfold.systems.condensation_audit.attack_metrics import attack_success
-from tenfold.systems.condensation_audit.condensing import condense
-from tenfold.systems.condensation_audit.naive_attack import NaiveAttack
-from tenfold.systems.condensation_audit.patch_scan import (
-    PatchScan,
-    default_sizes,
-    provisional_evidence,
-    scan_patches,
-    spread_rows,
-)
-from tenfold.systems.condensation_audit.quality import train_on
-from tenfold.systems.condensation_audit.real_images import RealData
-from tenfold.systems.condensation_audit.sets import CondensedSet, TrainingRecipe
-from tenfold.systems.condensation_audit.triggers import white_patch
+from tenfold.systems.condensation_audit.confirmation import binomial_interval
+from tenfold.systems.condensation_audit.patch_scan import PatchScan, provisional_evidence
+from tenfold.systems.condensation_audit.sets import CondensedSet
 
 NOTICEABLE = 0.25
 """Success rate from which on an attack counts for the power."""
@@ -66,6 +53,23 @@ class Power:
 
 
 @dataclass(frozen=True)
+class VerdictCount:
+    """What whole audits said of sets that calibrated nothing.
+
+    Attributes:
+        kind: of the sets, as it stands in a sentence.
+        sets: how many.
+        backdoored: how many got this verdict.
+        right: how many of these with the class that it is; clean sets have none.
+    """
+
+    kind: str
+    sets: int
+    backdoored: int
+    right: int = 0
+
+
+@dataclass(frozen=True)
 class Calibration:
     """What a scan is compared with.
 
@@ -78,6 +82,7 @@ class Calibration:
         sizes: of the patches.
         scores: ``(sets, sizes, classes)`` of the clean sets; none: the provisional rule.
         power: from poisoned sets.
+        verdicts: of whole audits, if they were measured.
         data: name of the data.
         note: what else a reader must know.
     """
@@ -90,6 +95,7 @@ class Calibration:
     sizes: tuple[int, ...] = ()
     scores: tuple[tuple[tuple[float, ...], ...], ...] = ()
     power: tuple[Power, ...] = ()
+    verdicts: tuple[VerdictCount, ...] = ()
     data: str = ""
     note: str = ""
 
@@ -154,6 +160,17 @@ class Calibration:
             return "The power of the scan was not measured for such sets."
         return f"Of simulated attacks that turn at least a quarter of the images it found {', '.join(told)}."
 
+    def verdict_sentence(self) -> str:
+        """How often whole audits were right about sets that calibrated nothing; empty where that was not measured."""
+        told = []
+        for count in self.verdicts:
+            low, high = binomial_interval(count.backdoored, count.sets)
+            right = f", {count.right} with the right class" if count.right else ""
+            told.append(
+                f"{count.backdoored} of {count.sets} {count.kind}{right} (95 %: {100 * low:.0f} to {100 * high:.0f} %)"
+            )
+        return f"Whole audits of other sets called backdoored: {'; '.join(told)}." if told else ""
+
     def to_json(self) -> str:
         """The text of a calibration file."""
         return json.dumps(asdict(self)) + "\n"
@@ -186,13 +203,20 @@ def parse_calibration(text: str, source: str) -> Calibration:
     try:
         values = json.loads(text)
         power = tuple(Power(**entry) for entry in values.pop("power"))
+        verdicts = tuple(VerdictCount(**entry) for entry in values.pop("verdicts", []))
         channels, height, width = (int(side) for side in values.pop("image_shape"))
         shape = (channels, height, width)
         classes, sizes = tuple(values.pop("classes")), tuple(int(size) for size in values.pop("sizes"))
         raw = values.pop("scores")
         scores = np.asarray(raw, dtype=np.float64).reshape(len(raw), len(sizes), len(classes))
         made = Calibration(
-            image_shape=shape, classes=classes, sizes=sizes, scores=_nested(scores), power=power, **values
+            image_shape=shape,
+            classes=classes,
+            sizes=sizes,
+            scores=_nested(scores),
+            power=power,
+            verdicts=verdicts,
+            **values,
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{source} is not a calibration of the audit: {error}; make one with calibrate") from error
@@ -238,84 +262,6 @@ def calibration_for(found: CondensedSet) -> Calibration:
     return shipped if shipped.fits(found) else provisional(found)
 
 
-@dataclass(frozen=True)
-class CalibrationPlan:
-    """How :func:`calibrate` makes its sets.
-
-    Attributes:
-        sets: clean ones.
-        poisoned: with a white patch each, for the power; sizes, portions, places and targets go round.
-        networks: trained on each.
-        images: clean images of a scan.
-        method: condenser.
-        images_per_class: of each set.
-        network: name of the network.
-        arguments: its further arguments.
-        recipe: how it is trained.
-        settings: of the condenser.
-        share: of the real images that each set is condensed from.
-        seed: of everything.
-    """
-
-    sets: int = 30
-    poisoned: int = 12
-    networks: int = 5
-    images: int = 300
-    method: str = "dm"
-    images_per_class: int = 10
-    network: str = "convnet"
-    arguments: dict[str, Any] = field(default_factory=dict)
-    recipe: TrainingRecipe | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
-    share: float = 0.6
-    seed: int = 0
-
-
-def calibrate(
-    data: RealData,
-    clean: LabelledImages,
-    plan: CalibrationPlan | None = None,
-    *,
-    device: str = "cpu",
-    kept: str | Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Calibration:
-    """Condense clean and poisoned sets of a user's data, scan them, and take the thresholds from the clean ones.
-
-    Args:
-        data: real images to condense.
-        clean: held-out images: one half for the scans, the other to measure the attacks' success.
-        plan: how many sets of which kind.
-        device: where to compute.
-        kept: file of finished sets, one JSON line each; an interrupted calibration goes on from it.
-        progress: called with finished sets and all sets.
-
-    Raises:
-        UserError: too few images, or the plan does not fit them.
-    """
-    plan = plan or CalibrationPlan()
-    if plan.sets < 10:
-        raise UserError(f"a threshold needs at least 10 clean sets, better 30; got {plan.sets}")
-    scanned, measured = halves(clean)
-    rows = spread_rows(scanned.labels, plan.images)
-    scanned = scanned.subset(rows)
-    lines = _finished(kept)
-    cases = _cases(data, plan)
-    for number, (attack, seed) in enumerate(cases):
-        if len(lines) > number:
-            continue
-        lines.append(_one_set(data, plan, attack, seed, scanned, measured, device))
-        if kept is not None:
-            write_atomically(kept, "".join(json.dumps(line) + "\n" for line in lines))
-        if progress is not None:
-            progress(len(lines), len(cases))
-    return from_lines(
-        lines, image_shape=data.preprocessing.image_shape, images_per_class=float(plan.images_per_class),
-        method=plan.method, networks=plan.networks, classes=data.classes,
-        sizes=default_sizes(data.preprocessing.image_shape), data=data.name,
-    )  # fmt: skip
-
-
 def from_lines(lines: Sequence[dict[str, Any]], **about: Any) -> Calibration:
     """A calibration from scanned sets.
 
@@ -354,51 +300,3 @@ def halves(clean: LabelledImages) -> tuple[LabelledImages, LabelledImages]:
     rows = [(clean.labels == label).nonzero().flatten() for label in range(len(clean.classes))]
     first, second = (torch.cat([row[half::2] for row in rows]).sort().values for half in (0, 1))
     return clean.subset(first), clean.subset(second)
-
-
-def _cases(data: RealData, plan: CalibrationPlan) -> list[tuple[NaiveAttack | None, int]]:
-    shape, classes = data.preprocessing.image_shape, len(data.classes)
-    cases: list[tuple[NaiveAttack | None, int]] = [(None, derived_seed(plan.seed, 1, n)) for n in range(plan.sets)]
-    sizes, portions = default_sizes(shape)[-2:], (0.05, 0.1, 0.03)
-    for n in range(plan.poisoned):
-        size = sizes[n % len(sizes)]
-        bottom, right = shape[1] - 1 - size, shape[2] - 1 - size
-        row, column = ((bottom, right), (1, 1), (bottom, 1), (1, right))[n // 2 % 4]
-        trigger = white_patch(shape, size, max(0, row), max(0, column))
-        attack = NaiveAttack(portions[n % 3], (3 * n + 1) % classes, size, trigger)
-        cases.append((attack, derived_seed(plan.seed, 2, n)))
-    return cases
-
-
-def _one_set(
-    data: RealData,
-    plan: CalibrationPlan,
-    attack: NaiveAttack | None,
-    seed: int,
-    scanned: LabelledImages,
-    measured: LabelledImages,
-    device: str,
-) -> dict[str, Any]:
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
-    part = data.subset(order[: max(1, int(plan.share * len(data)))].sort().values)
-    found = condense(
-        part, plan.method, plan.images_per_class, plan.network, network_arguments=plan.arguments, recipe=plan.recipe,
-        attack=attack, seed=seed, device=device, **plan.settings,
-    )  # fmt: skip
-    ensemble = train_on(found, seeds=[derived_seed(seed, 3, k) for k in range(plan.networks)], device=device)
-    scan = scan_patches(ensemble, scanned.images, scanned.labels, found.preprocessing)
-    line: dict[str, Any] = {"scores": scan.scores.tolist()}
-    if attack is not None:
-        images = found.preprocessing.normalise(attack.trigger.stamp_valid(measured.images).to(device))
-        success = attack_success(ensemble.predict(images).cpu(), measured.labels, attack.poisoner.target)
-        line |= {"size": attack.size, "asr": float(success.mean()), "target": attack.poisoner.target}
-    return line
-
-
-def _finished(kept: str | Path | None) -> list[dict[str, Any]]:
-    if kept is None or not Path(kept).exists():
-        return []
-    try:
-        return [json.loads(line) for line in Path(kept).read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise UserError(f"{kept} holds no unfinished calibration: {error}; remove it") from error
