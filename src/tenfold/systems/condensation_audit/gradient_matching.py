@@ -33,7 +33,7 @@ from tenfold.systems.condensation_audit.synthetic import (
 )
 
 _OUTER_INNER = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
-_VMAP_VALUES_ON_CPU = 4096
+_VMAP_VALUES_ON_CPU = 2048
 _NORM_EPS = 1e-6
 _STATISTICS_BATCH = 16
 
