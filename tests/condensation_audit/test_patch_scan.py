@@ -13,11 +13,13 @@ from tenfold.systems.condensation_audit.patch_scan import (
     anomaly_index,
     default_colours,
     default_sizes,
+    default_stride,
     quick_copy,
     scan_patches,
     spread_rows,
 )
 from tenfold.systems.condensation_audit.real_images import real_data
+from tenfold.systems.condensation_audit.sets import Preprocessing
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,28 @@ def test_screening_and_stride_find_what_the_full_scan_finds(data):
     coarse = scan_patches(*arguments, sizes=(2,), screen=40, stride=2)
     assert quick.evaluations < full.evaluations / 2 and coarse.evaluations < full.evaluations
     assert quick.suspects(1)[0][0] == full.suspects(1)[0][0] == coarse.suspects(1)[0][0]
+
+
+class GlowingCorner(torch.nn.Module):
+    """Class 1 where a square of 8 x 8 at row 21, column 43 is bright; else class 0."""
+
+    def forward(self, images):
+        glow = images[:, 0, 21:29, 43:51].mean((1, 2))
+        return torch.stack([torch.zeros_like(glow), 10 * glow - 7], 1)
+
+
+def test_large_images_are_scanned_from_coarse_to_fine():
+    pixels = torch.randint(0, 80, (40, 1, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    labels = torch.arange(40) % 2
+    seen = Preprocessing((0.0,), (1.0,), (1, 64, 64))
+    assert [default_stride((1, 64, 64), size) for size in default_sizes((1, 64, 64))] == [2, 4, 4, 4]
+    assert default_stride((3, 14, 14), 2) == default_stride((1, 23, 60), 3) == 1
+    scan = scan_patches(Ensemble([GlowingCorner()]), pixels, labels, seen, sizes=(8,), colours=[(1.0,)], keep=4)
+    cell, _ = scan.suspects(1, scan.scores)[0]
+    assert cell.target == 1 and cell.score == 1
+    # Bright enough from some places on; the exact one is among the best of a graded answer.
+    assert abs(cell.row - 21) <= 2 and abs(cell.column - 43) <= 2
+    assert scan.evaluations < 57 * 57 * 40 / 8
 
 
 def test_scores_are_the_definition(data):

@@ -308,14 +308,12 @@ def _scans(ensemble: Ensemble, search: LabelledImages, pre: Preprocessing) -> tu
     small = search.subset(spread_rows(search.labels, 64))
     channels = pre.image_shape[0]
     colours = [(value,) * channels for value in _UNREALISABLE]
-    size = scan_sizes(pre.image_shape)
-    beyond = scan_patches(ensemble, small.images, small.labels, pre, sizes=(size,), colours=colours, stride=2, keep=2)
+    side = min(pre.image_shape[1:])
+    size = min(max(2, side // 16), side)
+    beyond = scan_patches(
+        ensemble, small.images, small.labels, pre, sizes=(size,), colours=colours, stride=size, keep=2
+    )
     return scan_patches(ensemble, part.images, part.labels, pre), beyond
-
-
-def scan_sizes(image_shape: tuple[int, int, int]) -> int:
-    """Side of the patches of the coarse scan beyond the pixel range."""
-    return min(2, *image_shape[1:])
 
 
 def _confirm(

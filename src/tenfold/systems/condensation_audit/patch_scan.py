@@ -148,6 +148,15 @@ def default_sizes(image_shape: tuple[int, int, int]) -> tuple[int, ...]:
     return tuple(max(1, round(k * side / 32)) for k in (1, 2, 3, 4)) if side >= 24 else (2, 3)
 
 
+def default_stride(image_shape: tuple[int, int, int], size: int) -> int:
+    """Stride of the places of a patch: 1 below 24 pixels, else a sixteenth of the side, and never above the patch's.
+
+    So a patch at any place is overlapped by a quarter at least.
+    """
+    side = min(image_shape[1:])
+    return 1 if side < 24 else max(1, min(size, side // 16))
+
+
 def default_colours(channels: int) -> tuple[Colour, ...]:
     """Black, grey and white; for three channels also red, green, blue, cyan, magenta and yellow."""
     greys = [(level,) * channels for level in GREYS]
@@ -162,7 +171,7 @@ def scan_patches(
     *,
     sizes: Sequence[int] | None = None,
     colours: Sequence[Colour] | None = None,
-    stride: int = 1,
+    stride: int | None = None,
     screen: int = 64,
     keep: int = 6,
     batch_size: int = 64,
@@ -177,7 +186,8 @@ def scan_patches(
         preprocessing: what the networks expect.
         sizes: sides of the patches; :func:`default_sizes` where not given.
         colours: in pixel units; :func:`default_colours` where not given.
-        stride: of the places that are screened; around the best of each class every place is measured.
+        stride: of the places that are screened; between them the best of each class are refined, down to one pixel;
+            :func:`default_stride` where not given.
         screen: images that all cells are screened with, spread evenly over the classes; all where there are fewer.
         keep: best cells of each class and size that are measured on all images.
         batch_size: images of a forward pass on a CPU; small batches stay in its caches.
@@ -202,14 +212,15 @@ def scan_patches(
     scores = np.zeros((len(sizes), count))
     maps = np.full((len(sizes), count, *shape[1:]), np.nan)
     cells: list[tuple[Cell, ...]] = []
-    for number, size in enumerate(sizes):
-        places = _places(shape, size, stride)
+    strides = [default_stride(shape, size) if stride is None else stride for size in sizes]
+    for number, (size, step) in enumerate(zip(sizes, strides, strict=True)):
+        places = _places(shape, size, step)
         trials = [(size, row, column, colour) for row, column in places for colour in colours]
         values = screened.measure(trials)  # (trials, classes)
         best = values.reshape(len(places), len(colours), -1).max(1)
         for (row, column), value in zip(places, best, strict=True):
             maps[number, :, row, column] = value[:count]
-        finalists = _finalists(trials, values, keep, stride, shape)
+        finalists = _refined(_best(trials, values, keep), screened, keep, step, shape)
         final = painter.measure(finalists)
         chosen = final.argmax(0)
         scores[number] = final.max(0)[:count]
@@ -227,7 +238,13 @@ def scan_patches(
         maps=maps,
         evaluations=painter.evaluations + screened.evaluations,
         seconds=time.perf_counter() - started,
-        settings={"stride": stride, "screen": len(few), "keep": keep, "images": len(pixels), "networks": len(networks)},
+        settings={
+            "strides": strides,
+            "screen": len(few),
+            "keep": keep,
+            "images": len(pixels),
+            "networks": len(networks),
+        },
     )
 
 
@@ -334,20 +351,23 @@ def _places(shape: tuple[int, int, int], size: int, stride: int) -> list[tuple[i
     return list(product(rows, columns))
 
 
-def _finalists(
-    trials: Sequence[Trial], values: np.ndarray, keep: int, stride: int, shape: tuple[int, int, int]
-) -> list[Trial]:
-    """The best trials of each class, each once; with a stride, also the places between them and their neighbours."""
-    best = np.unique(np.argsort(-values, axis=0, kind="stable")[:keep])
-    found: dict[Trial, None] = {}
-    for number in best:
-        size, row, column, colour = trials[number]
-        reach = range(-(stride - 1), stride)
-        for down, right in product(reach, reach):
-            place = row + down, column + right
-            if 0 <= place[0] <= shape[1] - size and 0 <= place[1] <= shape[2] - size:
-                found[(size, *place, colour)] = None
-    return list(found)
+def _best(trials: Sequence[Trial], values: np.ndarray, keep: int) -> list[Trial]:
+    """The best trials of each class, each once."""
+    return [trials[number] for number in np.unique(np.argsort(-values, axis=0, kind="stable")[:keep])]
+
+
+def _refined(best: list[Trial], screened: _Painter, keep: int, stride: int, shape: tuple[int, int, int]) -> list[Trial]:
+    """Better places of the best trials: their neighbours at half the distance, again and again, down to one pixel."""
+    while stride > 1:
+        stride = (stride + 1) // 2
+        around: dict[Trial, None] = {}
+        for size, row, column, colour in best:
+            for down, right in product((-stride, 0, stride), repeat=2):
+                place = row + down, column + right
+                if 0 <= place[0] <= shape[1] - size and 0 <= place[1] <= shape[2] - size:
+                    around[(size, *place, colour)] = None
+        best = _best(list(around), screened.measure(list(around)), keep)
+    return best
 
 
 def quick_copy(network: nn.Module) -> nn.Module:
