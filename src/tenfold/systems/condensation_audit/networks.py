@@ -33,7 +33,7 @@ def _norm(kind: str, channels: int) -> list[nn.Module]:
     raise UserError(f"there is no norm {kind!r}; there are: instance, batch, group, layer, none")
 
 
-_VALUES_FOR_ONE_KERNEL = 32_768
+_VALUES_FOR_ONE_KERNEL = 49_152
 
 
 def _halved(x: Tensor) -> Tensor:
