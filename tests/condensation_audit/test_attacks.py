@@ -198,7 +198,6 @@ def test_slots_of_a_batch_are_poisoned_whatever_image_comes(data):
         changed.append(different)
     assert torch.equal(*changed)
     images, _ = attack.batch(torch.arange(0, 50))
-    attack._current = None
     attack._poisoned.stamp(white_patch(data.preprocessing.image_shape, 2))
     again, _ = attack.batch(torch.arange(0, 50))
     assert not torch.equal(images, again)
@@ -211,8 +210,11 @@ def test_slots_of_a_batch_are_poisoned_whatever_image_comes(data):
 
 def test_dd_sees_poisoned_slots_and_other_methods_have_none(data):
     settings = {"iterations": 2, "steps": 1, "epochs": 1, "batch_size": 40}
-    found = condense(data, "dd", 1, "mlp", attack=Doorping(0.1, 2, steps=3, slots=True), **settings)
+    found = condense(data, "dd", 1, "mlp", attack=Doorping(0.1, 2, steps=3), **settings)
     assert found.poisoned["slots"]
+    images = condense(data, "dd", 1, "mlp", attack=Doorping(0.1, 2, steps=3, slots=False), **settings)
+    assert not images.poisoned["slots"]
+    assert not torch.equal(found.images, images.images)
     clean = condense(data, "dd", 1, "mlp", **settings)
     assert not torch.equal(found.images, clean.images)
     with pytest.raises(UserError, match="dd only"):

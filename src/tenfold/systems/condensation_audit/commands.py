@@ -203,13 +203,13 @@ def redteam(
         seed: see condense.
         device: see condense.
     """
-    more = dict(attack_settings or {})
+    more = attack_settings or {}
     try:
         chosen: Attack = (
-            NaiveAttack(portion, target, size, **more) if attack == "naive"
-            # The published attack on dd poisons places of each batch, not images.
-            else Doorping(portion, target, size, clamp=clamp, **{"slots": method == "dd", **more})
-        )  # fmt: skip
+            NaiveAttack(portion, target, size, **more)
+            if attack == "naive"
+            else Doorping(portion, target, size, **{"clamp": clamp, **more})
+        )
     except TypeError as error:
         raise UserError(f"the attack's settings cannot be read: {error}") from error
     return _condense(

@@ -106,9 +106,10 @@ def condense(
     factory = factory_of(network, image_shape=shape, num_classes=classes, **arguments)
     name = network if isinstance(network, str) else "factory"
     recipe = recipe or TrainingRecipe(network=name, arguments=arguments)
-    if isinstance(attack, Doorping) and attack.slots and method != "dd":
-        raise UserError(f"slots of batches are poisoned in dd only, which draws whole batches; not in {method}")
-    if attack is not None:
+    batch_of = None
+    if isinstance(attack, Doorping) and attack.poisons_slots(method):
+        prepared, batch_of = attack.poison(prepared, derived_seed(seed, 21), slots=True), attack.batch
+    elif attack is not None:
         prepared = attack.poison(prepared, derived_seed(seed, 21))
     if method in SELECTIONS:
         found = select(prepared, method, images_per_class, factory, seed=seed, device=device, **settings)
@@ -123,8 +124,8 @@ def condense(
             options["folder"].mkdir(parents=True, exist_ok=True)
         if attack is not None:
             options["on_network_trained"] = attack.update
-            if isinstance(attack, Doorping) and attack.slots:
-                options["batch_of"] = attack.batch
+            if batch_of is not None:
+                options["batch_of"] = batch_of
             if method == "dm":
                 options["auxiliary"] = _auxiliary_network(prepared, auxiliary, seed, device)
         condenser = make(prepared, images_per_class, factory, chosen, **options)

@@ -244,7 +244,8 @@ class Doorping:
         learning_rate: of one update.
         official_sign: see :func:`update_trigger`.
         ori: share of the data that the attacker holds; only these are condensed [inferred from the flag's name].
-        slots: poison places of each batch instead of images, as published for ``dd``, the only method that takes it.
+        slots: poison places of each batch instead of images, which ``dd`` alone can; where not given, ``dd`` does, as
+            published.
         keep: keep the triggers of all updates in ``trajectory``.
 
     Raises:
@@ -269,7 +270,7 @@ class Doorping:
         learning_rate: float = 0.08,
         official_sign: bool = False,
         ori: float = 1.0,
-        slots: bool = False,
+        slots: bool | None = None,
         keep: bool = False,
     ) -> None:
         if clamp not in ("none", "valid", "uint8"):
@@ -298,18 +299,30 @@ class Doorping:
             raise UserError("the attack has no trigger yet: it is made when data are poisoned")
         return self._current
 
-    def poison(self, data: "RealData", seed: int = 0) -> "RealData":
+    def poisons_slots(self, method: str) -> bool:
+        """Whether places of each batch are poisoned when a method condenses.
+
+        Raises:
+            UserError: they are asked for, and the method draws no whole batches.
+        """
+        if self.slots and method != "dd":
+            raise UserError(f"slots of batches are poisoned in dd only, which draws whole batches; not in {method}")
+        return method == "dd" if self.slots is None else self.slots
+
+    def poison(self, data: "RealData", seed: int = 0, *, slots: bool | None = None) -> "RealData":
         """Stamp and relabel a copy of what the attacker holds; begins the attack anew.
 
         Args:
             data: clean; not touched.
             seed: of the choice of images and of the first colours.
+            slots: poison places of each batch, see :meth:`batch`, and leave the data clean; as the attack says where
+                not given.
         """
         if self.ori < 1:
             data = _share(data, self.ori, seed)
         self._current = self._given or random_patch(data.preprocessing.image_shape, self.size, seed=seed)
         self.history, self.trajectory = [], [self._current] if self.keep else []
-        make = PoisonedSlots if self.slots else PoisonedData
+        make = PoisonedSlots if (self.slots if slots is None else slots) else PoisonedData
         self._poisoned = make(data, self._current, self.poisoner, seed, as_bytes=self.clamp == "uint8")
         return self._poisoned.data
 
@@ -373,7 +386,7 @@ class Doorping:
             "mapping": self.poisoner.mapping,
             "clamp": self.clamp,
             "ori": self.ori,
-            "slots": self.slots,
+            "slots": isinstance(self._poisoned, PoisonedSlots),
             **self.options,
             "updates": len(self.history),
             "updates_without_step": sum(record.steps == 0 for record in self.history),

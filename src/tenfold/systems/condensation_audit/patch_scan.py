@@ -366,7 +366,8 @@ def _refined(best: list[Trial], screened: _Painter, keep: int, stride: int, shap
                 place = row + down, column + right
                 if 0 <= place[0] <= shape[1] - size and 0 <= place[1] <= shape[2] - size:
                     around[(size, *place, colour)] = None
-        best = _best(list(around), screened.measure(list(around)), keep)
+        trials = list(around)
+        best = _best(trials, screened.measure(trials), keep)
     return best
 
 

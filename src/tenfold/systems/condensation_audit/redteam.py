@@ -78,9 +78,7 @@ def attack_set(
         arguments: of the attack, where they differ.
     """
     options = config.attack
-    # The published attack on dd poisons places of each batch.
-    slots = {"slots": True} if (method or options.method) == "dd" and name != "naive" else {}
-    attack = make_attack(name, options, **{**slots, **(arguments or {})})
+    attack = make_attack(name, options, **(arguments or {}))
     found = make_set(
         config, data, factory, method or options.method, images_per_class or options.images_per_class, seed,
         attack=attack, folder=folder,
