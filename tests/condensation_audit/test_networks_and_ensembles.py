@@ -180,3 +180,12 @@ def test_seeding_keeps_nothing_of_every_network():
     assert (len(torch.cuda._queued_calls), *before[1].tolist()) == (before[0], *torch.get_rng_state().tolist())
     assert torch.equal(one.classifier.weight, same.classifier.weight)
     assert not torch.equal(one.classifier.weight, other.classifier.weight)
+
+
+def test_an_exported_pooling_does_not_depend_on_the_batch():
+    batch = {0: torch.export.Dim("batch")}
+    program = torch.export.export(HalvingPool(), (torch.zeros(3, 4, 16, 16),), dynamic_shapes=(batch,))
+    called = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert called == {"aten.avg_pool2d.default"}
+    many = torch.rand(200, 4, 16, 16)
+    assert torch.allclose(program.module()(many), HalvingPool()(many))
