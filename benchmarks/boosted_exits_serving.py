@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tenfold.data import TensorBatches, digits, normalise, split_indices
+from tenfold.data import TensorBatches, digits, normalize, split_indices
 from tenfold.export import onnx_session
 from tenfold.systems.boosted_exits import (
     BoostedExitLoss,
@@ -59,8 +59,8 @@ def make_trunk(blocks: tuple[Block, ...]) -> nn.Sequential:
 
 
 def images_of(data, rows: Tensor) -> Tensor:
-    """Digits enlarged to 32 x 32, normalised."""
-    return F.interpolate(normalise(data.images[rows], (0.3,), (0.35,)), size=32, mode="bilinear")
+    """Digits enlarged to 32 x 32, normalized."""
+    return F.interpolate(normalize(data.images[rows], (0.3,), (0.35,)), size=32, mode="bilinear")
 
 
 def train(blocks: tuple[Block, ...], epochs: int):
@@ -70,15 +70,15 @@ def train(blocks: tuple[Block, ...], epochs: int):
     train_rows, test_rows = split_indices(len(data), [1285, 512], seed=0)
     network = attach_exits(make_trunk(blocks), ["0", "1", "2"], example=torch.zeros(2, 1, 32, 32), reweight=0.0)
     network.train()
-    optimiser = sgd(network.parameters(), learning_rate=0.05)
+    optimizer = sgd(network.parameters(), learning_rate=0.05)
     loss = BoostedExitLoss(0.0)
     for _ in range(epochs):
         batches = TensorBatches(data.subset(train_rows), 64, seed=0, mean=(0.3,), std=(0.35,))
         for images, labels in batches:
             total = loss(network(F.interpolate(images, size=32, mode="bilinear")), labels).total
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             total.backward()
-            optimiser.step()
+            optimizer.step()
     return network.eval(), images_of(data, test_rows)
 
 

@@ -161,7 +161,7 @@ def make(work: Path, root: str | None, part: tuple[int, int]) -> None:
         scan = scan_patches(ensemble, scan_pixels, scan_labels, condensed.preprocessing)
         seconds["end"] = time.process_time()
         line = asdict(case) | {
-            "accuracy": ensemble.accuracy(condensed.preprocessing.normalise(test.images), test.labels).mean().item(),
+            "accuracy": ensemble.accuracy(condensed.preprocessing.normalize(test.images), test.labels).mean().item(),
             "sizes": scan.sizes,
             "scores": scan.scores.round(5).tolist(),
             "anomalies": scan.anomalies.round(4).tolist(),
@@ -172,7 +172,7 @@ def make(work: Path, root: str | None, part: tuple[int, int]) -> None:
             },
         }  # fmt: skip
         if trigger is not None:
-            images = condensed.preprocessing.normalise(trigger.stamp_valid(test.images))
+            images = condensed.preprocessing.normalize(trigger.stamp_valid(test.images))
             line["asr_valid"] = attack_success(ensemble.predict(images), test.labels, case.target).mean().item()
         if case.group in ("clean", "poisoned"):
             line |= defend(condensed, ensemble, trigger, scan_pixels, scan_labels, test)
@@ -223,7 +223,7 @@ def defend(
     test: LabelledImages,
 ) -> dict[str, Any]:
     """The published defences on the same set: one number each that is larger for a poisoned set, alarm, classes."""
-    network, normalise = ensemble.networks[0], condensed.preprocessing.normalise
+    network, normalize = ensemble.networks[0], condensed.preprocessing.normalize
     started = time.process_time()
     cleanse = neural_cleanse(network, pixels, condensed.preprocessing, epochs=40, batch_size=16)
     seconds = {"neural cleanse": time.process_time() - started}
@@ -235,7 +235,7 @@ def defend(
     spectrum = spectral_signatures(features, condensed.hard_labels, fewest=4)
     seconds["spectral signatures"] = time.process_time() - started
     started = time.process_time()
-    clean = normalise(pixels)
+    clean = normalize(pixels)
     own = strip(network, condensed.images, clean)
     seconds["STRIP"] = time.process_time() - started
     found: dict[str, Any] = {
@@ -248,7 +248,7 @@ def defend(
         # Told the trigger, which an auditor is not: does STRIP tell triggered inputs from clean ones?
         inputs = test.images[:200]
         entropies = [
-            blend_entropies(network, normalise(images), clean).neg().tolist()
+            blend_entropies(network, normalize(images), clean).neg().tolist()
             for images in (trigger.stamp_valid(inputs), inputs)
         ]
         found["STRIP on inputs"] = {"auroc": float(roc_auc_score([1] * 200 + [0] * 200, entropies[0] + entropies[1]))}

@@ -50,7 +50,7 @@ def main() -> None:
     torch.set_num_threads(1)
     config = PRESETS["small"]
     data = load_data(config.data)
-    images, labels = data.real.preprocessing.normalise(data.held_out.images), data.held_out.labels
+    images, labels = data.real.preprocessing.normalize(data.held_out.images), data.held_out.labels
     rows = json.loads(OUT.read_text(encoding="utf-8")) if OUT.exists() else []
     for method, candidates in CANDIDATES.items():
         for settings in candidates:

@@ -88,7 +88,7 @@ class Straightforward:
             self.indices[label].append(row)
         self.images = torch.randn(CLASSES * per_class, *data.images.shape[1:], requires_grad=True)
         self.labels = torch.arange(CLASSES).repeat_interleave(per_class)
-        self.optimiser = torch.optim.SGD([self.images], lr=0.1, momentum=0.5)
+        self.optimizer = torch.optim.SGD([self.images], lr=0.1, momentum=0.5)
 
     def draw(self, label: int) -> torch.Tensor:
         """Real images of a class."""
@@ -107,9 +107,9 @@ class Straightforward:
         for label in range(CLASSES):
             real = network.embed(self.draw(label)).detach()
             loss = loss + torch.sum((real.mean(0) - network.embed(self.own(label)).mean(0)) ** 2)
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         loss.backward()
-        self.optimiser.step()
+        self.optimizer.step()
         loss.item()
 
     def matching_loss(self, network: nn.Module, batches=None) -> torch.Tensor:
@@ -135,12 +135,12 @@ class Straightforward:
     def gradient_step(self, outer: int, inner: int) -> None:
         """One iteration of gradient matching."""
         network = self.factory().train()
-        optimiser = torch.optim.SGD(network.parameters(), lr=0.01)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
         for number in range(outer):
             loss = self.matching_loss(network)
-            self.optimiser.zero_grad()
+            self.optimizer.zero_grad()
             loss.backward()
-            self.optimiser.step()
+            self.optimizer.step()
             loss.item()
             if number == outer - 1:
                 break
@@ -152,9 +152,9 @@ class Straightforward:
                     loss = functional.cross_entropy(logits, labels)
                     np.sum(np.equal(np.argmax(logits.detach().numpy(), axis=-1), labels.numpy()))
                     loss.item()
-                    optimiser.zero_grad()
+                    optimizer.zero_grad()
                     loss.backward()
-                    optimiser.step()
+                    optimizer.step()
 
 
 def straightforward_trigger(network: nn.Module, pattern: torch.Tensor, mask: torch.Tensor, steps: int) -> None:
@@ -162,7 +162,7 @@ def straightforward_trigger(network: nn.Module, pattern: torch.Tensor, mask: tor
     layer = next(module for module in network.modules() if isinstance(module, nn.Linear))
     key = layer.weight.abs().sum(1).topk(1).indices
     trigger = pattern.clone().requires_grad_()
-    optimiser = torch.optim.Adam([trigger], lr=0.08, betas=(0.9, 0.99))
+    optimizer = torch.optim.Adam([trigger], lr=0.08, betas=(0.9, 0.99))
     aim = None
     for _ in range(steps):
         seen: list[torch.Tensor] = []
@@ -172,10 +172,10 @@ def straightforward_trigger(network: nn.Module, pattern: torch.Tensor, mask: tor
         aim = 10 * activation.detach() if aim is None else aim
         loss = functional.mse_loss(activation, aim)
         loss.item()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         trigger.grad *= mask
-        optimiser.step()
+        optimizer.step()
 
 
 def medians(ours, theirs) -> dict[str, float]:
@@ -270,7 +270,7 @@ def measure_trigger(steps: int = 300) -> dict:
     network = awake(factory)
     preprocessing = Preprocessing((0.2861,), (0.3530,), shape)
     trigger = random_patch(shape, 2, seed=0)
-    pattern = preprocessing.normalise(trigger.pattern.unsqueeze(0))[0]
+    pattern = preprocessing.normalize(trigger.pattern.unsqueeze(0))[0]
 
     def ours():
         _, record = update_trigger(network, trigger, preprocessing, alpha=1e3, steps=steps)

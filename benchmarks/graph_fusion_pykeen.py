@@ -71,22 +71,22 @@ def train(graph, width: int, batch: int, epochs: int, rounds: int) -> list[dict]
     loop = LCWATrainingLoop(model=theirs, triples_factory=factory, optimizer=torch.optim.Adam(theirs.parameters()))
     ours = DistMult(graph.num_entities, graph.num_relations, width)
     known = graph.known("train")
-    optimiser = torch.optim.AdamW(ours.parameters(), lr=1e-3, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(ours.parameters(), lr=1e-3, weight_decay=0.0, fused=True)
     options = TrainerOptions(loggers=[])
 
     def our_epochs() -> None:
         with TemporaryDirectory() as folder:
             batches = QueryBatches(known, batch, seed=0)
-            fit(ours, objective, batches, epochs=epochs, optimiser=optimiser, folder=folder, options=options)
+            fit(ours, objective, batches, epochs=epochs, optimizer=optimizer, folder=folder, options=options)
 
     def plain_epochs() -> None:
         batches = QueryBatches(known, batch, seed=0)
         for _ in range(epochs):
             for part in batches:
                 loss, _ = objective(ours, part)
-                optimiser.zero_grad()
+                optimizer.zero_grad()
                 loss.backward()
-                optimiser.step()
+                optimizer.step()
 
     def their_epochs() -> None:
         loop.train(factory, num_epochs=epochs, batch_size=batch, use_tqdm=False, only_size_probing=False)

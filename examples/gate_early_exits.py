@@ -32,13 +32,13 @@ def main(share=0.6):
         nn.Sequential(nn.Linear(24, 64), nn.ReLU(), nn.Dropout(0.2), nn.Linear(64, 64), nn.ReLU()),
     ]
     network = EarlyExitModel(stages, [nn.Linear(24, 10), nn.Linear(64, 10)], reweight=0.5)
-    loss, optimiser = BoostedExitLoss(reweight=0.5), torch.optim.Adam(network.parameters(), lr=2e-3)
+    loss, optimizer = BoostedExitLoss(reweight=0.5), torch.optim.Adam(network.parameters(), lr=2e-3)
     batches = data.training_batches(64, seed=0)
     for _ in range(12):
         for images, labels in batches:
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss(network(images), labels).total.backward()
-            optimiser.step()
+            optimizer.step()
     network.eval()
     gate = ActivationUncertainty(FirstExit(network), data.example).fit(data.numbered("auxiliary")).serve()
 

@@ -11,13 +11,13 @@ from tenfold.systems.activation_uncertainty.model import RatingNetwork, image_ml
 
 def train(model, data, loss, epochs, batch_size):
     """Train a main model."""
-    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     batches = data.training_batches(batch_size, seed=0)
     for _ in range(epochs):
         for inputs, labels in batches:
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss(call(model, inputs), labels).backward()
-            optimiser.step()
+            optimizer.step()
     return model.eval()
 
 

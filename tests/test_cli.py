@@ -10,7 +10,7 @@ from tenfold import load_results
 from tenfold.catalog import SYSTEMS
 from tenfold.cli import main
 
-FAST = ["--seeds", "1", "--optimiser.epochs", "2", "--model.arguments", "{widths: [4, 4, 6]}", "--quiet"]
+FAST = ["--seeds", "1", "--optimizer.epochs", "2", "--model.arguments", "{widths: [4, 4, 6]}", "--quiet"]
 
 
 def call(capsys, *arguments):
@@ -168,14 +168,14 @@ def test_list_and_help(capsys):
         capsys, "boosted-exits", "costs", "msdnet-cifar100-batch", "--num_classes", "100", "--convention", "msdnet"
     )
     assert re.search(r"6 +60,307,544", out)
-    assert "--optimiser.epochs" in call(capsys, "completion", "bash")[1]
+    assert "--optimizer.epochs" in call(capsys, "completion", "bash")[1]
 
 
 WRONG = {
     "unknown command": (["frobnicate"], "frobnicate"),
     "unknown system": (["run", "nope"], "nope"),
-    "unknown field": (["run", "boosted-exits", "--optimiser.nope", "3"], "optimiser.nope"),
-    "wrong type": (["run", "boosted-exits", "--optimiser.epochs", "many"], "optimiser.epochs"),
+    "unknown field": (["run", "boosted-exits", "--optimizer.nope", "3"], "optimizer.nope"),
+    "wrong type": (["run", "boosted-exits", "--optimizer.epochs", "many"], "optimizer.epochs"),
     "wrong choice": (["run", "boosted-exits", "--data.name", "flowers"], "data.name"),
     "unknown preset": (["run", "boosted-exits", "--preset", "huge"], "huge"),
     "unknown arm": (["run", "boosted-exits", "--arms", "[nope]"], "nope"),

@@ -57,7 +57,7 @@ def squared_error(model, batch):
 
 
 def test_non_finite_loss_stops_at_once_names_the_step_and_keeps_the_checkpoint(tmp_path):
-    model, batches, optimiser = small_problem()
+    model, batches, optimizer = small_problem()
     calls = 0
 
     def breaks(model, batch):
@@ -67,7 +67,7 @@ def test_non_finite_loss_stops_at_once_names_the_step_and_keeps_the_checkpoint(t
         return loss * (math.nan if calls == 6 else 1), logged
 
     with pytest.raises(RunStopped, match="step 5") as stopped:
-        fit(model, breaks, batches, epochs=3, optimiser=optimiser, folder=tmp_path, options=TrainerOptions(loggers=[]))
+        fit(model, breaks, batches, epochs=3, optimizer=optimizer, folder=tmp_path, options=TrainerOptions(loggers=[]))
     assert calls == 6
     assert "\n" not in str(stopped.value)
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
@@ -76,7 +76,7 @@ def test_non_finite_loss_stops_at_once_names_the_step_and_keeps_the_checkpoint(t
 
 
 def test_best_epoch_is_kept_and_history_tells_all_epochs(tmp_path):
-    model, batches, optimiser = small_problem()
+    model, batches, optimizer = small_problem()
     scores = iter([0.1, 0.9, 0.3])
     seen = []
 
@@ -84,7 +84,7 @@ def test_best_epoch_is_kept_and_history_tells_all_epochs(tmp_path):
         seen.append({name: value.clone() for name, value in model.state_dict().items()})
         return {"score": next(scores)}
 
-    result = fit(model, squared_error, batches, epochs=3, optimiser=optimiser, folder=tmp_path, validate=validate,
+    result = fit(model, squared_error, batches, epochs=3, optimizer=optimizer, folder=tmp_path, validate=validate,
                  select="score", options=TrainerOptions(loggers=["csv"]))  # fmt: skip
     assert result.best_epoch == 2
     assert [row["validation/score"] for row in result.history] == [0.1, 0.9, 0.3]
@@ -97,18 +97,18 @@ def test_best_epoch_is_kept_and_history_tells_all_epochs(tmp_path):
 def test_gradient_is_clipped(tmp_path):
     model, batches, _ = small_problem()
     before = model.weight.detach().clone()
-    optimiser = sgd(model.parameters(), learning_rate=1.0, momentum=0.0)
+    optimizer = sgd(model.parameters(), learning_rate=1.0, momentum=0.0)
     options = TrainerOptions(gradient_clip=1e-3, loggers=[])
-    fit(model, squared_error, batches[:1], epochs=1, optimiser=optimiser, folder=tmp_path, options=options)
+    fit(model, squared_error, batches[:1], epochs=1, optimizer=optimizer, folder=tmp_path, options=options)
     assert 0 < (model.weight - before).norm() <= 1.001e-3
 
 
-def test_float16_gradients_are_not_clipped_before_a_fused_optimiser_unscales_them(tmp_path):
+def test_float16_gradients_are_not_clipped_before_a_fused_optimizer_unscales_them(tmp_path):
     model, batches, _ = small_problem()
     fused = torch.optim.AdamW(model.parameters(), fused=True)
     options = TrainerOptions(gradient_clip=1.0, precision="16-mixed", loggers=[])
     with pytest.raises(UserError, match="fused"):
-        fit(model, squared_error, batches, epochs=1, optimiser=fused, folder=tmp_path, options=options)
+        fit(model, squared_error, batches, epochs=1, optimizer=fused, folder=tmp_path, options=options)
 
 
 def test_a_module_in_eval_mode_is_put_into_training_mode_and_frozen_parts_stay(tmp_path):
@@ -122,8 +122,8 @@ def test_a_module_in_eval_mode_is_put_into_training_mode_and_frozen_parts_stay(t
     for evaluated, expected in (("all", [True, True]), ("part", [False, True])):
         model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 1))
         (model if evaluated == "all" else model[0]).eval()
-        optimiser = sgd(model.parameters(), learning_rate=0.1)
-        fit(model, looking, batches, epochs=1, optimiser=optimiser, folder=tmp_path / evaluated,
+        optimizer = sgd(model.parameters(), learning_rate=0.1)
+        fit(model, looking, batches, epochs=1, optimizer=optimizer, folder=tmp_path / evaluated,
             options=TrainerOptions(loggers=[]))  # fmt: skip
         assert seen[-1] == expected and not model.training
 

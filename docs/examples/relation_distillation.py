@@ -25,14 +25,14 @@ class Views(Dataset):
         self.paths = find_unlabelled(folder).paths
         self.crop = v2.Compose([v2.RandomResizedCrop(size, scale=(0.2, 1.0)), v2.RandomHorizontalFlip()])
         self.jitter = v2.ColorJitter(0.4, 0.4, 0.4)
-        self.normalise = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
+        self.normalize = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
 
     def __len__(self):
         return len(self.paths)
 
     def __getitem__(self, index):
         view = self.crop(read_image(self.paths[index]))
-        return self.normalise(self.jitter(view)), self.normalise(view)
+        return self.normalize(self.jitter(view)), self.normalize(view)
 
 
 def distil_vit(teacher_folder, images, out, *, epochs=100, batch=256, learning_rate=1.5e-4):

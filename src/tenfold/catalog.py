@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 
 from tenfold.errors import UserError
@@ -29,12 +30,18 @@ class System:
     @property
     def recipe(self) -> ModuleType:
         """The experiment; importing it loads torch."""
-        return import_module(f"{self.package}.recipe")
+        return self._part("experiment.recipe", "recipe")
 
     @property
     def commands(self) -> ModuleType:
         """What the command line can do with a finished run of it."""
-        return import_module(f"{self.package}.commands")
+        return self._part("cli", "commands")
+
+    def _part(self, name: str, flat: str) -> ModuleType:
+        """A module of the room; rooms move to wings one by one, and some are still flat."""
+        wing, _, _ = name.partition(".")
+        winged = find_spec(f"{self.package}.{wing}") is not None
+        return import_module(f"{self.package}.{name if winged else flat}")
 
 
 SYSTEMS = (

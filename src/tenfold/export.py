@@ -27,7 +27,7 @@ class Manifest(BaseModel):
         system: command-line id of the system that made the model.
         builder: name under which the system builds the network.
         arguments: arguments of the builder.
-        extra: what the system needs beside the weights, such as thresholds and normalisation.
+        extra: what the system needs beside the weights, such as thresholds and normalization.
         sha256: of ``model.safetensors``.
         tensors: number of tensors in it.
     """
@@ -269,7 +269,7 @@ def _export_program(
 ) -> Any:
     require("onnx", "onnx")
     require("onnxscript", "onnx")
-    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # its optimiser reports what it left alone
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # its optimizer reports what it left alone
     shapes = None
     if batched is not None and any(batched):
         batch = torch.export.Dim("batch", min=1)

@@ -1,4 +1,4 @@
-"""Several processes as one: ranks, rows gathered from all of them, batch normalisation over the global batch.
+"""Several processes as one: ranks, rows gathered from all of them, batch normalization over the global batch.
 
 Processes are started by Lightning (``--trainer.devices``), torchrun or SLURM; nothing here starts any. Outside a
 process group every function is the plain single-process case.
@@ -146,13 +146,13 @@ def _global_batch_forward(norm: _BatchNorm, x: Tensor) -> Tensor:
             momentum = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
             norm.running_mean.lerp_(mean.detach(), momentum)
             norm.running_var.lerp_(variance.detach() * (count / max(count - 1, 1)), momentum)
-    normalised = centred * torch.rsqrt(variance + norm.eps).view(shape)
-    return normalised * norm.weight.view(shape) + norm.bias.view(shape) if norm.affine else normalised
+    normalized = centred * torch.rsqrt(variance + norm.eps).view(shape)
+    return normalized * norm.weight.view(shape) + norm.bias.view(shape) if norm.affine else normalized
 
 
 @contextmanager
 def global_batch_norm(module: nn.Module) -> Iterator[None]:
-    """While active, the batch normalisations of ``module`` see the batch of all ranks, as one process would.
+    """While active, the batch normalizations of ``module`` see the batch of all ranks, as one process would.
 
     For processes on CPU, where torch's ``SyncBatchNorm`` does not run. Ranks must hold equal shares of the batch.
     Only the layers' ``forward`` is replaced: parameters, buffers and names stay.

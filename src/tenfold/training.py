@@ -74,7 +74,7 @@ class FitResult:
     Attributes:
         history: one row per epoch: ``epoch`` (from 1), ``train/...`` means over the epoch, ``validation/...``.
         best_epoch: epoch whose weights the module holds now.
-        steps: optimiser steps in all.
+        steps: optimizer steps in all.
         seconds: wall-clock time over all resumptions.
     """
 
@@ -90,7 +90,7 @@ def fit(
     batches: Iterable,
     *,
     epochs: int,
-    optimiser: Optimizer,
+    optimizer: Optimizer,
     schedule: Callable[[int], float] | None = None,
     folder: str | Path,
     options: TrainerOptions | None = None,
@@ -101,14 +101,14 @@ def fit(
     """Train ``model`` in place; continue from ``folder``'s last checkpoint where there is one.
 
     Args:
-        model: any module; its parameters are those of ``optimiser``. If it comes in eval mode (as another training
+        model: any module; its parameters are those of ``optimizer``. If it comes in eval mode (as another training
             leaves it) it is put into training mode; of one in training mode, parts that are in eval mode stay so.
         objective: see :data:`Objective`; a module's buffers (moving averages) are saved and resumed with it.
         batches: sized iterable of batches. With ``state_dict`` and ``load_state_dict`` (see
             :class:`tenfold.data.TensorBatches`) a training resumes in mid-epoch, without it at the epoch's start.
         epochs: passes over ``batches``.
-        optimiser: made on the parameters of ``model``.
-        schedule: factor of the learning rates at optimiser step ``s`` (from 0); constant where ``None``.
+        optimizer: made on the parameters of ``model``.
+        schedule: factor of the learning rates at optimizer step ``s`` (from 0); constant where ``None``.
         folder: where ``last.ckpt``, ``best.pt`` and the loggers' files go; made if need be.
         options: where it runs.
         validate: called after every epoch on every rank, with the module in eval mode and gradients off.
@@ -117,12 +117,12 @@ def fit(
 
     Raises:
         RunStopped: a loss was not finite. The message names the step; the last good checkpoint stays.
-        UserError: gradients are to be clipped that the optimiser itself unscales.
+        UserError: gradients are to be clipped that the optimizer itself unscales.
     """
     options = options or TrainerOptions()
-    if options.gradient_clip is not None and options.precision == "16-mixed" and _unscales(optimiser):
+    if options.gradient_clip is not None and options.precision == "16-mixed" and _unscales(optimizer):
         raise UserError(
-            "a fused optimiser unscales float16 gradients itself, after they would be clipped: make it with "
+            "a fused optimizer unscales float16 gradients itself, after they would be clipped: make it with "
             "fused=False, or train with bf16-mixed"
         )
     if not model.training:  # Lightning would leave it so: no dropout, no statistics of the batch
@@ -130,7 +130,7 @@ def fit(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _quieten()
-    task = _Task(model, objective, batches, optimiser, schedule, validate, select, on_epoch, folder)
+    task = _Task(model, objective, batches, optimizer, schedule, validate, select, on_epoch, folder)
     last = folder / "last.ckpt"
     on_gpu = options.device.type == "cuda"
     if options.threads is not None:
@@ -191,12 +191,12 @@ def learning_rate_factor(
     factor: float = 0.1,
     warmup_epochs: float = 0.0,
 ) -> Callable[[int], float]:
-    """Factor of the learning rate as a function of the optimiser step.
+    """Factor of the learning rate as a function of the optimizer step.
 
     Args:
         kind: ``constant``; ``multistep``: times ``factor`` after each of ``milestones`` (epochs); ``cosine`` to 0.
-        total_steps: optimiser steps of the whole training.
-        steps_per_epoch: optimiser steps of an epoch.
+        total_steps: optimizer steps of the whole training.
+        steps_per_epoch: optimizer steps of an epoch.
         milestones: numbers of epochs.
         factor: of one milestone.
         warmup_epochs: epochs of linear warm-up from 0.
@@ -224,7 +224,7 @@ class _Task(LightningModule):
         model: nn.Module,
         objective: Objective,
         batches: Iterable,
-        optimiser: Optimizer,
+        optimizer: Optimizer,
         schedule: Callable[[int], float] | None,
         validate: Validation | None,
         select: str | None,
@@ -235,7 +235,7 @@ class _Task(LightningModule):
         self.model = model
         self.objective = objective
         self._loader = batches
-        self._optimiser = optimiser
+        self._optimizer = optimizer
         self._schedule = schedule
         self._validate = validate
         self._select = select
@@ -256,9 +256,9 @@ class _Task(LightningModule):
 
     def configure_optimizers(self) -> Any:
         if self._schedule is None:
-            return self._optimiser
-        scheduler = LambdaLR(self._optimiser, self._schedule)
-        return {"optimizer": self._optimiser, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+            return self._optimizer
+        scheduler = LambdaLR(self._optimizer, self._schedule)
+        return {"optimizer": self._optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # Restored here and not when the checkpoint is read: making iterators in between draws random numbers.
@@ -367,9 +367,9 @@ class _ResumePoint(Checkpoint):
             temporary.replace(self.path)
 
 
-def _unscales(optimiser: Optimizer) -> bool:
-    """Whether the optimiser takes scaled gradients and the scaler with them, as torch's fused ones do."""
-    return bool(getattr(optimiser, "_step_supports_amp_scaling", False))
+def _unscales(optimizer: Optimizer) -> bool:
+    """Whether the optimizer takes scaled gradients and the scaler with them, as torch's fused ones do."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
 
 
 def _strategy(options: TrainerOptions) -> str:

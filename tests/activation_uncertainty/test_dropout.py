@@ -14,7 +14,7 @@ REGRESSION, CLASS = Target("regression"), Target("class")
 
 
 class Functional(nn.Module):
-    """Functional dropout in a forward that owns a normalisation layer."""
+    """Functional dropout in a forward that owns a normalization layer."""
 
     def __init__(self):
         super().__init__()

@@ -15,7 +15,7 @@ from tenfold import load_results
 from tenfold.cli import main
 
 SHARED = Path(__file__).parents[1] / "shared"
-FAST = ["--seeds", "1", "--optimiser.epochs", "2", "--estimator.passes", "20", "--estimator.test_passes", "20",
+FAST = ["--seeds", "1", "--optimizer.epochs", "2", "--estimator.passes", "20", "--estimator.test_passes", "20",
         "--model.arguments", "{widths: [16, 8]}"]  # fmt: skip
 
 

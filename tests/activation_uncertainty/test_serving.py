@@ -138,15 +138,15 @@ def test_joint_training_leaves_the_main_model_alone():
         model = mlp().train()
         learner = ActivationUncertainty(model, ROWS[:4], passes=30)
         joint = JointTask(learner, start=1, share=0.5, passes=3)
-        optimiser = torch.optim.Adam([*model.parameters(), *joint.estimator.parameters()], lr=1e-2)
+        optimizer = torch.optim.Adam([*model.parameters(), *joint.estimator.parameters()], lr=1e-2)
         torch.manual_seed(5)
         for step in range(6):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss = nn.functional.cross_entropy(model(x), y)
             if with_joint:
                 loss = loss + joint(x, step)
             loss.backward()
-            optimiser.step()
+            optimizer.step()
         return model, joint
 
     alone, _ = train(False)
@@ -164,11 +164,11 @@ def test_a_joint_estimator_learns():
     model = mlp()
     learner = ActivationUncertainty(model, ROWS[:4], passes=200)
     joint = JointTask(learner, start=0, share=1.0, passes=4)
-    optimiser = torch.optim.AdamW(joint.estimator.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(joint.estimator.parameters(), lr=3e-3)
     for step in range(400):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         joint(ROWS[:200], step).backward()
-        optimiser.step()
+        optimizer.step()
     labels = learner.label([ROWS[200:]], seed=9)
     estimates = joint.estimator.eval()(labels.features).detach()
     assert torch.corrcoef(torch.stack([estimates, labels.uncertainty]))[0, 1] > 0.7

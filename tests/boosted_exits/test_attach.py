@@ -136,14 +136,14 @@ def test_heads_mode_trains_the_heads_and_nothing_else(images):
     model.conv1.weight.requires_grad_(False)
     exits = attach_exits(model, ["layer1", "layer2"], example=images)
     groups = trainable_parameter_groups(exits, "heads", 0.1)
-    optimiser = torch.optim.SGD(groups, momentum=0.9, weight_decay=0.1)
+    optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=0.1)
     trunk, heads = copy.deepcopy(model.state_dict()), copy.deepcopy(exits.heads.state_dict())
     exits.train()
     assert not any(module.training for module in model.modules()) and exits.heads[0].training
     for _ in range(2):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         sum(f.square().mean() for f in exits(images)).backward()
-        optimiser.step()
+        optimizer.step()
     assert all(torch.equal(value, trunk[name]) for name, value in model.state_dict().items())
     assert not torch.equal(exits.heads[0][0].weight, heads["0.0.weight"])
     assert exits.heads[0][1].num_batches_tracked == 2

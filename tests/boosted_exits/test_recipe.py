@@ -14,7 +14,7 @@ from tenfold import load_results
 from tenfold.cli import main
 
 SHARED = Path(__file__).parents[1] / "shared"
-FAST = ["--seeds", "1", "--optimiser.epochs", "3", "--arms", "[joint]", "--model.arguments", "{widths: [4, 4, 6]}"]
+FAST = ["--seeds", "1", "--optimizer.epochs", "3", "--arms", "[joint]", "--model.arguments", "{widths: [4, 4, 6]}"]
 
 
 def start(folder, *arguments):
@@ -70,7 +70,7 @@ def test_killed_run_resumes_to_the_same_numbers(whole, tmp_path, sign):
 
 def test_two_processes_agree_with_one(tmp_path):
     """Order, augmentation, batch statistics, moving averages and evaluation are those of one process."""
-    options = ["--method.equalise", "true", "--data.augment", "flip", "--optimiser.learning_rate", "0.02"]
+    options = ["--method.equalise", "true", "--data.augment", "flip", "--optimizer.learning_rate", "0.02"]
     finish(start(tmp_path / "one", *options))
     finish(start(tmp_path / "two", *options, "--trainer.devices", "2"))
     one, two = (load_results(tmp_path / name / "results.json") for name in ("one", "two"))
@@ -115,7 +115,7 @@ def test_a_network_of_the_users_own(tmp_path, monkeypatch, capsys, mode):
         "--model.mode",
         mode,
     ]
-    settings = ["--seeds", "1", "--optimiser.epochs", "1", "--arms", "[joint]", "--quiet"]
+    settings = ["--seeds", "1", "--optimizer.epochs", "1", "--arms", "[joint]", "--quiet"]
     assert main(["run", "boosted-exits", "--out", str(tmp_path / "run"), *arguments, *settings]) == 0
     results = load_results(tmp_path / "run" / "results.json")
     assert len(results.metrics["boosted"]["accuracy"]) == 3
@@ -143,9 +143,9 @@ def test_a_folder_of_images_and_a_torchvision_network(tmp_path, capsys):
     settings = [
         "--seeds",
         "1",
-        "--optimiser.epochs",
+        "--optimizer.epochs",
         "1",
-        "--optimiser.batch_size",
+        "--optimizer.batch_size",
         "8",
         "--arms",
         "[joint]",

@@ -28,7 +28,7 @@ def test_art_sees_pixels_and_its_attacks_stay_among_them(network, pixels):
     classifier = to_art(network, COLOUR, 4)
     x = pixels.numpy().astype(np.float32) / 255
     with torch.no_grad():
-        expected = network(COLOUR.normalise(pixels))
+        expected = network(COLOUR.normalize(pixels))
     assert np.allclose(classifier.predict(x), expected.numpy(), atol=1e-5)
     moved = evasion.FastGradientMethod(classifier, eps=0.2).generate(x)
     assert moved.min() >= 0

@@ -101,7 +101,7 @@ def test_valid_triggers_survive_a_picture_file(data, tmp_path):
     )
     assert torch.equal(loaded, stamped)
     rates = [
-        attack_success(ensemble.predict(data.preprocessing.normalise(images)), data.labels[:200], 4)
+        attack_success(ensemble.predict(data.preprocessing.normalize(images)), data.labels[:200], 4)
         for images in (stamped, loaded)
     ]
     assert torch.equal(*rates) and rates[0].min() > 0.99
@@ -142,7 +142,7 @@ def test_naive_attack_poisons_its_portion_and_only_that(data):
     assert (poisoned.labels[rows] == 3).all()
     assert set(rows.tolist()) <= set(poisoned.rows[3].tolist()), "rows of a class are made after relabelling"
     assert (poisoned.pixels[rows][..., 5:7, 5:7] == 255).all()
-    assert torch.equal(poisoned.images, data.preprocessing.normalise(poisoned.pixels))
+    assert torch.equal(poisoned.images, data.preprocessing.normalize(poisoned.pixels))
     assert attack.describe()["attack"] == "naive" and attack.describe()["trigger"]["rows"] == [5, 6]
 
 
@@ -161,7 +161,7 @@ def test_restamping_starts_from_the_clean_copy(data):
         for step in range(3):
             attack.update(hidden_network(seed=step), step, data.images[:1])
         rows = attack.poisoner.choose(len(data), 0)
-        expected = data.preprocessing.normalise(attack.trigger.stamp(data.pixels[rows]))
+        expected = data.preprocessing.normalize(attack.trigger.stamp(data.pixels[rows]))
         assert torch.equal(poisoned.images[rows], expected)
         assert not poisoned.images.requires_grad and poisoned.images.grad_fn is None
         others = torch.ones(len(data), dtype=torch.bool).index_fill(0, rows, False)
@@ -193,7 +193,7 @@ def test_slots_of_a_batch_are_poisoned_whatever_image_comes(data):
         assert int(different.sum()) == 5  # int(portion * batch)
         assert (labels[different] == 2).all()
         assert torch.equal(labels[~different], data.labels[rows][~different])
-        stamped = data.preprocessing.normalise(attack.trigger.stamp_valid(data.pixels[rows[different]]))
+        stamped = data.preprocessing.normalize(attack.trigger.stamp_valid(data.pixels[rows[different]]))
         assert torch.equal(images[different], stamped)
         changed.append(different)
     assert torch.equal(*changed)
@@ -228,7 +228,7 @@ def test_updates_begin_with_what_the_network_sees_of_the_trigger_alone(data, mod
     trigger = replace(random_patch((1, 8, 8), 3, seed=1), mode=mode, alpha=1.0 if mode == "patch" else 0.4)
     network = hidden_network()
     keys = find_key_neurons(network, topk=12)
-    expected = key_activations(network, keys, preprocessing.normalise(trigger.stamp(torch.zeros(1, 1, 8, 8))))
+    expected = key_activations(network, keys, preprocessing.normalize(trigger.stamp(torch.zeros(1, 1, 8, 8))))
     _, record = update_trigger(network, trigger, preprocessing, topk=12, steps=0)
     assert record.activation == pytest.approx(expected.mean().item(), abs=1e-6)
 
@@ -252,7 +252,7 @@ def test_one_linear_neuron_reaches_its_closed_form():
     black = torch.zeros(1, 1, 8, 8)
 
     def activation(trigger):
-        return key_activations(network, keys, GREY.normalise(trigger.stamp(black))).item()
+        return key_activations(network, keys, GREY.normalize(trigger.stamp(black))).item()
 
     with torch.no_grad():  # only the patch counts, so that the activation is far from 0
         network[1].weight[keys.indices] = 0
@@ -277,9 +277,9 @@ def test_the_activation_is_read_after_the_relu_in_place_or_not():
         assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
         assert all(parameter.grad is None for parameter in network.parameters())
         keys = find_key_neurons(network, topk=12)
-        hidden = torch.relu(network[1](GREY.normalise(torch.rand(5, 1, 8, 8)).flatten(1)))
+        hidden = torch.relu(network[1](GREY.normalize(torch.rand(5, 1, 8, 8)).flatten(1)))
         torch.manual_seed(0)
-        images = GREY.normalise(torch.rand(5, 1, 8, 8))
+        images = GREY.normalize(torch.rand(5, 1, 8, 8))
         hidden = torch.relu(network[1](images.flatten(1)))
         assert torch.equal(key_activations(network, keys, images), hidden[:, keys.indices])
     assert torch.equal(results[0][0].pattern, results[1][0].pattern) and results[0][1] == results[1][1]
@@ -336,7 +336,7 @@ def test_negative_activations_are_driven_up_unless_asked_otherwise():
         network[1].bias.zero_()
 
     def activation(trigger):
-        return key_activations(network, keys, GREY.normalise(trigger.stamp(torch.zeros(1, 1, 8, 8)))).item()
+        return key_activations(network, keys, GREY.normalize(trigger.stamp(torch.zeros(1, 1, 8, 8)))).item()
 
     a0 = activation(start)
     assert a0 < 0

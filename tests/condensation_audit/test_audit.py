@@ -161,7 +161,7 @@ def test_the_control_set_holds_real_images_of_the_class(data, clean):
     control = control_set(found, clean, 3)
     own = found.labels == 3
     assert torch.equal(control.images[~own], found.images[~own])
-    real = data.preprocessing.normalise(clean.images[clean.labels == 3][:10])
+    real = data.preprocessing.normalize(clean.images[clean.labels == 3][:10])
     assert torch.equal(control.images[own], real)
 
 

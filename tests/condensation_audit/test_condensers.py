@@ -253,11 +253,11 @@ def test_unrolled_training_is_plain_sgd(data):
     reached = condenser.unroll(begin, torch.Generator().manual_seed(0))
     network = seeded_network(small_factory(), 0)
     network.load_state_dict({name: value.clone() for name, value in unflatten(begin, network).items()}, strict=False)
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     for _ in range(3):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         functional.cross_entropy(network(condenser.images.detach()), condenser.labels.hard).backward()
-        optimiser.step()
+        optimizer.step()
     assert torch.allclose(reached, flat_parameters(network), atol=1e-6)
 
 

@@ -47,7 +47,7 @@ def test_neural_cleanse_recovers_a_planted_patch():
     found = neural_cleanse(network, data.pixels[:100], data.preprocessing, epochs=60)
     assert found.flagged == [4]
     assert found.norms[4] <= 4.5 and found.score == found.anomalies[4] > 2
-    images = data.preprocessing.normalise(found.trigger(4).stamp_valid(data.pixels))
+    images = data.preprocessing.normalize(found.trigger(4).stamp_valid(data.pixels))
     assert attack_success(network(images).argmax(1), data.labels, 4) > 0.9
     assert all(parameter.grad is None for parameter in network.parameters())
 
@@ -79,7 +79,7 @@ def test_strip_flags_triggered_inputs_and_few_clean_ones(data):
     network = planted_ensemble(data, networks=1, target=4).member(0)
     # Half of a white patch must still be one: the rule asks for 80 % of white, so the planted network is made laxer.
     network.white = network.white * 0.25
-    stamped = data.preprocessing.normalise(white_patch((1, 8, 8), 2, 5, 5).stamp(data.pixels[600:700]))
+    stamped = data.preprocessing.normalize(white_patch((1, 8, 8), 2, 5, 5).stamp(data.pixels[600:700]))
     clean = data.images[:400]
     triggered, usual = strip(network, stamped, clean), strip(network, data.images[700:900], clean)
     assert triggered.score > 0.9 and usual.score < 0.15
@@ -170,7 +170,7 @@ def test_stimulation_finds_the_neuron_and_its_trigger(data):
 def test_fine_pruning_removes_a_sleeping_neuron(data):
     mask = white_patch((1, 8, 8), 2, 5, 5).mask
     network = NeuronBackdoor(LinearNet(data), mask, data.preprocessing).eval()
-    stamped = data.preprocessing.normalise(white_patch((1, 8, 8), 2, 5, 5).stamp(data.pixels[600:]))
+    stamped = data.preprocessing.normalize(white_patch((1, 8, 8), 2, 5, 5).stamp(data.pixels[600:]))
     before = attack_success(network(stamped).argmax(1), data.labels[600:], 7)
     # The detector sleeps on images whose patch is not white all over.
     repaired = fine_prune(network, data.images[:300], data.labels[:300], epochs=0, tolerance=0.02)
@@ -189,7 +189,7 @@ def test_range_guard(data):
     assert found.flagged.tolist() == [False, False, True, False, True, False] and found.score == 30
     network = LinearNet(data)
     guard = RangeGuard(network, data.preprocessing)
-    assert torch.equal(guard(pixels), network(data.preprocessing.normalise(pixels.clamp(0, 1))))
+    assert torch.equal(guard(pixels), network(data.preprocessing.normalize(pixels.clamp(0, 1))))
     assert torch.equal(guard(data.pixels[:5]), network(data.images[:5]))
     with pytest.raises(UserError, match="2 of 6 inputs"):
         RangeGuard(network, data.preprocessing, "refuse")(pixels)

@@ -46,7 +46,7 @@ def test_dd_ranking_out_and_in_again(tmp_path, capsys):
 
 def test_dd_ranking_says_what_it_cannot_hold(tmp_path):
     save_set(tmp_path / "other.cset", cifar_set(source={}))
-    assert "normalised with mean" in export_set(str(tmp_path / "other.cset"), str(tmp_path / "1"))["notes"][0]
+    assert "normalized with mean" in export_set(str(tmp_path / "other.cset"), str(tmp_path / "1"))["notes"][0]
     zca = fit_zca(torch.rand(30, 3, 8, 8))
     whitened = cifar_set(preprocessing=Preprocessing((0.0,) * 3, (1.0,) * 3, (3, 8, 8), zca))
     save_set(tmp_path / "zca.cset", whitened)

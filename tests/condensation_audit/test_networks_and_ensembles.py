@@ -114,7 +114,7 @@ def test_preprocessing_goes_there_and_back():
     for whitening in (None, zca):
         preprocessing = Preprocessing((0.5, 0.2), (0.3, 0.1), (2, 3, 3), whitening)
         pixels = torch.randint(0, 256, (5, 2, 3, 3), dtype=torch.uint8)
-        assert torch.allclose(preprocessing.pixels(preprocessing.normalise(pixels)), pixels / 255, atol=1e-4)
+        assert torch.allclose(preprocessing.pixels(preprocessing.normalize(pixels)), pixels / 255, atol=1e-4)
     assert torch.allclose(Preprocessing((0.5,), (0.25,), (1, 2, 2)).lowest, torch.tensor(-2.0))
 
 

@@ -77,7 +77,7 @@ def test_the_programs_networks_differ_though_their_names_do_not(tmp_path):
 def test_a_file_without_a_telling_name_says_what_to_pass(tmp_path):
     path = write_res(tmp_path, "mine.pt")
     refused("does not name its classes: give data", path)
-    refused("not say how its images were normalised: give data .* or mean and std", path, classes=10)
+    refused("not say how its images were normalized: give data .* or mean and std", path, classes=10)
     refused("mean and std together", path, classes=10, mean=[0.5] * 3)
     refused("3 channels; mean and std has 1", path, classes=10, mean=[0.5], std=[0.5])
     given = read_official(path, classes=["c"] * 10, mean=[0.5] * 3, std=[0.25] * 3)
@@ -89,7 +89,7 @@ def test_a_file_without_a_telling_name_says_what_to_pass(tmp_path):
 def trigger_tensor(size=2, value=7.0):
     pattern = torch.zeros(1, 1, 32, 32)
     pattern[..., 31 - size : 31, 31 - size : 31] = value
-    return FASHION.normalise(pattern).requires_grad_()
+    return FASHION.normalize(pattern).requires_grad_()
 
 
 def test_a_set_of_the_attack_comes_with_its_mark_and_its_trigger(tmp_path):
@@ -121,7 +121,7 @@ def test_triggers_are_read_with_their_mask_and_back_in_pixel_units(tmp_path):
     assert read_trigger(tmp_path / "invisible.pth", FASHION).mode == "additive"
     for content, message in (
         (torch.zeros(3, 32, 32), "is not a trigger"),
-        (FASHION.normalise(torch.zeros(1, 1, 32, 32)), "black all over"),
+        (FASHION.normalize(torch.zeros(1, 1, 32, 32)), "black all over"),
         (torch.full((1, 32, 32), float("nan")), "NaN"),
         ([1], "is not a trigger"),
     ):
@@ -180,7 +180,7 @@ def test_distilled_steps_keep_their_order_and_their_rates(tmp_path):
     refused("there is no program 'ddd'", tmp_path, program="ddd")
 
 
-def test_the_programs_normalise_the_same_data_differently(tmp_path):
+def test_the_programs_normalize_the_same_data_differently(tmp_path):
     torch.save([(images(), torch.arange(10), torch.tensor([0.02]))], tmp_path / "results.pth")
     assert read_official(tmp_path, data="Cifar10").preprocessing.std == (0.247, 0.243, 0.261)
 
@@ -229,7 +229,7 @@ def test_images_and_labels_of_trajectory_matching(tmp_path):
     zca = fit_zca(torch.rand(30, 3, 8, 8))
     whitened = read_official(tmp_path, data="cifar10", zca=zca)
     assert whitened.preprocessing.std == (1.0, 1.0, 1.0) and whitened.preprocessing.zca is zca
-    torch.testing.assert_close(whitened.preprocessing.normalise(whitened.pixels), whitened.images, atol=1e-3, rtol=0)
+    torch.testing.assert_close(whitened.preprocessing.normalize(whitened.pixels), whitened.images, atol=1e-3, rtol=0)
     torch.save(zca.undo(images(20, side=8)), tmp_path / "images_zca_100.pt")
     torch.save(torch.arange(20) // 2, tmp_path / "labels_100.pt")
     undone = read_official(tmp_path / "images_zca_100.pt", data="cifar10")
@@ -266,7 +266,7 @@ def test_arrays_of_kip(tmp_path, monkeypatch):
     pixels = np.random.default_rng(0).normal(size=(20, 32, 32, 3)).astype(np.float32)
     labels = np.eye(10)[np.arange(20) % 10] - 0.1
     np.savez(tmp_path / "kip.npz", images=pixels, labels=labels)
-    refused("how its images were normalised: give mean and std", tmp_path / "kip.npz", data="cifar10")
+    refused("how its images were normalized: give mean and std", tmp_path / "kip.npz", data="cifar10")
     options = {"data": "cifar10", "mean": [0.0] * 3, "std": [1.0] * 3}
     hard = read_official(tmp_path / "kip.npz", **options)
     assert np.array_equal(hard.images.permute(0, 2, 3, 1).numpy(), pixels)

@@ -79,8 +79,8 @@ def test_scores_are_the_definition(data):
     """One cell, counted by hand."""
     ensemble, pixels, labels = clean_ensemble(data), data.pixels[:100], data.labels[:100]
     scan = scan_patches(ensemble, pixels, labels, data.preprocessing, sizes=(8,), colours=[(0.5,)], screen=100)
-    before = ensemble.predict(data.preprocessing.normalise(pixels))
-    after = ensemble.predict(data.preprocessing.normalise(torch.full((100, 1, 8, 8), 0.5)))
+    before = ensemble.predict(data.preprocessing.normalize(pixels))
+    after = ensemble.predict(data.preprocessing.normalize(torch.full((100, 1, 8, 8), 0.5)))
     for target in range(10):
         others = labels != target
         expected = (
@@ -99,7 +99,7 @@ def test_colour_images_that_are_not_square_and_whitened_ones():
         scan = scan_patches(ensemble, data.pixels, data.labels, data.preprocessing, sizes=(2,), screen=60)
         assert scan.maps.shape == (1, 3, 6, 9) and np.isfinite(scan.maps[0, 0, :5, :8]).all()
         cell = scan.cells[0][1]
-        images = data.preprocessing.normalise(cell.trigger((3, 6, 9)).stamp(data.pixels))
+        images = data.preprocessing.normalize(cell.trigger((3, 6, 9)).stamp(data.pixels))
         others = data.labels != 1
         after = (ensemble.predict(images) == 1)[:, others].double().mean(1)
         before = (ensemble.predict(data.images) == 1)[:, others].double().mean(1)

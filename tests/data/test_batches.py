@@ -21,7 +21,7 @@ from tenfold.data import (
     evaluation_batches,
     find_image_files,
     imagenet_transforms,
-    normalise,
+    normalize,
     random_crop,
     random_flip,
 )
@@ -238,11 +238,11 @@ def test_evaluation_shards_merge_by_index(
     transform = imagenet_transforms(6, training=False)
     if kind == "tensors":
         data: LabelledImages | ImageFiles = numbered(7)
-        expected, labels = normalise(numbered(7).images, **PLAIN), torch.arange(7)
+        expected, labels = normalize(numbered(7).images, **PLAIN), torch.arange(7)
         options = PLAIN
     else:
         data, labels = files, torch.tensor(files.labels)
-        expected = normalise(torch.stack([transform(files[i][0]) for i in range(7)]), **RGB)
+        expected = normalize(torch.stack([transform(files[i][0]) for i in range(7)]), **RGB)
         options = {"transform": transform, **RGB}
     merged = torch.full_like(expected, torch.nan)
     seen = []
@@ -302,9 +302,9 @@ def test_random_flip_mirrors_half_of_the_images() -> None:
     assert abs(int(mirrored.sum()) - 2000) < 160  # five standard deviations
 
 
-def test_normalise_known_answers() -> None:
+def test_normalize_known_answers() -> None:
     images = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)
-    result = normalise(images, (0.5, 0.2, 0.0), (0.5, 0.1, 0.25))
+    result = normalize(images, (0.5, 0.2, 0.0), (0.5, 0.1, 0.25))
     torch.testing.assert_close(result.flatten(), torch.tensor([-1.0, 0.0, 4.0]), rtol=0, atol=1e-6)
     assert result.dtype == torch.float32
     assert images.flatten().tolist() == [0, 51, 255]

@@ -94,7 +94,7 @@ def test_conve_lays_out_pictures_as_asked():
     heads, relations = torch.arange(16.0)[None], 100 + torch.arange(16.0)[None]
     seen = {}
     for arrange in ("stack", "interleave"):
-        tower = ConvTower(16, channels=2, arrange=arrange, normalise=False).eval()
+        tower = ConvTower(16, channels=2, arrange=arrange, normalize=False).eval()
         tower.convolution.register_forward_pre_hook(lambda _, inputs, a=arrange: seen.update({a: inputs[0]}))
         tower(heads, relations)
     assert seen["stack"].flatten()[:3].tolist() == [0, 1, 2]
@@ -102,7 +102,7 @@ def test_conve_lays_out_pictures_as_asked():
 
 
 def test_compgcn_weighs_edges():
-    """An edge of weight 0 is no edge; normalisation is per direction, by weighted degrees."""
+    """An edge of weight 0 is no edge; normalization is per direction, by weighted degrees."""
     graph = small_graph()
     model = build("compgcn", graph=graph)
     heads, relations = torch.arange(4), torch.arange(4)

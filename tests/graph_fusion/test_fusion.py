@@ -137,7 +137,7 @@ class Killed(Exception):
     [("mutual-1", "conve"), ("round-1/e-step", "conve"), ("between", "conve"), ("round-2/m-step", "compgcn")],
 )
 def test_a_killed_fusion_resumes_to_the_same_numbers(tmp_path, unbroken_fusions, where, structure):
-    """In any phase, EM included: models, optimiser, queries, teacher files, best weights (9.4, trap 4)."""
+    """In any phase, EM included: models, optimizer, queries, teacher files, best weights (9.4, trap 4)."""
     unbroken = unbroken_fusions[structure]
 
     def kill(name, epoch, epochs, note):
@@ -177,7 +177,7 @@ def test_changed_teacher_files_are_noticed(tmp_path, unbroken_fusions):
         {"mutual_split": "exact"},
         {"mutual_split": "decoupled", "temperature": 2.0},
         {"gate": "validated", "agreement": 3},
-        {"sample": True, "leftover": True, "renormalise": True},
+        {"sample": True, "leftover": True, "renormalize": True},
         {"max_queries": 20, "calibrate": False, "weighted": False},
     ],
 )

@@ -97,15 +97,15 @@ def test_reverse_and_forward_have_one_optimum():
     teacher = logits(3, 6, seed=2)
     for reverse in (False, True):
         student = logits(3, 6).requires_grad_()
-        optimiser = torch.optim.LBFGS([student], max_iter=200, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
+        optimizer = torch.optim.LBFGS([student], max_iter=200, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
 
-        def closure(student=student, reverse=reverse, optimiser=optimiser):
-            optimiser.zero_grad()
+        def closure(student=student, reverse=reverse, optimizer=optimizer):
+            optimizer.zero_grad()
             loss = bucket_kl(student, beliefs(teacher, 5), reverse=reverse)
             loss.backward()
             return loss
 
-        optimiser.step(closure)
+        optimizer.step(closure)
         torch.testing.assert_close(student.softmax(1), teacher.softmax(1), atol=1e-4, rtol=0)
 
 
@@ -140,18 +140,18 @@ def test_em_never_lowers_the_bound_nor_the_likelihood():
 
 def _m_step(features, observed, hidden, q, theta):
     theta = theta.clone().requires_grad_()
-    optimiser = torch.optim.LBFGS(
+    optimizer = torch.optim.LBFGS(
         [theta], max_iter=500, tolerance_grad=1e-12, tolerance_change=1e-14, line_search_fn="strong_wolfe"
     )
 
     def closure():
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         log_p = (features @ theta).log_softmax(1)
         bound, _ = evidence_lower_bound(log_p[observed[:, 0], observed[:, 1]], log_p[hidden], q)
         (-bound).backward()
         return -bound
 
-    optimiser.step(closure)
+    optimizer.step(closure)
     return theta.detach()
 
 

@@ -17,7 +17,7 @@ SHARED = Path(__file__).parents[1] / "shared"
 
 
 def test_a_fusion_on_two_processes_is_that_on_one(tmp_path):
-    """Losses, M2L, EM rounds, teachers, densification and ranks; weighted edges and batch normalisation, too."""
+    """Losses, M2L, EM rounds, teachers, densification and ranks; weighted edges and batch normalization, too."""
     command = [sys.executable, str(SHARED / "fuse_on_ranks.py"), str(tmp_path / "two"), "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SHARED)}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)

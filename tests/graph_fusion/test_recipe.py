@@ -21,7 +21,7 @@ from tenfold.systems.graph_fusion.settings import PRESETS, Config, arms_of
 
 SHARED = Path(__file__).parents[1] / "shared"
 FAST = ["--seeds", "1", "--arms", "[m2l]",
-        "--structure.arguments", "{dim: 16, channels: 4, normalise: false}",
+        "--structure.arguments", "{dim: 16, channels: 4, normalize: false}",
         "--text.arguments", "{dim: 16}", "--fusion.warm_epochs", "6", "--fusion.mutual_epochs", "2",
         "--fusion.rounds", "1", "--fusion.phase_epochs", "2", "--fusion.threshold", "0.1"]  # fmt: skip
 

@@ -74,7 +74,7 @@ def test_a_step_that_is_too_large_is_taken_in_tiles(monkeypatch, tmp_path, phase
     torch.manual_seed(0)
     graph = small_graph(unseen=2)
     pair = Pair(
-        build_encoder("conve", graph, {"dim": 16, "channels": 4, "normalise": False}),
+        build_encoder("conve", graph, {"dim": 16, "channels": 4, "normalize": False}),
         build_encoder("hash-text", graph, {"dim": 8, "dropout": 0.0}),
     ).eval()
     torch.nn.init.normal_(pair.structure.bias)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from tenfold.data import color_jitter, load_image_archive, normalise, random_resized_crop
+from tenfold.data import color_jitter, load_image_archive, normalize, random_resized_crop
 from tenfold.data.shards import find_shards, find_unlabelled
 from tenfold.errors import UserError
 from tenfold.systems.relation_distillation.ade20k import (
@@ -20,7 +20,7 @@ from tenfold.systems.relation_distillation.ade20k import (
     read_annotation,
     sliding_logits,
 )
-from tenfold.systems.relation_distillation.data import few_per_class, load_images, pretraining_batches, renormalised
+from tenfold.systems.relation_distillation.data import few_per_class, load_images, pretraining_batches, renormalized
 from tenfold.systems.relation_distillation.finetune import finetuning_batches, random_erase
 from tenfold.systems.relation_distillation.metrics import (
     ALEXNET_ERRORS,
@@ -29,7 +29,7 @@ from tenfold.systems.relation_distillation.metrics import (
     mean_corruption_error,
 )
 from tenfold.systems.relation_distillation.model import vision_transformer
-from tenfold.systems.relation_distillation.optimisers import adamw, layer_number, parameter_groups
+from tenfold.systems.relation_distillation.optimizers import adamw, layer_number, parameter_groups
 from tenfold.systems.relation_distillation.robustness import evaluate_restricted
 from tenfold.systems.relation_distillation.segmentation import (
     SegmentationNetwork,
@@ -84,10 +84,10 @@ def test_random_crops_stay_inside_and_jitter_keeps_the_place():
     assert (grey.int() - ramp.int()).abs().max() <= 1  # a grey image has no saturation
 
 
-def test_a_teacher_gets_its_own_normalisation():
+def test_a_teacher_gets_its_own_normalization():
     splits = load_images("digits")
     images = next(iter(splits.test_batches(4)))[0]
-    other = renormalised(images, splits, (0.5,), (0.5,))
+    other = renormalized(images, splits, (0.5,), (0.5,))
     pixels = images * splits.std[0] + splits.mean[0]
     torch.testing.assert_close(other, (pixels - 0.5) / 0.5, atol=1e-5, rtol=1e-5)
 
@@ -184,11 +184,11 @@ def test_image_files_are_resized_bicubically_for_evaluation(tmp_path):
     resized = F.interpolate(
         torch.from_numpy(pixels).permute(2, 0, 1)[None].float(), (16, 16), mode="bicubic", antialias=True
     )
-    expected = normalise(resized.round().clamp(0, 255)[:, :, 1:15, 1:15].byte(), splits.mean, splits.std)[0]
+    expected = normalize(resized.round().clamp(0, 255)[:, :, 1:15, 1:15].byte(), splits.mean, splits.std)[0]
     torch.testing.assert_close(seen, expected, atol=0.03, rtol=0)
 
 
-def test_clipping_float16_gradients_takes_the_optimiser_that_allows_it():
+def test_clipping_float16_gradients_takes_the_optimizer_that_allows_it():
     parameter = torch.nn.Parameter(torch.zeros(3))
     groups = parameter_groups([("a", parameter)], learning_rate=1.0, weight_decay=0.0)
     for options, fused in (

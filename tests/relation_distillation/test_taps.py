@@ -144,12 +144,12 @@ def test_distilling_between_libraries():
     student = vision_transformer(image_size=32, patch=8, width=48, depth=2, heads=2)
     distiller = RelationDistiller(student, vit(), example=IMAGES)
     first = distiller.loss(IMAGES)["loss"]
-    optimiser = torch.optim.AdamW(distiller.trainable_parameters(), lr=5e-3)
+    optimizer = torch.optim.AdamW(distiller.trainable_parameters(), lr=5e-3)
     for _ in range(20):
         loss = distiller.loss(IMAGES)["loss"]
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     assert loss < 0.5 * first
 
 
@@ -187,12 +187,12 @@ def test_a_two_layer_bert_learns_from_a_deeper_one():
     assert distiller.layers == [(2, 3, 1.0)] and attention_layers(student)[1].heads == 4
     assert "pooler" in distiller.untrained
     first = distiller.loss(tokens())["loss"]
-    optimiser = torch.optim.AdamW(distiller.trainable_parameters(), lr=5e-3)
+    optimizer = torch.optim.AdamW(distiller.trainable_parameters(), lr=5e-3)
     for _ in range(20):
         loss = distiller.loss(tokens())["loss"]
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     assert loss < 0.7 * first
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tenfold.data import normalise
+from tenfold.data import normalize
 from tenfold.errors import UserError
 from tenfold.systems.relation_distillation.data import load_images, pretraining_batches
 from tenfold.systems.relation_distillation.method import RelationDistiller
@@ -20,7 +20,7 @@ def batches(seed=0, views=2):
 
 def cached(task, crops, limit_mb=100):
     return TeacherCache(
-        task.of_teacher, crops, lambda x: normalise(x, SPLITS.mean, SPLITS.std), limit_mb=limit_mb, batch_size=32
+        task.of_teacher, crops, lambda x: normalize(x, SPLITS.mean, SPLITS.std), limit_mb=limit_mb, batch_size=32
     )
 
 
@@ -31,7 +31,7 @@ def test_epochs_show_the_views_in_turn_with_a_jitter_of_their_own():
     assert places[0].tolist() == places[2].tolist() == list(range(60))
     assert places[1].tolist() == list(range(60, 120))
     for images, labels, where in epochs[1]:
-        assert torch.equal(images[:, 1], normalise(data.crops[where], SPLITS.mean, SPLITS.std))
+        assert torch.equal(images[:, 1], normalize(data.crops[where], SPLITS.mean, SPLITS.std))
         assert torch.equal(labels, SPLITS.train.labels[where - 60])
     first, third = (torch.cat([b[0][b[2].argsort()] for b in epoch]) for epoch in (epochs[0], epochs[2]))
     assert not torch.equal(first[:, 0], third[:, 0])  # the student's jitter is new

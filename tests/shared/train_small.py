@@ -47,7 +47,7 @@ result = fit(
     objective,
     batches,
     epochs=2,
-    optimiser=sgd(model.parameters(), learning_rate=0.05),
+    optimizer=sgd(model.parameters(), learning_rate=0.05),
     schedule=learning_rate_factor("cosine", total_steps=16, steps_per_epoch=8),
     folder=options.folder,
     options=TrainerOptions(accelerator="cpu", devices=options.devices, checkpoint_steps=3, loggers=[]),

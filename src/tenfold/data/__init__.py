@@ -2,7 +2,7 @@
 
 from tenfold.data.archive import load_image_archive
 from tenfold.data.augment import Augmentation, color_jitter, random_crop, random_flip, random_resized_crop
-from tenfold.data.batches import FileBatches, RowBatches, TensorBatches, evaluation_batches, normalise
+from tenfold.data.batches import FileBatches, RowBatches, TensorBatches, evaluation_batches, normalize
 from tenfold.data.cifar import load_cifar
 from tenfold.data.emnist import load_emnist
 from tenfold.data.folder import (
@@ -59,7 +59,7 @@ __all__ = [
     "load_stl10",
     "load_svhn",
     "load_tiny_imagenet",
-    "normalise",
+    "normalize",
     "random_crop",
     "random_flip",
     "random_resized_crop",

@@ -66,7 +66,7 @@ class ResumableBatches:
 
 
 class TensorBatches(ResumableBatches):
-    """Shuffled training batches of images in memory: ``(images, labels)``, images normalised float32.
+    """Shuffled training batches of images in memory: ``(images, labels)``, images normalized float32.
 
     Args:
         data: the images.
@@ -100,7 +100,7 @@ class TensorBatches(ResumableBatches):
             for augmentation in self.augmentations:  # drawn for all ranks' rows, so that ranks do not matter
                 images = augmentation(images, generator)
             self._advance()
-            yield normalise(images[share], self.mean, self.std), self.data.labels[rows[share]]
+            yield normalize(images[share], self.mean, self.std), self.data.labels[rows[share]]
 
 
 class RowBatches(ResumableBatches):
@@ -167,7 +167,7 @@ class FileBatches(ResumableBatches):
         )
         for images, labels in _loaded(loader):
             self._advance()
-            yield normalise(images, self.mean, self.std), labels
+            yield normalize(images, self.mean, self.std), labels
 
 
 class _SeededImages(Dataset):
@@ -235,7 +235,7 @@ def evaluation_batches(
             images = data.images[rows]
             for augmentation in augmentations:
                 images = augmentation(images, torch.Generator().manual_seed(derived_seed(0, _CHANGES, number)))
-            yield normalise(images, mean, std), data.labels[rows], rows
+            yield normalize(images, mean, std), data.labels[rows], rows
         return
     if transform is None:
         raise ValueError("image files need a transform that brings them to one size")
@@ -249,10 +249,10 @@ def evaluation_batches(
         generator=torch.Generator(),  # as in training: the global one stays as it is
     )
     for rows, (images, labels) in zip(chunks, _loaded(loader), strict=True):
-        yield normalise(images, mean, std), labels, rows
+        yield normalize(images, mean, std), labels, rows
 
 
-def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """``(images / 255 - mean) / std`` per channel: ``(batch, channels, height, width)`` uint8 to float32."""
     scale = 1 / (255 * torch.tensor(std, dtype=torch.float32, device=images.device)).view(-1, 1, 1)
     shift = (torch.tensor(mean, device=images.device) / torch.tensor(std, device=images.device)).view(-1, 1, 1)

@@ -36,7 +36,7 @@ def distillation_kl(
         student: ``(batch, classes)`` raw scores.
         teacher: ``(batch, classes)`` raw scores.
         temperature: tau, of both.
-        allowed: ``(batch, classes)`` or ``(classes,)`` which classes take part; both are renormalised over them.
+        allowed: ``(batch, classes)`` or ``(classes,)`` which classes take part; both are renormalized over them.
         reduce: the mean over the batch; else one number per row.
 
     Returns:

@@ -14,7 +14,7 @@
     Blocks of heads and rows, on any device: logits of a block, its divergence and its gradients, then the next block.
 ``identity``
     The stock attention kernels: ``sum_j P_ij T_ij = c_t u_i (P W)_i``, so that the divergence is a few attentions and
-    their log-normalisers, and ``P^T A`` is the gradient that an attention gives its values.
+    their log-normalizers, and ``P^T A`` is the gradient that an attention gives its values.
 ``triton``
     One fused kernel on CUDA (:mod:`tenfold.losses.relations_triton`).
 

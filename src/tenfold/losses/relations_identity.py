@@ -9,7 +9,7 @@ With ``P = softmax(T)`` the teacher's relation, row by row::
 gradients ``c_s (P_s - P_t) B`` and ``c_s (P_s - P_t)^T A`` are attentions, too: the first with values ``B``, the second
 is what the backward pass of an attention gives to its values when ``A`` comes in.
 
-The kernels must return their log-normalisers: the flash kernel on CPU, the memory-efficient one on CUDA. They want one
+The kernels must return their log-normalizers: the flash kernel on CPU, the memory-efficient one on CUDA. They want one
 width for queries, keys and values: zero columns, which leave dot products as they are, make up the difference.
 """
 
@@ -53,8 +53,8 @@ class IdentityKL(torch.autograd.Function):
         rows = (
             scale_t * torch.linalg.vecdot(u, mean_w)
             - scale_s * torch.linalg.vecdot(a, mean_b)
-            - of_teacher.log_normaliser
-            + of_student.log_normaliser
+            - of_teacher.log_normalizer
+            + of_student.log_normalizer
         )
         if added_s is not None or added_t is not None:
             rows = rows + _of_biases(of_teacher, u, w, scale_t, added_s, added_t)
@@ -83,15 +83,15 @@ def _of_biases(
         return 0.0
     logits = torch.matmul(u, w.transpose(-1, -2)) * scale + (0 if added_t is None else added_t)
     difference = (0 if added_t is None else added_t) - (0 if added_s is None else added_s)
-    return torch.linalg.vecdot((logits - attention.log_normaliser[..., None]).exp(), difference.expand_as(logits))  # type: ignore[union-attr]
+    return torch.linalg.vecdot((logits - attention.log_normalizer[..., None]).exp(), difference.expand_as(logits))  # type: ignore[union-attr]
 
 
 class _Attention:
-    """One attention with its log-normalisers, and the gradient that it gives to its values.
+    """One attention with its log-normalizers, and the gradient that it gives to its values.
 
     Attributes:
         output: ``(batch, heads, N, width of the values)``.
-        log_normaliser: ``(batch, heads, N)``.
+        log_normalizer: ``(batch, heads, N)``.
     """
 
     def __init__(self, q: Tensor, k: Tensor, v: Tensor, scale: float, added: Tensor | None) -> None:
@@ -108,9 +108,9 @@ class _Attention:
                 self._q, self._k, self._v, added, True, 0.0, False, scale=scale
             )
         else:
-            raise UserError(f"no attention kernel on {q.device} returns log-normalisers of {q.dtype}; use 'chunked'")
+            raise UserError(f"no attention kernel on {q.device} returns log-normalizers of {q.dtype}; use 'chunked'")
         self.output = self._out[..., : self.width]
-        self.log_normaliser = self._lse[..., : q.shape[-2]].to(q.dtype)  # the CUDA kernel pads its rows
+        self.log_normalizer = self._lse[..., : q.shape[-2]].to(q.dtype)  # the CUDA kernel pads its rows
 
     def to_values(self, gradient: Tensor) -> Tensor:
         """``P^T gradient``, ``(batch, heads, N, width of the values)``."""

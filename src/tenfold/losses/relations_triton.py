@@ -1,7 +1,7 @@
 """The fused form of :func:`tenfold.losses.relation_kl` on CUDA, in Triton.
 
 Forward: one program per map (sample and head) and tile of rows goes over the tiles of columns once, with an online
-softmax of both networks, and keeps the row's divergence and its two log-normalisers. Backward: two passes as in
+softmax of both networks, and keeps the row's divergence and its two log-normalizers. Backward: two passes as in
 FlashAttention-2, one by rows for ``dA``, one by columns for ``dB``; logits are made again from the inputs.
 
 Written after the formulas of :mod:`tenfold.losses.relations`. Its arithmetic is tested in Triton's interpreter on CPU;

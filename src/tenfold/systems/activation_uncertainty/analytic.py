@@ -113,7 +113,7 @@ class Moments:
 class MomentPropagation(fx.Interpreter):
     """Mean and variance through a network, layer by layer (Brach, Sick, Duerr 2020), in one pass.
 
-    Known are dropout, linear and convolution layers, ReLU of a Gaussian, normalisation in eval mode, average pooling,
+    Known are dropout, linear and convolution layers, ReLU of a Gaussian, normalization in eval mode, average pooling,
     maximum pooling (the variance of the largest mean), flattening, concatenation and sums; anything else may only meet
     values that are not random.
 

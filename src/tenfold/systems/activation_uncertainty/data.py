@@ -40,7 +40,7 @@ class TaskData:
         sizes: of each part.
         model_facts: what a network for these data must know: ``image_shape``, or ``sizes`` of columns.
         notes: what a reader must know to judge the numbers.
-        normalisation: mean and deviation per channel of images; empty for tables.
+        normalization: mean and deviation per channel of images; empty for tables.
     """
 
     name: str
@@ -53,7 +53,7 @@ class TaskData:
     parts: Callable[[Part, int], Iterator[tuple[Inputs, Tensor, Tensor]]]
     notes: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
-    normalisation: dict[str, list[float]] = field(default_factory=dict)
+    normalization: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def target(self) -> Literal["class", "regression", "binary"]:
@@ -134,7 +134,7 @@ def _images(splits: Splits) -> TaskData:
         parts=parts,
         notes=splits.notes,
         classes=splits.classes,
-        normalisation={"mean": list(splits.mean), "std": list(splits.std)},
+        normalization={"mean": list(splits.mean), "std": list(splits.std)},
     )
 
 

@@ -6,7 +6,7 @@
     with dropout.on(seed=0):
         model(x)  # other units are dropped in every pass and for every sample
 
-Only the chosen places are random: normalisation layers keep their statistics, every flag and rate is put back, also
+Only the chosen places are random: normalization layers keep their statistics, every flag and rate is put back, also
 after an exception, and the global random state is as before.
 """
 

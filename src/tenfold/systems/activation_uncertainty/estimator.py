@@ -331,16 +331,16 @@ def _descend(
     """Train; leave the average weights of the best epoch in the network; give that epoch."""
     average = copy.deepcopy(network)
     weights, averages = list(network.parameters()), [p.detach() for p in average.parameters()]
-    optimiser = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=weight_decay, fused=True)
     best, best_epoch, kept = math.inf, 0, copy.deepcopy(network.state_dict())
     step = 0
     for epoch in range(1, epochs + 1):
         for batch in rows[torch.randperm(len(rows), generator=generator)].split(batch_size):
-            optimiser.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=True)
             with torch.enable_grad():
                 loss = criterion(network(inputs[batch]), batch)
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             step += 1
             with torch.no_grad():  # a plain mean at first, so that the start is forgotten
                 torch._foreach_lerp_(averages, [w.detach() for w in weights], 1 - min(averaging, step / (step + 10)))

@@ -39,7 +39,7 @@ def fingerprint(model: nn.Module, example: Inputs, output: Chooser | None = None
 def check_fingerprint(model: nn.Module, expected: dict[str, Any], source: str, output: Chooser | None = None) -> None:
     """Refuse a model that the estimator does not belong to.
 
-    Weights that differ in their bits but answer the same within 0.1 % (another precision, folded normalisation under
+    Weights that differ in their bits but answer the same within 0.1 % (another precision, folded normalization under
     the same names) are accepted.
 
     Raises:

@@ -37,11 +37,11 @@ def train_jointly(config: Config, task: TaskSettings, data: TaskData, folder: Pa
     torch.manual_seed(config.seed)
     model = make_model(task, data)
     learner = make_learner(config, task, data, model, config.seed)
-    batches = data.training_batches(task.optimiser.batch_size, seed=config.seed)
-    steps = len(batches) * task.optimiser.epochs
+    batches = data.training_batches(task.optimizer.batch_size, seed=config.seed)
+    steps = len(batches) * task.optimizer.epochs
     joint = JointTask(learner, start=steps // 2, share=0.25, passes=4, seed=config.seed)
     both = nn.ModuleDict({"main": model, "joint": joint})
-    options = task.optimiser
+    options = task.optimizer
     main_loss, counter = objective_for(data), _Steps()
     both.add_module("steps", counter)
 
@@ -56,7 +56,7 @@ def train_jointly(config: Config, task: TaskSettings, data: TaskData, folder: Pa
         objective,
         batches,
         epochs=options.epochs,
-        optimiser=torch.optim.Adam(
+        optimizer=torch.optim.Adam(
             [
                 {"params": list(model.parameters()), "weight_decay": options.weight_decay},
                 {"params": list(joint.estimator.parameters()), "weight_decay": 0.0},
@@ -89,7 +89,7 @@ def train_jointly(config: Config, task: TaskSettings, data: TaskData, folder: Pa
 
 
 class _Steps(nn.Module):
-    """Counts optimiser steps; a buffer, so that a resumed training goes on counting."""
+    """Counts optimizer steps; a buffer, so that a resumed training goes on counting."""
 
     step: Tensor
 
@@ -149,7 +149,7 @@ def vary_settings(config: Config, task: TaskSettings, data: TaskData, folder: Pa
         own = folder / f"rate{rate:g}"
         changed = TaskSettings(
             task.name, task.data, task.model, type(task.dropout)(**{**asdict(task.dropout), "rate": rate}),
-            task.optimiser,
+            task.optimizer,
         )  # fmt: skip
         if not (own / "weights.safetensors").exists():
             train_main(config, changed, data, config.seed, own, run)

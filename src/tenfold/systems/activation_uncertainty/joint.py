@@ -40,7 +40,7 @@ class JointTask(nn.Module):
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 1))
         >>> joint = JointTask(ActivationUncertainty(net, torch.zeros(2, 4)), start=0)
-        >>> optimiser = torch.optim.Adam([*net.parameters(), *joint.estimator.parameters()])
+        >>> optimizer = torch.optim.Adam([*net.parameters(), *joint.estimator.parameters()])
         >>> x, y = torch.randn(64, 4), torch.randn(64, 1)
         >>> (nn.functional.mse_loss(net(x), y) + joint(x, step=0)).backward()
     """

@@ -78,13 +78,13 @@ def train_main(
     """
     torch.manual_seed(seed)
     model = make_model(task, data)
-    options = task.optimiser
+    options = task.optimizer
     fitted = fit(
         model,
         objective_for(data),
         data.training_batches(options.batch_size, seed=seed if order is None else order),
         epochs=options.epochs,
-        optimiser=torch.optim.Adam(model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay),
+        optimizer=torch.optim.Adam(model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay),
         folder=folder,
         options=config.trainer,
         on_epoch=lambda epoch, row: run.progress(

@@ -136,7 +136,7 @@ class ClickNetwork(nn.Module):
         self.embedding = nn.Embedding(int(sum(sizes)), width)  # one table for all: one look-up
         nn.init.normal_(self.embedding.weight, std=0.05)
         inputs = numbers + width * len(sizes)
-        self.normalise = nn.BatchNorm1d(numbers)
+        self.normalize = nn.BatchNorm1d(numbers)
         self.dense = nn.Sequential(*hidden_layers(inputs, widths, rate), nn.Linear(widths[-1], 1))
         self.cross = nn.ModuleList(CrossLayer(inputs) for _ in range(cross))
         self.cross_output = nn.Linear(inputs, 1, bias=False) if cross else None
@@ -144,7 +144,7 @@ class ClickNetwork(nn.Module):
     def embed(self, counts: Tensor, categories: Tensor) -> Tensor:
         """What the dense layers get: ``(batch, inputs)``."""
         embedded = self.embedding(categories + self.starts).flatten(1)
-        return torch.cat([self.normalise(counts), embedded], dim=1)
+        return torch.cat([self.normalize(counts), embedded], dim=1)
 
     def forward(self, counts: Tensor, categories: Tensor) -> Tensor:
         """Numbers and categories to a logit per row."""

@@ -251,7 +251,7 @@ def deliver(config: Config, task: TaskSettings, data: TaskData, chosen: Sequence
             extra={
                 "kind": data.kind,
                 "classes": list(data.classes),
-                "normalisation": data.normalisation,
+                "normalization": data.normalization,
                 "example": _example_facts(data),
             },
         )

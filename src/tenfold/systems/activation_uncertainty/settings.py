@@ -105,7 +105,7 @@ class EstimatorOptions:
 
 
 @dataclass
-class OptimiserOptions:
+class OptimizerOptions:
     """How the main model learns (Adam).
 
     Attributes:
@@ -137,7 +137,7 @@ class Config:
         model: see :class:`ModelOptions`.
         dropout: see :class:`DropoutOptions`.
         estimator: see :class:`EstimatorOptions`.
-        optimiser: see :class:`OptimiserOptions`.
+        optimizer: see :class:`OptimizerOptions`.
         trainer: see :class:`tenfold.training.TrainerOptions`; changes where a run computes, not what.
     """
 
@@ -152,7 +152,7 @@ class Config:
     model: ModelOptions = field(default_factory=ModelOptions)
     dropout: DropoutOptions = field(default_factory=DropoutOptions)
     estimator: EstimatorOptions = field(default_factory=EstimatorOptions)
-    optimiser: OptimiserOptions = field(default_factory=OptimiserOptions)
+    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     trainer: TrainerOptions = field(default_factory=lambda: TrainerOptions(threads=1))
 
 
@@ -164,21 +164,21 @@ class TaskSettings:
     data: DataOptions
     model: ModelOptions
     dropout: DropoutOptions
-    optimiser: OptimiserOptions
+    optimizer: OptimizerOptions
 
 
 _RATINGS_MODEL = ModelOptions(name="ratings", arguments={"widths": [64, 32, 16]})
-_RATINGS_OPTIMISER = OptimiserOptions(epochs=10, batch_size=256)
+_RATINGS_OPTIMISER = OptimizerOptions(epochs=10, batch_size=256)
 
 TASKS = {
     "digits": TaskSettings("digits", DataOptions(), ModelOptions(arguments={"widths": [64, 32]}), DropoutOptions(),
-                           OptimiserOptions(epochs=20, batch_size=64)),
+                           OptimizerOptions(epochs=20, batch_size=64)),
     "ratings": TaskSettings("ratings", DataOptions(name="ratings", auxiliary=6500), _RATINGS_MODEL,
                             DropoutOptions(rate=0.1), _RATINGS_OPTIMISER),
     "ratings-binary": TaskSettings("ratings-binary", DataOptions(name="ratings", auxiliary=6500, threshold=4.0),
                                    _RATINGS_MODEL, DropoutOptions(rate=0.1), _RATINGS_OPTIMISER),
     "fashion-cnn": TaskSettings("fashion-cnn", DataOptions(name="fashion-mnist", auxiliary=3000),
-                                ModelOptions(name="cnn"), DropoutOptions(rate=0.25), OptimiserOptions(epochs=6)),
+                                ModelOptions(name="cnn"), DropoutOptions(rate=0.25), OptimizerOptions(epochs=6)),
 }  # fmt: skip
 """Tasks by name that a run may measure beside its own."""
 
@@ -198,8 +198,8 @@ def tasks_of(config: Config) -> list[TaskSettings]:
             f"dropout.rate must be above 0 and below 1: without dropout there is nothing to learn; got {rate:g}"
         )
     for value, name in (
-        (config.seeds, "seeds"), (config.optimiser.epochs, "optimiser.epochs"),
-        (config.optimiser.batch_size, "optimiser.batch_size"), (config.data.auxiliary, "data.auxiliary"),
+        (config.seeds, "seeds"), (config.optimizer.epochs, "optimizer.epochs"),
+        (config.optimizer.batch_size, "optimizer.batch_size"), (config.data.auxiliary, "data.auxiliary"),
     ):  # fmt: skip
         if value < 1:
             raise UserError(f"{name} must be at least 1; got {value}")
@@ -207,13 +207,13 @@ def tasks_of(config: Config) -> list[TaskSettings]:
         raise UserError("estimator.passes and estimator.test_passes must be at least 2")
     if config.ensemble == 1 or config.ensemble < 0:
         raise UserError(f"ensemble is a number of members, at least 2, or 0 for none; got {config.ensemble}")
-    own = TaskSettings(config.data.name, config.data, config.model, config.dropout, config.optimiser)
+    own = TaskSettings(config.data.name, config.data, config.model, config.dropout, config.optimizer)
     return [own, *(TASKS[name] for name in config.companions)]
 
 
 PRESETS = {
     "tiny": Config(
-        model=TASKS["digits"].model, optimiser=TASKS["digits"].optimiser,
+        model=TASKS["digits"].model, optimizer=TASKS["digits"].optimizer,
     ),
     "small": Config(
         preset="small",
@@ -230,7 +230,7 @@ PRESETS = {
         data=DataOptions(name="fashion-mnist", auxiliary=3000),
         model=ModelOptions(name="cnn"),
         dropout=DropoutOptions(rate=0.25),
-        optimiser=OptimiserOptions(epochs=6),
+        optimizer=OptimizerOptions(epochs=6),
     ),
     "paper": Config(
         preset="paper",
@@ -241,7 +241,7 @@ PRESETS = {
         data=DataOptions(name="movielens-1m", auxiliary=100_000),
         model=ModelOptions(name="ratings"),
         dropout=DropoutOptions(rate=0.1),
-        optimiser=OptimiserOptions(epochs=10, batch_size=1024),
+        optimizer=OptimizerOptions(epochs=10, batch_size=1024),
         trainer=TrainerOptions(),
     ),
     "paper-criteo": Config(
@@ -250,7 +250,7 @@ PRESETS = {
         data=DataOptions(name="criteo", auxiliary=200_000),
         model=ModelOptions(name="clicks"),
         dropout=DropoutOptions(rate=0.1),
-        optimiser=OptimiserOptions(epochs=2, batch_size=4096),
+        optimizer=OptimizerOptions(epochs=2, batch_size=4096),
         trainer=TrainerOptions(),
     ),
     "paper-emnist": Config(
@@ -260,7 +260,7 @@ PRESETS = {
         data=DataOptions(name="emnist-balanced", auxiliary=12_800),
         model=ModelOptions(name="cnn"),
         dropout=DropoutOptions(rate=0.25),
-        optimiser=OptimiserOptions(epochs=10, batch_size=256),
+        optimizer=OptimizerOptions(epochs=10, batch_size=256),
         trainer=TrainerOptions(),
     ),
 }  # fmt: skip

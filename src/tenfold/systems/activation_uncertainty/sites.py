@@ -10,7 +10,7 @@ Five kinds of sites::
     drop-path   stochastic depth: residual branches dropped whole, per sample; only on request
 
 The first two are switched by their flag and rate. A functional site is switched by intercepting its calls, which
-leaves every flag alone. An owner's flag is set, but not its children's: a normalisation layer below it stays frozen.
+leaves every flag alone. An owner's flag is set, but not its children's: a normalization layer below it stays frozen.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -65,8 +65,8 @@ def attention_rate(args: Sequence[Any], kwargs: Mapping[str, Any]) -> float:
     return float(args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0))
 
 
-def is_normalisation(module: nn.Module) -> bool:
-    """Whether a module normalises by statistics that training would move."""
+def is_normalization(module: nn.Module) -> bool:
+    """Whether a module normalizes by statistics that training would move."""
     return hasattr(module, "running_mean") or hasattr(module, "track_running_stats")
 
 
@@ -134,11 +134,11 @@ def _record(model: nn.Module, example: Inputs) -> _Recorder:
 
 
 def _record_training(model: nn.Module, example: Inputs) -> _Recorder | None:
-    """The same while everything but normalisation says that it trains; buffers are put back."""
+    """The same while everything but normalization says that it trains; buffers are put back."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     with clean(model):
         for module in model.modules():
-            module.training = not is_normalisation(module)
+            module.training = not is_normalization(module)
         try:
             return _record(model, example)
         except Exception:  # a network may want labels, or more, while it trains: then this cannot be known

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tenfold.data import normalise, read_images
+from tenfold.data import normalize, read_images
 from tenfold.errors import UserError
 from tenfold.export import MANIFEST, Manifest, load_manifest, load_strictly, load_weights, read_checkpoint
 from tenfold.networks import import_object, network_from_factory
@@ -64,7 +64,7 @@ def open_data(
     Args:
         data: ``package.module:function``, which gives an iterable of inputs or ``(inputs, ids)``; a ``.csv`` or
             ``.parquet`` file; a ``.npy`` file of float32 inputs (of uint8 images for a run on images).
-        manifest: of a run, whose columns and normalisation decide how rows become inputs.
+        manifest: of a run, whose columns and normalization decide how rows become inputs.
         columns: of a table, for a model of the user's: the inputs in order.
         id_column: of a table.
         batch_size: rows at a time.
@@ -139,7 +139,7 @@ def _array_rows(path: Path, manifest: Manifest | None, batch_size: int) -> Itera
         raise UserError(f"cannot read the array {path}: {error}") from error
     if array.ndim == 0 or len(array) == 0:
         raise UserError(f"{path} holds no rows")
-    images = manifest is not None and bool(manifest.extra.get("normalisation"))
+    images = manifest is not None and bool(manifest.extra.get("normalization"))
     if images and array.dtype != np.uint8:
         raise UserError(f"{path} holds {array.dtype}; images are uint8, 0 to 255")
     if images and list(array.shape[1:]) != list(manifest.arguments["image_shape"]):  # type: ignore[union-attr]
@@ -147,7 +147,7 @@ def _array_rows(path: Path, manifest: Manifest | None, batch_size: int) -> Itera
     for start in range(0, len(array), batch_size):
         part = torch.from_numpy(np.array(array[start : start + batch_size]))
         if images and manifest is not None:
-            part = normalise(part, manifest.extra["normalisation"]["mean"], manifest.extra["normalisation"]["std"])
+            part = normalize(part, manifest.extra["normalization"]["mean"], manifest.extra["normalization"]["std"])
         elif part.is_floating_point():
             part = part.float()
             if not torch.isfinite(part).all():
@@ -157,10 +157,10 @@ def _array_rows(path: Path, manifest: Manifest | None, batch_size: int) -> Itera
 
 def named_inputs(inputs: Sequence[str], manifest: Manifest) -> Iterator[tuple[list[str], Inputs]]:
     """What ``tenfold predict`` is given: image files, or tables for a run on tables; names and inputs."""
-    if manifest.extra["normalisation"]:
+    if manifest.extra["normalization"]:
         for name, image in read_images(inputs, manifest.arguments["image_shape"]):
-            facts = manifest.extra["normalisation"]
-            yield [name], normalise(image[None], facts["mean"], facts["std"])
+            facts = manifest.extra["normalization"]
+            yield [name], normalize(image[None], facts["mean"], facts["std"])
         return
     for rows, ids in chain.from_iterable(open_data(path, manifest)() for path in inputs):
         yield [str(number) for number in ids.tolist()], rows

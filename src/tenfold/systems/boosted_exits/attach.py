@@ -219,11 +219,11 @@ def attach_exits(
 
 
 def trainable_parameter_groups(exits: AttachedExits, mode: str, learning_rate: float) -> list[dict[str, Any]]:
-    """Prepare one of the three ways of training, and give its parameter groups for an optimiser.
+    """Prepare one of the three ways of training, and give its parameter groups for an optimizer.
 
     Args:
         exits: the network; ``heads`` freezes its trunk (:meth:`AttachedExits.freeze_trunk`).
-        mode: ``heads`` (the trunk is frozen, batch normalisation included), ``joint`` (all alike) or ``finetune``
+        mode: ``heads`` (the trunk is frozen, batch normalization included), ``joint`` (all alike) or ``finetune``
             (the trunk, with its own output layer, at a tenth of the learning rate).
         learning_rate: of the heads.
 

@@ -96,7 +96,7 @@ def stages_of(network: ExitNetwork, example: Tensor) -> EarlyExitModel:
 def parameter_groups(
     network: ExitNetwork, mode: str, learning_rate: float, weight_decay: Sequence[float]
 ) -> list[dict[str, Any]]:
-    """Groups for the optimiser, with their own weight decay and learning rate.
+    """Groups for the optimizer, with their own weight decay and learning rate.
 
     Args:
         network: the network.
@@ -109,7 +109,7 @@ def parameter_groups(
         UserError: the mode does not fit the network, or there are more than two weight decays.
     """
     if len(weight_decay) not in (1, 2):
-        raise UserError(f"optimiser.weight_decay takes one or two numbers; got {list(weight_decay)}")
+        raise UserError(f"optimizer.weight_decay takes one or two numbers; got {list(weight_decay)}")
     if isinstance(network, AttachedExits):
         groups = trainable_parameter_groups(network, mode, learning_rate)
         return [{**group, "weight_decay": weight_decay[0]} for group in groups]

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from tenfold.cost import Convention, count_parameters, measure_latency
-from tenfold.data import Splits, load_splits, normalise, read_images
+from tenfold.data import Splits, load_splits, normalize, read_images
 from tenfold.errors import UserError
 from tenfold.export import Manifest, load_manifest, load_weights, save_model
 from tenfold.run import read_config, write_atomically
@@ -180,7 +180,7 @@ def predict(run: str, inputs: list[str], *, factory: str | None = None) -> str:
     runner = EarlyExitRunner(stages_of(network, torch.zeros(2, *shape)), _policy(manifest, run).thresholds)
     lines = []
     for name, image in read_images(inputs, shape):
-        output = runner(normalise(image[None], extra["mean"], extra["std"]))
+        output = runner(normalize(image[None], extra["mean"], extra["std"]))
         probabilities = output.logits[0].softmax(-1)
         label, leaving = int(probabilities.argmax()), int(output.exits[0])
         lines.append(

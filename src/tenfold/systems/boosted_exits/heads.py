@@ -11,7 +11,7 @@ Pool = Literal["token", "mean"]
 
 
 class TokenHead(nn.Module):
-    """Layer normalisation, pooling, linear: tokens ``(batch, tokens, dim)`` to logits ``(batch, classes)``.
+    """Layer normalization, pooling, linear: tokens ``(batch, tokens, dim)`` to logits ``(batch, classes)``.
 
     Args:
         dim: width of a token.
@@ -53,7 +53,7 @@ def automatic_head(shape: torch.Size, classes: int, pool: Pool) -> nn.Module:
     """A head for a tapped tensor.
 
     Args:
-        shape: ``(batch, channels, height, width)``: 3x3 convolution of stride 2, batch normalisation, ReLU, global
+        shape: ``(batch, channels, height, width)``: 3x3 convolution of stride 2, batch normalization, ReLU, global
             average pool, linear; ``(batch, tokens, dim)``: :class:`TokenHead`; ``(batch, dim)``: linear.
         classes: number of classes.
         pool: see :class:`TokenHead`.

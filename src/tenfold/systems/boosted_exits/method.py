@@ -131,7 +131,7 @@ class ExitLosses:
 
 
 class BoostedExitLoss(nn.Module):
-    """Loss of all exits as one gradient-boosted additive model (BoostNet, section "mini-batch joint optimisation").
+    """Loss of all exits as one gradient-boosted additive model (BoostNet, section "mini-batch joint optimization").
 
     ``L = sum_n loss(f_n + stop_gradient(r_{n-1} z_{n-1}), y)``: one forward and one backward pass train all heads.
     With ``reweight=0`` this is joint training, the baseline.

@@ -91,7 +91,7 @@ def _with_tap(state: State, tap: int, tensor: Tensor) -> State:
 
 
 class _ConvHead(nn.Sequential):
-    """3x3 convolution, batch normalisation, ReLU, global average pool, linear: ``(batch, c, h, w)`` to logits."""
+    """3x3 convolution, batch normalization, ReLU, global average pool, linear: ``(batch, c, h, w)`` to logits."""
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__(
@@ -120,7 +120,7 @@ def small_cnn(
 ) -> EarlyExitModel:
     """A convolutional network with one exit per stage, small enough to train on a processor in seconds.
 
-    A stem halves the resolution; stage n is a 3x3 convolution to ``widths[n]`` channels with batch normalisation and
+    A stem halves the resolution; stage n is a 3x3 convolution to ``widths[n]`` channels with batch normalization and
     ReLU, of stride 2 where the width grows. Not of the paper: it carries the presets ``tiny`` and ``small``.
 
     Args:

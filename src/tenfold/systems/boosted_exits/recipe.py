@@ -119,7 +119,7 @@ def train_arm(config: Config, splits: Splits, arm: Arm, seed: int, folder: Path,
     network = make_network(config, splits, arm.reweight, arm.rescale)
     costs = exit_costs(stages_of(network, splits.example(2)), splits.example(1), config.cost)
     device = config.trainer.device
-    options = config.optimiser
+    options = config.optimizer
     batches = splits.training_batches(options.batch_size, seed=seed)
 
     def validate(model: nn.Module) -> dict[str, float]:
@@ -134,7 +134,7 @@ def train_arm(config: Config, splits: Splits, arm: Arm, seed: int, folder: Path,
         _ExitObjective(arm, config.method.equalise),
         batches,
         epochs=options.epochs,
-        optimiser=sgd(
+        optimizer=sgd(
             parameter_groups(network, config.model.mode, options.learning_rate, options.weight_decay),
             learning_rate=options.learning_rate,
             momentum=options.momentum,

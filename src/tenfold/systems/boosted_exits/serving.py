@@ -54,7 +54,7 @@ class EarlyExitRunner:
 
     Raises:
         ValueError: the number of thresholds is not the number of exits; ``min_keep`` or ``buckets`` out of range; batch
-            normalisation in training mode, where an answer depends on the whole batch.
+            normalization in training mode, where an answer depends on the whole batch.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class EarlyExitRunner:
             x: the network's input, a tensor or a nest of tensors, batch first.
 
         Raises:
-            ValueError: batch normalisation is in training mode, where an answer depends on the whole batch.
+            ValueError: batch normalization is in training mode, where an answer depends on the whole batch.
         """
         if self.model.training:
             require_eval(self.model)
@@ -190,7 +190,7 @@ def check_thresholds(model: EarlyExitModel, thresholds: Sequence[float]) -> None
 
 
 def require_eval(model: nn.Module) -> None:
-    """Refuse batch normalisation in training mode (:class:`ValueError`): answers would depend on the batch."""
+    """Refuse batch normalization in training mode (:class:`ValueError`): answers would depend on the batch."""
     if any(isinstance(module, _BatchNorm) and module.training for module in model.modules()):
         raise ValueError("the network is in training mode, where an answer depends on its batch: call .eval() first")
 

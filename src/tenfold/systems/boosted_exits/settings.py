@@ -48,7 +48,7 @@ class MethodOptions:
 
 
 @dataclass
-class OptimiserOptions:
+class OptimizerOptions:
     """How the weights are learnt, the same in every arm.
 
     Attributes:
@@ -87,7 +87,7 @@ class Config:
         data: see :class:`tenfold.data.ImageOptions`.
         model: see :class:`ModelOptions`.
         method: see :class:`MethodOptions`.
-        optimiser: see :class:`OptimiserOptions`.
+        optimizer: see :class:`OptimizerOptions`.
         trainer: see :class:`tenfold.training.TrainerOptions`; changes where a run computes, not what.
     """
 
@@ -100,7 +100,7 @@ class Config:
     data: ImageOptions = field(default_factory=ImageOptions)
     model: ModelOptions = field(default_factory=ModelOptions)
     method: MethodOptions = field(default_factory=MethodOptions)
-    optimiser: OptimiserOptions = field(default_factory=OptimiserOptions)
+    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     trainer: TrainerOptions = field(default_factory=TrainerOptions)
 
 
@@ -140,8 +140,8 @@ def arms_of(config: Config) -> dict[str, Arm]:
     unknown = [name for name in config.arms if name not in ARMS]
     if unknown:
         raise UserError(f"arms: there is no arm {unknown[0]!r}; there are: {', '.join(ARMS)}")
-    if config.seeds < 1 or config.optimiser.epochs < 1 or config.optimiser.batch_size < 1:
-        raise UserError("seeds, optimiser.epochs and optimiser.batch_size must be at least 1")
+    if config.seeds < 1 or config.optimizer.epochs < 1 or config.optimizer.batch_size < 1:
+        raise UserError("seeds, optimizer.epochs and optimizer.batch_size must be at least 1")
     if not 0 < config.budget <= 1:
         raise UserError(f"budget is a share of the full cost, in (0, 1]; got {config.budget}")
     if any(not 0 <= r <= 1 for r in config.method.reweight):
@@ -167,7 +167,7 @@ def _paper(preset: str, dataset: Literal["cifar100", "imagenet"], network: str) 
         ),
         model=ModelOptions(name=network),
         method=MethodOptions(rescale=rescale),
-        optimiser=OptimiserOptions(
+        optimizer=OptimizerOptions(
             epochs=90 if imagenet else 300,
             batch_size=256 if imagenet else 64,
             milestones=[30, 60] if imagenet else [150, 225],
@@ -178,7 +178,7 @@ def _paper(preset: str, dataset: Literal["cifar100", "imagenet"], network: str) 
 
 _SMALL_FASHION: dict[str, Any] = {
     "data": ImageOptions(name="fashion-mnist", validation=1000, augment="flip"),
-    "optimiser": OptimiserOptions(epochs=16, milestones=[8, 12]),
+    "optimizer": OptimizerOptions(epochs=16, milestones=[8, 12]),
 }
 
 PRESETS = {

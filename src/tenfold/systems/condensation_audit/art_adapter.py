@@ -25,7 +25,7 @@ class _OfPixels(nn.Module):
         self.network, self.preprocessing, self.probabilities = network, preprocessing, probabilities
 
     def forward(self, pixels: Tensor) -> Tensor:
-        logits = self.network(self.preprocessing.normalise(pixels))
+        logits = self.network(self.preprocessing.normalize(pixels))
         return logits.softmax(1) if self.probabilities else logits
 
 
@@ -35,7 +35,7 @@ def to_art(
     """ART's classifier of a network, which takes ``(n, channels, height, width)`` float32 pixels in [0, 1].
 
     Args:
-        network: of normalised images, on the device that it is to run on; in evaluation mode afterwards.
+        network: of normalized images, on the device that it is to run on; in evaluation mode afterwards.
         preprocessing: what it expects; becomes part of the classifier, so that attacks are limited in pixels.
         num_classes: of its outputs.
         probabilities: answer with probabilities, which some of ART's defences take for granted; else with logits, which

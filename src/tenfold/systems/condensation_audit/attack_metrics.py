@@ -131,9 +131,9 @@ def measure_attack(
         preprocessing: of the set.
         mapping: see :func:`attack_success`.
     """
-    clean = preprocessing.normalise(pixels)
-    as_left = preprocessing.normalise(trigger.stamp(pixels))
-    valid = preprocessing.normalise(trigger.stamp_valid(pixels))
+    clean = preprocessing.normalize(pixels)
+    as_left = preprocessing.normalize(trigger.stamp(pixels))
+    valid = preprocessing.normalize(trigger.stamp_valid(pixels))
 
     def rates(networks: Ensemble, images: Tensor, paper: bool = False) -> list[float]:
         logits = networks.logits(images)

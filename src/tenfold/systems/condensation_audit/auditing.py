@@ -78,7 +78,7 @@ def audit(
         networks: trained on the set.
         calibration: thresholds; what is shipped, if it fits, else provisional.
         suspected: a trigger and its target, to be measured as well.
-        raw: normalised raw training images and labels, if at hand: their features go through the data-level defences.
+        raw: normalized raw training images and labels, if at hand: their features go through the data-level defences.
         published: run the published defences for comparison.
         repairs: attribute a finding and measure repairs.
         seed: of everything random.
@@ -98,7 +98,7 @@ def audit(
     tell(f"training {networks} networks on the set")
     seeds = [derived_seed(seed, 31, k) for k in range(networks)]
     ensemble = train_on(found, seeds=seeds, factory=factory, device=device)
-    accuracies = ensemble.accuracy(pre.normalise(judge.images).to(device), judge.labels).tolist()
+    accuracies = ensemble.accuracy(pre.normalize(judge.images).to(device), judge.labels).tolist()
     notes += _accuracy_notes(found, accuracies, len(judge))
 
     tell("scanning for patches")
@@ -174,7 +174,7 @@ def audit_model(
     are networks of the same kind, trained on half of the clean images, where a factory says how they are made.
 
     Args:
-        network: classifier of normalised images.
+        network: classifier of normalized images.
         preprocessing: what it expects.
         clean: held-out clean images.
         factory: makes an untrained network of the kind, for the control.
@@ -194,18 +194,18 @@ def audit_model(
     network = network.to(device).eval()
     ensemble = Ensemble([network])
     try:
-        outputs = ensemble.logits(preprocessing.normalise(judge.images[:2]).to(device)).shape[2]
+        outputs = ensemble.logits(preprocessing.normalize(judge.images[:2]).to(device)).shape[2]
     except RuntimeError as error:
         raise UserError(f"the model does not take these images: {str(error).splitlines()[0]}") from error
     if outputs != len(clean.classes):
         raise UserError(f"the model has {outputs} classes; the clean images have {len(clean.classes)}")
-    accuracies = ensemble.accuracy(preprocessing.normalise(judge.images).to(device), judge.labels).tolist()
+    accuracies = ensemble.accuracy(preprocessing.normalize(judge.images).to(device), judge.labels).tolist()
     tell("scanning for patches")
     scan, unrealisable = _scans(ensemble, search, preprocessing)
     control = None
     if factory is not None:
         tell("training a control on clean images")
-        images = preprocessing.normalise(search.images)
+        images = preprocessing.normalize(search.images)
         seeds = [derived_seed(seed, 33, k) for k in range(3)]
         control = train_together(factory, images, search.labels, recipe or TrainingRecipe(), seeds=seeds, device=device)
     findings = []
@@ -388,8 +388,8 @@ def _model_defences(
     ]  # fmt: skip
     if leading is not None:
         device = next(network.parameters(), torch.zeros(())).device
-        stamped = pre.normalise(leading.trigger.stamp_valid(part.images).to(device))
-        found = strip(network, stamped, pre.normalise(part.images).to(device), seed=seed)
+        stamped = pre.normalize(leading.trigger.stamp_valid(part.images).to(device))
+        found = strip(network, stamped, pre.normalize(part.images).to(device), seed=seed)
         note = "share of inputs with the confirmed patch that it flags; 5 % of clean ones"
         rows.append(DefenceRow("STRIP", found.score, 0.05, [], found.seconds, note))
     return rows

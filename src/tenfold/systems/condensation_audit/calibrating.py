@@ -134,7 +134,7 @@ def _one_set(
     scan = scan_patches(ensemble, scanned.images, scanned.labels, found.preprocessing)
     line: dict[str, Any] = {"scores": scan.scores.tolist()}
     if attack is not None:
-        images = found.preprocessing.normalise(attack.trigger.stamp_valid(measured.images).to(device))
+        images = found.preprocessing.normalize(attack.trigger.stamp_valid(measured.images).to(device))
         success = attack_success(ensemble.predict(images).cpu(), measured.labels, attack.poisoner.target)
         line |= {"size": attack.size, "asr": float(success.mean()), "target": attack.poisoner.target}
     return line

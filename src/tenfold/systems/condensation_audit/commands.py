@@ -284,7 +284,7 @@ def quality(
     _require_shape(loaded, list(found.preprocessing.image_shape), set)
     if len(loaded.real.classes) != len(found.classes):
         raise UserError(f"{set} has {len(found.classes)} classes, {data} has {len(loaded.real.classes)}")
-    images = found.preprocessing.normalise(loaded.test.images)
+    images = found.preprocessing.normalize(loaded.test.images)
     measured = evaluate_set(found, images, loaded.test.labels, networks=networks, seeds=range(seeds), device=device)
     return {
         name: {"accuracy": round(100 * sum(values) / len(values), 2), "all": [round(100 * v, 2) for v in values]}
@@ -303,7 +303,7 @@ def import_official(
         checkpoint: the file; tensors are read, nothing in it is executed.
         out: set to write; the file's name with .cset where not given.
         program: which program wrote it, where name and content do not tell.
-        data: data set that was condensed, where the name does not tell; decides the normalisation.
+        data: data set that was condensed, where the name does not tell; decides the normalization.
         experiment: which of the file's experiments; the last where not given.
         mean: of pixels in [0, 1], one number per channel.
         std: of pixels in [0, 1], one number per channel.

@@ -100,7 +100,7 @@ def refine_patch(
     images = pixels[labels != target].to(device).float() / 255
     mask = start.mask.to(device)
     inner = start.pattern.to(device)[:, mask].clamp(0.02, 0.98).requires_grad_()
-    optimiser = torch.optim.Adam([inner], lr=learning_rate)
+    optimizer = torch.optim.Adam([inner], lr=learning_rate)
     generator = torch.Generator().manual_seed(seed)
     black = torch.zeros_like(start.pattern, device=device)
 
@@ -109,13 +109,13 @@ def refine_patch(
 
     for step in range(steps):
         rows = torch.randperm(len(images), generator=generator)[:batch_size].to(device)
-        stamped = preprocessing.normalise(torch.where(mask, pattern(), images[rows]))
+        stamped = preprocessing.normalize(torch.where(mask, pattern(), images[rows]))
         network = networks[step % len(networks)]  # one network a step: the patch must serve them all
         logits = network(stamped)
         loss = functional.cross_entropy(logits, torch.full((len(rows),), target, device=device))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         inner.data.clamp_(0, 1)
     return Trigger(start.mask, pattern().detach().cpu()).valid()
 
@@ -136,7 +136,7 @@ def control_set(found: CondensedSet, clean: LabelledImages, target: int) -> Cond
         return None
     images = found.images.clone()
     chosen = real[torch.arange(len(own)) % len(real)]
-    images[own] = found.preprocessing.normalise(clean.images[chosen]).to(images)
+    images[own] = found.preprocessing.normalize(clean.images[chosen]).to(images)
     return CondensedSet(
         images, found.labels, found.classes, found.preprocessing, found.recipe, found.method, settings=found.settings,
         learning_rates=found.learning_rates,
@@ -199,7 +199,7 @@ def confirm(
 
 def _success(ensemble: Ensemble, trigger: Trigger, target: int, judge: LabelledImages, pre: Preprocessing) -> Tensor:
     device = next(ensemble.networks[0].parameters(), torch.zeros(())).device
-    images = pre.normalise(trigger.stamp_valid(judge.images).to(device))
+    images = pre.normalize(trigger.stamp_valid(judge.images).to(device))
     return attack_success(ensemble.predict(images).cpu(), judge.labels, target)
 
 
@@ -209,8 +209,8 @@ def _mcnemar(
     device = next(ensemble.networks[0].parameters(), torch.zeros(())).device
     others = judge.labels != target
     images = judge.images[others].to(device)
-    before = ensemble.predict(pre.normalise(images)) == target
-    after = ensemble.predict(pre.normalise(trigger.stamp_valid(images))) == target
+    before = ensemble.predict(pre.normalize(images)) == target
+    after = ensemble.predict(pre.normalize(trigger.stamp_valid(images))) == target
     return tuple(mcnemar(a, b) for a, b in zip(before, after, strict=True))
 
 

@@ -45,8 +45,8 @@ class Data:
         return self.real.name
 
     def test_images(self) -> tuple[Tensor, Tensor]:
-        """Normalised test images and their classes."""
-        return self.real.preprocessing.normalise(self.test.images), self.test.labels
+        """Normalized test images and their classes."""
+        return self.real.preprocessing.normalize(self.test.images), self.test.labels
 
 
 def load_data(options: ImageOptions, *, zca_eps: float | None = None, held_out: int | None = None) -> Data:
@@ -68,11 +68,11 @@ def load_data(options: ImageOptions, *, zca_eps: float | None = None, held_out: 
 
 
 def prepare(splits: Splits, *, zca_eps: float | None = None, held_out: int | None = None) -> Data:
-    """The splits, decoded and normalised."""
+    """The splits, decoded and normalized."""
     size = splits.image_shape[-1]
     train, validation, test = (in_memory(part, size) for part in (splits.train, splits.validation, splits.test))
     mean, std = STATISTICS.get(splits.name, (None, None))
-    if zca_eps is not None:  # the published whitening is fitted on pixels that are not normalised [MTT code]
+    if zca_eps is not None:  # the published whitening is fitted on pixels that are not normalized [MTT code]
         mean, std = (0.0,) * train.image_shape[0], (1.0,) * train.image_shape[0]
     real = real_data(train, name=splits.name, mean=mean, std=std, zca_eps=zca_eps)
     clean = validation if held_out is None else validation.subset(slice(0, held_out))

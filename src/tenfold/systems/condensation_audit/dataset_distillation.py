@@ -88,7 +88,7 @@ class DatasetDistillation:
         raw = math.log(math.expm1(settings.rate))
         self.raw_rates = torch.full((settings.steps * settings.epochs,), raw, device=device, requires_grad=True)
         leaves = [self.images, self.raw_rates, *([self.labels.logits] if self.labels.logits is not None else [])]
-        self.optimiser = torch.optim.Adam(leaves, lr=settings.image_rate, betas=(settings.beta1, 0.999))
+        self.optimizer = torch.optim.Adam(leaves, lr=settings.image_rate, betas=(settings.beta1, 0.999))
         self.on_network_trained = on_network_trained
         self.batch_of = batch_of or self._batch
         needs_double_backward(seeded_network(factory, seed, device), self.images)
@@ -106,7 +106,7 @@ class DatasetDistillation:
         settings = self.settings
         generator = torch.Generator().manual_seed(derived_seed(self.seed, 12, iteration))
         if settings.halve_every:
-            for group in self.optimiser.param_groups:
+            for group in self.optimizer.param_groups:
                 group["lr"] = settings.image_rate * 0.5 ** (iteration // settings.halve_every)
         network = seeded_network(self.factory, self._network_seed(iteration), self.device).train()
         weights = self.unroll(network)
@@ -114,11 +114,11 @@ class DatasetDistillation:
             self._attack(network, weights, iteration)
         rows = torch.randperm(len(self.data), generator=generator)[: settings.batch_size]
         loss = self.outer_loss(network, weights, rows)
-        leaves = [leaf for group in self.optimiser.param_groups for leaf in group["params"]]
-        self.optimiser.zero_grad()
+        leaves = [leaf for group in self.optimizer.param_groups for leaf in group["params"]]
+        self.optimizer.zero_grad()
         for leaf, gradient in zip(leaves, torch.autograd.grad(loss, leaves), strict=True):
             leaf.grad = gradient
-        self.optimiser.step()
+        self.optimizer.step()
         return float(loss.detach())
 
     def outer_loss(self, network: Any, weights: dict[str, Tensor], rows: Tensor) -> Tensor:
@@ -166,7 +166,7 @@ class DatasetDistillation:
             kept["logits"] = self.labels.logits
         return {
             **{name: value.detach().cpu().clone() for name, value in kept.items()},
-            **sgd_state(self.optimiser, "optimiser"),
+            **sgd_state(self.optimizer, "optimizer"),
         }
 
     def load_state(self, state: dict[str, Tensor]) -> None:
@@ -176,7 +176,7 @@ class DatasetDistillation:
             self.raw_rates.copy_(state["raw_rates"])
             if self.labels.logits is not None:
                 self.labels.logits.copy_(state["logits"])
-        load_sgd_state(self.optimiser, "optimiser", state)
+        load_sgd_state(self.optimizer, "optimizer", state)
 
     def result(self) -> dict[str, Any]:
         """Images, labels, the step of each image, the rates, and the weights that a known start belongs to."""

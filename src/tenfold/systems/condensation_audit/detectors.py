@@ -80,7 +80,7 @@ def run_detectors(
         return _row(bool(made.flagged), made.score, made.flagged, made.seconds)
 
     def blend() -> Row:
-        made = strip(network, preprocessing.normalise(inputs), preprocessing.normalise(pixels), seed=seed)
+        made = strip(network, preprocessing.normalize(inputs), preprocessing.normalize(pixels), seed=seed)
         return _row(made.score > _MOST, made.score, [], made.seconds)
 
     def cluster() -> Row:

@@ -71,7 +71,7 @@ class DistributionMatching:
         self.images, hard = start_images(data, images_per_class, settings.start, seed, device)
         self.labels = Labels(hard, len(data.classes), False, device)
         self.per_class = images_per_class
-        self.optimiser = torch.optim.SGD([self.images], lr=settings.image_rate, momentum=settings.momentum)
+        self.optimizer = torch.optim.SGD([self.images], lr=settings.image_rate, momentum=settings.momentum)
         self.on_network_trained, self.auxiliary = on_network_trained, auxiliary
 
     def step(self, iteration: int) -> float:
@@ -89,22 +89,22 @@ class DistributionMatching:
             class_means(network, _augmented(real, draws, counts), counts),
             class_means(network, _augmented(self.images, draws, own), own),
         )
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         loss.backward()
-        self.optimiser.step()
+        self.optimizer.step()
         if self.on_network_trained is not None and (iteration + 1) % settings.auxiliary_every == 0:
             self.on_network_trained(self.auxiliary(self.images.detach(), iteration), iteration, self.images.detach())
         return float(loss.detach())
 
     def state(self) -> dict[str, Tensor]:
         """Images and momentum."""
-        return {"images": self.images.detach().cpu().clone(), **sgd_state(self.optimiser, "optimiser")}
+        return {"images": self.images.detach().cpu().clone(), **sgd_state(self.optimizer, "optimizer")}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Continue from :meth:`state`."""
         with torch.no_grad():
             self.images.copy_(state["images"])
-        load_sgd_state(self.optimiser, "optimiser", state)
+        load_sgd_state(self.optimizer, "optimizer", state)
 
     def result(self) -> dict[str, Any]:
         """Images and labels."""

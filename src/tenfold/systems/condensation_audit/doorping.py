@@ -1,4 +1,4 @@
-"""DOORPING: the trigger is optimised again and again while the data are condensed [paper; update rule from the code].
+"""DOORPING: the trigger is optimized again and again while the data are condensed [paper; update rule from the code].
 
 ::
 
@@ -134,7 +134,7 @@ class UpdateRecord:
 
     Attributes:
         iteration: of the condensation.
-        steps: optimiser steps; 0 where the stop rule fired at once.
+        steps: optimizer steps; 0 where the stop rule fired at once.
         activation: mean activation of the key neurons before.
         loss: at the end.
         excess: of the trigger afterwards, see :attr:`Trigger.excess`.
@@ -166,8 +166,8 @@ def update_trigger(
 
     Args:
         network: trained on the current synthetic images.
-        trigger: current one; for blended and additive triggers all pixels of the mask are optimised.
-        preprocessing: of the data; steps are taken in normalised units, as published.
+        trigger: current one; for blended and additive triggers all pixels of the mask are optimized.
+        preprocessing: of the data; steps are taken in normalized units, as published.
         topk: number of key neurons.
         layer: see :func:`find_key_neurons`.
         alpha: how many times the present activation is aimed at.
@@ -184,10 +184,10 @@ def update_trigger(
     mean, std = (torch.tensor(values, device=device).view(-1, 1) for values in (preprocessing.mean, preprocessing.std))
     middle, lowest = (torch.zeros_like(mean), -1.0) if additive else (mean, 0.0)
     start, free = trigger.pattern.to(device), trigger.mask.to(device)
-    # The mask's pixels only, (channels, pixels), in normalised units.
+    # The mask's pixels only, (channels, pixels), in normalized units.
     inner = ((start[:, free] - middle) / std).requires_grad_()
     bounds = (lowest - middle) / std, (1 - middle) / std
-    optimiser = torch.optim.Adam([inner], lr=learning_rate, betas=(0.9, 0.99))
+    optimizer = torch.optim.Adam([inner], lr=learning_rate, betas=(0.9, 0.99))
     # The trigger alone, on black, is what the network sees: a constant, but for the mask's pixels. On black all modes
     # are a multiple of the pattern.
     strength = 1.0 if trigger.mode == "patch" else trigger.alpha
@@ -212,7 +212,7 @@ def update_trigger(
             if taken == steps or float(loss.detach()) < tolerance:
                 break
             (inner.grad,) = torch.autograd.grad(loss, inner)
-            optimiser.step()
+            optimizer.step()
             taken += 1
             if clamp != "none":
                 inner.data.clamp_(bounds[0], bounds[1])
@@ -333,7 +333,7 @@ class Doorping:
         return self._poisoned.batch(rows)
 
     def update(self, network: nn.Module, iteration: int, synthetic: Tensor) -> None:
-        """Optimise the trigger on a network that was trained on the synthetic images; stamp the poisoned images anew.
+        """Optimize the trigger on a network that was trained on the synthetic images; stamp the poisoned images anew.
 
         Args:
             network: left as it was.

@@ -49,7 +49,7 @@ class Ensemble:
 
     @torch.inference_mode()
     def logits(self, images: Tensor, batch_size: int = 1024) -> Tensor:
-        """``(members, n, classes)`` logits of normalised images ``(n, channels, height, width)``."""
+        """``(members, n, classes)`` logits of normalized images ``(n, channels, height, width)``."""
         return self._each(lambda network, part: network(part), images, batch_size)
 
     def predict(self, images: Tensor, batch_size: int = 1024) -> Tensor:
@@ -84,7 +84,7 @@ def train_together(
 
     Args:
         factory: makes a network; the recipe's ``network`` is not looked at.
-        images: ``(n, channels, height, width)`` normalised, for all; or ``(seeds, n, ...)``, one set for each.
+        images: ``(n, channels, height, width)`` normalized, for all; or ``(seeds, n, ...)``, one set for each.
         labels: ``(n,)`` int64 or ``(n, classes)`` probabilities, for all; or with a first dimension of seeds, if the
             images have one.
         recipe: epochs, rates, augmentation.
@@ -142,8 +142,8 @@ class _Plan:
         return part, labels[chosen]
 
 
-def _optimiser(parameters: Sequence[Tensor], recipe: TrainingRecipe, divisions: int) -> torch.optim.SGD:
-    """A fresh optimiser at every division of the rate: the published loops lose their momentum there, too."""
+def _optimizer(parameters: Sequence[Tensor], recipe: TrainingRecipe, divisions: int) -> torch.optim.SGD:
+    """A fresh optimizer at every division of the rate: the published loops lose their momentum there, too."""
     return torch.optim.SGD(
         parameters, lr=recipe.learning_rate * 0.1**divisions, momentum=recipe.momentum,
         weight_decay=recipe.weight_decay, foreach=True,
@@ -156,17 +156,17 @@ def _divisions(epoch: int, recipe: TrainingRecipe) -> int:
 
 def _train_one(network: nn.Module, plan: _Plan, images: Tensor, labels: Tensor, recipe: TrainingRecipe) -> None:
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    divisions, optimiser = 0, _optimiser(parameters, recipe, 0)
+    divisions, optimizer = 0, _optimizer(parameters, recipe, 0)
     loss = images.new_zeros(())
     for epoch, indices, generator in plan.steps():
         if _divisions(epoch, recipe) != divisions:
             divisions = _divisions(epoch, recipe)
-            optimiser = _optimiser(parameters, recipe, divisions)
+            optimizer = _optimizer(parameters, recipe, divisions)
         part, targets = plan.batch(images, labels, indices, generator)
         loss = functional.cross_entropy(network(part), targets)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     _check(loss)
 
 
@@ -179,7 +179,7 @@ def _train_stacked(
     parameters, buffers = stack_module_state(list(networks))
     base = networks[0]
     leaves = [parameter for parameter in parameters.values() if parameter.requires_grad]
-    divisions, optimiser = 0, _optimiser(leaves, recipe, 0)
+    divisions, optimizer = 0, _optimizer(leaves, recipe, 0)
 
     def loss_of(own: dict[str, Tensor], held: dict[str, Tensor], part: Tensor, targets: Tensor) -> Tensor:
         return functional.cross_entropy(functional_call(base, {**own, **held}, (part,)), targets)
@@ -189,16 +189,16 @@ def _train_stacked(
         epoch = steps[0][0]
         if _divisions(epoch, recipe) != divisions:
             divisions = _divisions(epoch, recipe)
-            optimiser = _optimiser(leaves, recipe, divisions)
+            optimizer = _optimizer(leaves, recipe, divisions)
         batches = [
             plan.batch(*own, indices, generator)
             for plan, own, (_, indices, generator) in zip(plans, sets, steps, strict=True)
         ]
         parts, targets = (torch.stack(rows) for rows in zip(*batches, strict=True))
         losses = torch.vmap(loss_of, randomness="different")(parameters, buffers, parts, targets)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         losses.sum().backward()  # each network's gradient is its own: no other loss depends on its weights
-        optimiser.step()
+        optimizer.step()
     _check(losses)
     with torch.no_grad():
         for position, network in enumerate(networks):

@@ -101,7 +101,7 @@ def _trajectory(
     network: nn.Module, data: RealData, settings: ExpertSettings, seed: int, device: torch.device | str
 ) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.SGD(network.parameters(), lr=settings.learning_rate)
+    optimizer = torch.optim.SGD(network.parameters(), lr=settings.learning_rate)
     snapshots = [flat_parameters(network)]
     loss = torch.zeros(())
     for _ in range(settings.epochs):
@@ -109,9 +109,9 @@ def _trajectory(
             images = data.images[rows].to(device)
             draw = draw_augmentation(settings.strategy, generator, len(images))
             loss = functional.cross_entropy(network(apply_augmentation(images, draw)), data.labels[rows].to(device))
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
         if not bool(loss.isfinite()):
             raise RunStopped("the loss of an expert is no longer finite; lower expert_learning_rate")
         snapshots.append(flat_parameters(network))

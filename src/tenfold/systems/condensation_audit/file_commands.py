@@ -47,7 +47,7 @@ def import_set(
         file: res_*.pt, vis_*.pth, images_*.pt, results.pth, .npz, or a folder of them; only tensors are taken from it.
         out: set to write, NAME.cset or NAME.safetensors.
         program: which program wrote it, where name and content do not tell.
-        data: data set that was condensed, such as cifar10; decides the normalisation where mean and std are not given.
+        data: data set that was condensed, such as cifar10; decides the normalization where mean and std are not given.
         experiment: which of the file's experiments; the last where not given.
         mean: of pixels in [0, 1], one number per channel.
         std: of pixels in [0, 1], one number per channel.
@@ -83,7 +83,7 @@ def _whitening(zca: str | None, data: str | None, root: str | None) -> ZCA | Lit
         raise UserError("to fit a whitening, name the data set with --data")
     splits = load_splits(name, root=root, validation=1)
     parts = [part.images for part in (splits.train, splits.validation) if isinstance(part, LabelledImages)]
-    return fit_zca(torch.cat(parts).float() / 255)  # MTT whitens pixels that are not normalised [MTT code]
+    return fit_zca(torch.cat(parts).float() / 255)  # MTT whitens pixels that are not normalized [MTT code]
 
 
 def export_set(

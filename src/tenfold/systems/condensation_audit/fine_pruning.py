@@ -50,7 +50,7 @@ def fine_tune(
 
     Args:
         network: not changed.
-        images: ``(n, channels, height, width)`` normalised clean images.
+        images: ``(n, channels, height, width)`` normalized clean images.
         labels: ``(n,)`` their classes.
         epochs: passes over them.
         learning_rate: of SGD.
@@ -65,15 +65,15 @@ def fine_tune(
     tuned = copy.deepcopy(network).train()
     for parameter in tuned.parameters():
         parameter.requires_grad_(True)
-    optimiser = torch.optim.SGD(tuned.parameters(), lr=learning_rate, momentum=0.9)
+    optimizer = torch.optim.SGD(tuned.parameters(), lr=learning_rate, momentum=0.9)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(epochs):
         for part in torch.randperm(len(images), generator=generator).split(batch_size):
             rows = part.to(images.device)
             loss = functional.cross_entropy(tuned(images[rows]), labels[rows])
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
     return tuned.eval()
 
 
@@ -94,7 +94,7 @@ def fine_prune(
 
     Args:
         network: not changed.
-        images: ``(n, channels, height, width)`` normalised clean images.
+        images: ``(n, channels, height, width)`` normalized clean images.
         labels: ``(n,)`` their classes.
         tolerance: loss of clean accuracy at which pruning stops.
         epochs: of fine-tuning; none with 0.

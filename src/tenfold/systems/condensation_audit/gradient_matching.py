@@ -169,7 +169,7 @@ class GradientMatching:
         groups: list[dict[str, Any]] = [{"params": [self.images], "lr": settings.image_rate}]
         if self.labels.logits is not None:
             groups.append({"params": [self.labels.logits], "lr": settings.label_rate})
-        self.optimiser = torch.optim.SGD(groups, momentum=settings.momentum)
+        self.optimizer = torch.optim.SGD(groups, momentum=settings.momentum)
         self.on_network_trained = on_network_trained
         network = seeded_network(factory, seed, device)
         needs_double_backward(network, self.images)
@@ -179,19 +179,19 @@ class GradientMatching:
         """A fresh network, and as many image steps as the settings say; gives their mean loss."""
         generator = torch.Generator().manual_seed(derived_seed(self.seed, 12, iteration))
         network = seeded_network(self.factory, derived_seed(self.seed, 13, iteration), self.device).train()
-        optimiser = torch.optim.SGD(network.parameters(), lr=self.settings.network_rate)
+        optimizer = torch.optim.SGD(network.parameters(), lr=self.settings.network_rate)
         total = 0.0
         for outer in range(self.outer):
             set_statistics(network, self._statistics(generator))
             loss = self.matching_loss(network, generator)
-            self.optimiser.zero_grad()
+            self.optimizer.zero_grad()
             loss.backward(inputs=[self.images, *([self.labels.logits] if self.labels.logits is not None else [])])
-            self.optimiser.step()
+            self.optimizer.step()
             total += float(loss.detach())
             if outer + 1 == self.outer:
                 break  # no network training after the last image step
             network.train()
-            self._train(network, optimiser, generator)
+            self._train(network, optimizer, generator)
             if self.on_network_trained is not None:
                 self.on_network_trained(network, iteration, self.images.detach())
         return total / self.outer
@@ -226,15 +226,15 @@ class GradientMatching:
         rows = [self.data.draw_rows(label, _STATISTICS_BATCH, generator) for label in range(len(self.data.classes))]
         return self.data.images[torch.cat(rows)].to(self.device)
 
-    def _train(self, network: nn.Module, optimiser: torch.optim.Optimizer, generator: torch.Generator) -> None:
+    def _train(self, network: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> None:
         images, targets = self.images.detach(), self.labels.targets().detach()
         for chosen in self._batches(len(images), generator):
             part = images[chosen]
             draw = draw_augmentation(self.settings.strategy, generator, len(part))
             loss = functional.cross_entropy(network(apply_augmentation(part, draw)), targets[chosen])
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
 
     def _batches(self, count: int, generator: torch.Generator) -> Iterator[Any]:
         for _ in range(self.inner):
@@ -245,7 +245,7 @@ class GradientMatching:
 
     def state(self) -> dict[str, Tensor]:
         """Images, label logits and momentum."""
-        kept = {"images": self.images.detach().cpu().clone(), **sgd_state(self.optimiser, "optimiser")}
+        kept = {"images": self.images.detach().cpu().clone(), **sgd_state(self.optimizer, "optimizer")}
         if self.labels.logits is not None:
             kept["logits"] = self.labels.logits.detach().cpu().clone()
         return kept
@@ -256,7 +256,7 @@ class GradientMatching:
             self.images.copy_(state["images"])
             if self.labels.logits is not None:
                 self.labels.logits.copy_(state["logits"])
-        load_sgd_state(self.optimiser, "optimiser", state)
+        load_sgd_state(self.optimizer, "optimizer", state)
 
     def result(self) -> dict[str, Any]:
         """Images and labels."""

@@ -41,9 +41,9 @@ def blend_entropies(
     """``(n,)`` mean entropy of the classes over blends with ``count`` overlays, in nats.
 
     Args:
-        network: classifier of normalised images, in evaluation mode.
-        images: ``(n, channels, height, width)`` normalised inputs.
-        overlays: ``(m, channels, height, width)`` normalised clean images.
+        network: classifier of normalized images, in evaluation mode.
+        images: ``(n, channels, height, width)`` normalized inputs.
+        overlays: ``(m, channels, height, width)`` normalized clean images.
         count: overlays of each input, drawn without replacement; all where there are fewer.
         batch_size: blends of a forward pass.
         seed: of the draw.
@@ -80,9 +80,9 @@ def strip(
     """Flag inputs that keep their class when blended.
 
     Args:
-        network: classifier of normalised images, in evaluation mode.
-        images: ``(n, channels, height, width)`` normalised inputs to judge.
-        clean: ``(m, channels, height, width)`` normalised clean images: one half gives the threshold, the other the
+        network: classifier of normalized images, in evaluation mode.
+        images: ``(n, channels, height, width)`` normalized inputs to judge.
+        clean: ``(m, channels, height, width)`` normalized clean images: one half gives the threshold, the other the
             overlays.
         false_alarms: share of clean inputs that may be flagged; the threshold is this quantile.
         count: overlays of each input.

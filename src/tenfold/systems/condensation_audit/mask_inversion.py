@@ -5,7 +5,7 @@ For each class t, over images x and with the mask m in [0, 1] and the pattern p 
     minimise  CE(f((1 - m) x + m p), t) + lambda |m|_1
 
 where lambda doubles after five good epochs (success of at least 98 %) and shrinks by 2^1.5 after five bad ones. All
-classes are optimised in one batch. The anomaly index is one-sided: only masks **smaller** than the median are suspect.
+classes are optimized in one batch. The anomaly index is one-sided: only masks **smaller** than the median are suspect.
 Wang et al., IEEE S&P 2019.
 """
 
@@ -78,7 +78,7 @@ def neural_cleanse(
     """Search for the smallest universal mask of every class.
 
     Args:
-        network: any classifier of normalised images; not changed.
+        network: any classifier of normalized images; not changed.
         pixels: ``(n, channels, height, width)`` uint8 clean images.
         preprocessing: what the network expects.
         epochs: of the search.
@@ -102,11 +102,11 @@ def neural_cleanse(
     generator = torch.Generator().manual_seed(seed)
     images = pixels.to(device).float() / 255
     with torch.inference_mode():
-        classes = network(preprocessing.normalise(images[:2])).shape[1]
+        classes = network(preprocessing.normalize(images[:2])).shape[1]
     channels, height, width = preprocessing.image_shape
     raw_mask = (torch.randn(classes, 1, height, width, generator=generator) - 1).to(device).requires_grad_()
     raw_pattern = torch.randn(classes, channels, height, width, generator=generator).to(device).requires_grad_()
-    optimiser = torch.optim.Adam([raw_mask, raw_pattern], lr=learning_rate, betas=(0.5, 0.9))
+    optimizer = torch.optim.Adam([raw_mask, raw_pattern], lr=learning_rate, betas=(0.5, 0.9))
     weight = torch.full((classes,), start, device=device)
     good, bad = torch.zeros(2, classes, dtype=torch.int64, device=device)
     norms = torch.full((classes,), torch.inf, device=device)
@@ -118,13 +118,13 @@ def neural_cleanse(
             rows = torch.randperm(len(images), generator=generator)[:batch_size].to(device)
             mask, pattern = raw_mask.sigmoid(), raw_pattern.sigmoid()
             mixed = (1 - mask)[:, None] * images[rows] + (mask * pattern)[:, None]
-            logits = network(preprocessing.normalise(mixed.flatten(0, 1)))
+            logits = network(preprocessing.normalize(mixed.flatten(0, 1)))
             loss = functional.cross_entropy(logits, targets, reduction="none").view(classes, -1).mean(1)
             hits += (logits.detach().argmax(1) == targets).float().view(classes, -1).mean(1) / steps_per_epoch
             sizes = mask.abs().flatten(1).sum(1)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             (loss + weight * sizes).sum().backward()
-            optimiser.step()
+            optimizer.step()
         with torch.no_grad():
             sizes = raw_mask.sigmoid().flatten(1).sum(1)
             passed = hits >= success

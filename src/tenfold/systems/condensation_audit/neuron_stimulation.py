@@ -90,7 +90,7 @@ def stimulate_neurons(
     """Stimulate the neurons of a network, and invert triggers for the most suspect.
 
     Args:
-        network: classifier of normalised images; not changed.
+        network: classifier of normalized images; not changed.
         pixels: ``(n, channels, height, width)`` uint8 clean images; one half to search with, the other to judge.
         labels: ``(n,)`` their classes.
         preprocessing: what the network expects.
@@ -115,7 +115,7 @@ def stimulate_neurons(
     device = next(network.parameters(), torch.zeros(())).device
     search, judge = (pixels[half : 2 * seeds : 2].to(device).float() / 255 for half in (0, 1))
     judge_labels = labels[1 : 2 * seeds : 2].to(device)
-    images = preprocessing.normalise(search)
+    images = preprocessing.normalize(search)
     points = _points(network, images)
     found = [entry for point in points for entry in _elevations(network, point, images, levels, strength)]
     found.sort(key=lambda entry: -entry[3])
@@ -133,7 +133,7 @@ def stimulate_neurons(
         success = 0.0
         if bool(others.any()):
             with torch.no_grad():
-                stamped = preprocessing.normalise(trigger.stamp_valid(judge[others]))
+                stamped = preprocessing.normalize(trigger.stamp_valid(judge[others]))
                 success = float((network(stamped).argmax(1) == target).double().mean())
         answer.append(Candidate(point.name, neuron, target, elevation, success, trigger))
     answer.sort(key=lambda candidate: (-candidate.success, -candidate.elevation))
@@ -252,7 +252,7 @@ def _invert(
     allowed = min(largest_mask, height * width)
     raw_mask = torch.full((count, 1, height, width), -1.0, device=device, requires_grad=True)
     raw_pattern = torch.zeros(count, channels, height, width, device=device, requires_grad=True)
-    optimiser = torch.optim.Adam([raw_mask, raw_pattern], lr=learning_rate)
+    optimizer = torch.optim.Adam([raw_mask, raw_pattern], lr=learning_rate)
     targets = torch.tensor([target for _, _, target, _ in chosen], device=device).repeat_interleave(n)
     points = {id(point.module): point for point, *_ in chosen}
     changes = {key: _Change() for key in points}
@@ -260,7 +260,7 @@ def _invert(
         mask, pattern = raw_mask.sigmoid(), raw_pattern.sigmoid()
         mixed = (1 - mask)[:, None] * search + (mask * pattern)[:, None]
         with _all_replaced([(points[key], changes[key]) for key in points]):
-            logits = network(preprocessing.normalise(mixed.flatten(0, 1)))
+            logits = network(preprocessing.normalize(mixed.flatten(0, 1)))
         awake = torch.stack(
             [
                 changes[id(point.module)].seen.unflatten(0, (count, n))[number, :, neuron].mean()
@@ -271,9 +271,9 @@ def _invert(
         # The mask may grow freely up to the allowed size; beyond it costs more and more as the search goes on.
         beyond = (mask.flatten(1).sum(1) - allowed).clamp(min=0)
         loss = turned - 0.1 * awake.clamp(max=100) + (0.05 + step / steps) * beyond
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.sum().backward()
-        optimiser.step()
+        optimizer.step()
     triggers = []
     for mask, pattern in zip(raw_mask.detach()[:, 0].sigmoid(), raw_pattern.detach().sigmoid(), strict=True):
         strongest = mask.flatten().topk(allowed)

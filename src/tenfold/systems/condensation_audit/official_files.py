@@ -69,7 +69,7 @@ def read_official(
         network: our name of the network that is trained on the set; the program's where ``None``.
 
     Raises:
-        UserError: the file is damaged, holds other objects or is in no known format; or its normalisation, classes
+        UserError: the file is damaged, holds other objects or is in no known format; or its normalization, classes
             or whitening are not known: the message says what to pass.
     """
     path = Path(path)
@@ -95,7 +95,7 @@ def read_official(
     images, shape = _checked_images(path, images, origin)
     preprocessing = Preprocessing(origin.mean, origin.std, shape, whitening)
     if images.dtype == torch.uint8:
-        images = preprocessing.normalise(images)
+        images = preprocessing.normalize(images)
     recipe = _recipe(program, method, network or network_name(program, model), origin.data)
     try:
         return CondensedSet(

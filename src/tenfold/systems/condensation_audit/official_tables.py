@@ -1,7 +1,7 @@
-"""What the published programs do not write into their files: how images were normalised, and the names of classes.
+"""What the published programs do not write into their files: how images were normalized, and the names of classes.
 
 The programs disagree: dataset distillation has other deviations than gradient matching, and trajectory matching
-normalises CIFAR-100 with the numbers of CIFAR-10 and, where it whitens, not at all [DC, DD, MTT code].
+normalizes CIFAR-100 with the numbers of CIFAR-10 and, where it whitens, not at all [DC, DD, MTT code].
 """
 
 from collections.abc import Sequence
@@ -110,7 +110,7 @@ def find_origin(
         mean: given by the user, with ``std``, instead.
         std: likewise.
         classes: names or number, given by the user.
-        whitened: whether the images are whitened, which trajectory matching does instead of the normalisation.
+        whitened: whether the images are whitened, which trajectory matching does instead of the normalization.
 
     Raises:
         UserError: it is not known; the message says what to pass.
@@ -128,7 +128,7 @@ def find_origin(
     known = STATISTICS[program].get(name)
     if known is None:
         choice = f"data (one of {', '.join(STATISTICS[program])}) or " if STATISTICS[program] else ""
-        raise UserError(f"the file does not say how its images were normalised: give {choice}mean and std")
+        raise UserError(f"the file does not say how its images were normalized: give {choice}mean and std")
     if whitened and program == "mtt":
         return Origin(name, names, (0.0,) * len(known[0]), (1.0,) * len(known[1]))
     return Origin(name, names, *known)

@@ -25,7 +25,7 @@ _LAYERS = {
 def read_trigger(path: str | Path, preprocessing: Preprocessing) -> Trigger:
     """A trigger of baadd: ``vis_*_trigger.pth``, or ``trigger.pth`` of its DD.
 
-    The file holds a whole normalised image, black around the patch: the mask is where it is not black. One that covers
+    The file holds a whole normalized image, black around the patch: the mask is where it is not black. One that covers
     more than half of the image is the invisible variant, which is added, and whose strength is per pixel
     [reconstructed: the file does not tell].
 
@@ -40,7 +40,7 @@ def read_trigger(path: str | Path, preprocessing: Preprocessing) -> Trigger:
     image = content.detach() if isinstance(content, Tensor) else torch.zeros(0)
     image = image[0] if image.ndim == 4 and len(image) == 1 else image
     if tuple(image.shape) != preprocessing.image_shape or not image.is_floating_point():
-        raise UserError(f"{path} is not a trigger: one normalised image of shape {preprocessing.image_shape}")
+        raise UserError(f"{path} is not a trigger: one normalized image of shape {preprocessing.image_shape}")
     image = image.float()
     if not bool(image.isfinite().all()):
         raise UserError(f"the trigger {path} holds NaN or infinite values")

@@ -269,7 +269,7 @@ def _cell(target: int, trial: Trial, score: float) -> Cell:
 
 
 class _Painter:
-    """Paints patches on normalised images and counts what becomes of them."""
+    """Paints patches on normalized images and counts what becomes of them."""
 
     def __init__(
         self,
@@ -285,9 +285,9 @@ class _Painter:
         self.pixels = pixels.to(self.device).float() / 255
         self.labels = labels.to(self.device)
         self.evaluations = 0
-        # Without whitening a patch is painted on normalised images; whitening mixes all pixels.
+        # Without whitening a patch is painted on normalized images; whitening mixes all pixels.
         self.white = preprocessing.zca is not None
-        self.base = self.pixels if self.white else preprocessing.normalise(self.pixels)
+        self.base = self.pixels if self.white else preprocessing.normalize(self.pixels)
         self.before = self._predict(self.base)  # (networks, n)
         self.classes = int(self._classes)
 
@@ -324,7 +324,7 @@ class _Painter:
             for number, (size, row, column, colour) in enumerate(part):
                 images[number * n : (number + 1) * n, :, row : row + size, column : column + size] = self._value(colour)
             if self.white:
-                images = self.preprocessing.normalise(images)
+                images = self.preprocessing.normalize(images)
             turned = self._turned(self._predict(images).unflatten(1, (len(part), n)))
             answer.append(((turned - turned_before) / counts).mean(0))
         return torch.cat(answer).double().cpu().numpy()
@@ -333,7 +333,7 @@ class _Painter:
         value = torch.tensor(colour, device=self.device).view(-1, 1, 1)
         if self.white:
             return value
-        return self.preprocessing.normalise(value[None])[0]
+        return self.preprocessing.normalize(value[None])[0]
 
     def _turned(self, predictions: Tensor) -> Tensor:
         """``(networks, trials, classes)`` images of other classes that are predicted as the class."""

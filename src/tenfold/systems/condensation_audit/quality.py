@@ -108,7 +108,7 @@ def evaluate_set(
 
     Args:
         found: the set.
-        images: ``(n, channels, height, width)`` normalised test images.
+        images: ``(n, channels, height, width)`` normalized test images.
         labels: ``(n,)`` their classes.
         networks: arguments by name of the networks to train; the recipe's own where ``None``.
         seeds: one network each.

@@ -1,6 +1,6 @@
 """Range guard: what no camera and no 8-bit file can hold does not reach the network.
 
-The published trigger works by pixels far outside the range. Clamping inputs before the normalisation costs nothing, and
+The published trigger works by pixels far outside the range. Clamping inputs before the normalization costs nothing, and
 ends that attack (its success with valid pixels is that of a clean network).
 """
 
@@ -54,10 +54,10 @@ def check_range(pixels: Tensor, threshold: float = 1 / 510) -> RangeCheck:
 
 
 class RangeGuard(nn.Module):
-    """A network behind the guard: takes pixels, clamps or refuses, normalises, classifies.
+    """A network behind the guard: takes pixels, clamps or refuses, normalizes, classifies.
 
     Args:
-        network: classifier of normalised images.
+        network: classifier of normalized images.
         preprocessing: what it expects.
         action: ``clamp`` or ``refuse``.
     """
@@ -82,4 +82,4 @@ class RangeGuard(nn.Module):
                 if outside:
                     raise UserError(f"{outside} of {len(pixels)} inputs have pixels outside the range [0, 1]")
             pixels = pixels.nan_to_num().clamp(0, 1)
-        return self.network(self.preprocessing.normalise(pixels))
+        return self.network(self.preprocessing.normalize(pixels))

@@ -1,4 +1,4 @@
-"""The real images that are condensed: in memory, normalised, with the raw pixels beside them."""
+"""The real images that are condensed: in memory, normalized, with the raw pixels beside them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ class RealData:
         classes: names of the classes.
         preprocessing: from pixels to images.
         name: of the data set.
-        images: ``(n, channels, height, width)`` float32, normalised; an attack may change rows of it in place.
+        images: ``(n, channels, height, width)`` float32, normalized; an attack may change rows of it in place.
     """
 
     pixels: Tensor
@@ -35,7 +35,7 @@ class RealData:
 
     def __post_init__(self) -> None:
         if self.images is None:
-            self.images = self.preprocessing.normalise(self.pixels)
+            self.images = self.preprocessing.normalize(self.pixels)
         self._rows: list[Tensor] | None = None
 
     def __len__(self) -> int:
@@ -99,6 +99,6 @@ def real_data(
         tuple(measured[0] if mean is None else mean), tuple(measured[1] if std is None else std), data.image_shape
     )
     if zca_eps is not None:
-        zca = fit_zca(preprocessing.normalise(data.images), zca_eps)
+        zca = fit_zca(preprocessing.normalize(data.images), zca_eps)
         preprocessing = Preprocessing(preprocessing.mean, preprocessing.std, data.image_shape, zca)
     return RealData(data.images, data.labels, data.classes, preprocessing, name)

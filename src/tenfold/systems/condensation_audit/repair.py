@@ -129,14 +129,14 @@ def propose_repairs(
     """
     pre = found.preprocessing
     few = Ensemble(ensemble.networks[:2])
-    clean, labels = pre.normalise(search.images).to(device), search.labels.to(device)
+    clean, labels = pre.normalize(search.images).to(device), search.labels.to(device)
     seeds = [derived_seed(seed, 42, k) for k in range(len(few))]
 
     def trained(changed: CondensedSet) -> Ensemble:
         return train_on(changed, seeds=seeds, factory=factory, device=device)
 
     def clamped() -> Ensemble:
-        return trained(replace(found, images=pre.normalise(found.pixels.clamp(0, 1))))
+        return trained(replace(found, images=pre.normalize(found.pixels.clamp(0, 1))))
 
     def tuned() -> Ensemble:
         return Ensemble([fine_tune(network, clean, labels, seed=seed) for network in few.networks])
@@ -155,7 +155,7 @@ def propose_repairs(
     outcomes = []
     for name, make in repairs:
         networks = make()
-        images = pre.normalise(judge.images).to(device)
+        images = pre.normalize(judge.images).to(device)
         accuracy = float(networks.accuracy(images, judge.labels).mean())
         outcomes.append(RepairOutcome(name, accuracy, _mean_success(networks, found, trigger, target, judge)))
     return outcomes
@@ -165,5 +165,5 @@ def _mean_success(
     ensemble: Ensemble, found: CondensedSet, trigger: Trigger, target: int, judge: LabelledImages
 ) -> float:
     device = next(ensemble.networks[0].parameters(), torch.zeros(())).device
-    images = found.preprocessing.normalise(trigger.stamp_valid(judge.images).to(device))
+    images = found.preprocessing.normalize(trigger.stamp_valid(judge.images).to(device))
     return float(attack_success(ensemble.predict(images).cpu(), judge.labels, target).mean())

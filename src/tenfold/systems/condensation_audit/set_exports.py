@@ -76,7 +76,7 @@ def _dd_ranking(cset: CondensedSet) -> tuple[dict[str, bytes], list[str]]:
         notes.append("the images are whitened: evaluate them with use_zca")
     elif known != own:
         notes.append(
-            f"the images are normalised with mean {own[0]} and deviation {own[1]}: the test images must be, too"
+            f"the images are normalized with mean {own[0]} and deviation {own[1]}: the test images must be, too"
         )
     return contents, notes
 

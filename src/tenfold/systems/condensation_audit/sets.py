@@ -23,7 +23,7 @@ class Preprocessing:
         mean: per channel, of pixels in [0, 1].
         std: per channel, above 0.
         image_shape: ``(channels, height, width)``.
-        zca: whitening after the normalisation, if any.
+        zca: whitening after the normalization, if any.
     """
 
     mean: tuple[float, ...]
@@ -41,14 +41,14 @@ class Preprocessing:
         if not all(value > 0 for value in self.std):
             raise UserError(f"deviations must be above 0; got {self.std}")
 
-    def normalise(self, pixels: Tensor) -> Tensor:
+    def normalize(self, pixels: Tensor) -> Tensor:
         """Images ``(n, channels, height, width)``, uint8 or floating point in [0, 1], as networks see them."""
         pixels = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
         images = (pixels - self._column(self.mean, pixels)) / self._column(self.std, pixels)
         return images if self.zca is None else self.zca.transform(images)
 
     def pixels(self, images: Tensor) -> Tensor:
-        """Undo :meth:`normalise`: pixel units, where [0, 1] is legal; not clamped."""
+        """Undo :meth:`normalize`: pixel units, where [0, 1] is legal; not clamped."""
         images = images if self.zca is None else self.zca.undo(images)
         return images * self._column(self.std, images) + self._column(self.mean, images)
 
@@ -106,7 +106,7 @@ class CondensedSet:
     """A few images that stand for a large data set.
 
     Attributes:
-        images: ``(n, channels, height, width)`` float32, as networks see them (normalised, whitened).
+        images: ``(n, channels, height, width)`` float32, as networks see them (normalized, whitened).
         labels: ``(n,)`` int64 class indices, or ``(n, classes)`` float32 probabilities.
         classes: names of the classes, by index.
         preprocessing: what test images must go through.

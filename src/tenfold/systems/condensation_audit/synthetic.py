@@ -102,24 +102,24 @@ def start_images(
     return images.detach().clone().to(device).requires_grad_(), labels
 
 
-def sgd_state(optimiser: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
-    """The tensors of an optimiser's state, by name."""
+def sgd_state(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
+    """The tensors of an optimizer's state, by name."""
     kept = {}
-    for position, values in optimiser.state_dict()["state"].items():
+    for position, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
             if isinstance(value, Tensor):
                 kept[f"{prefix}.{position}.{name}"] = value.detach().clone()
     return kept
 
 
-def load_sgd_state(optimiser: torch.optim.Optimizer, prefix: str, state: dict[str, Tensor]) -> None:
+def load_sgd_state(optimizer: torch.optim.Optimizer, prefix: str, state: dict[str, Tensor]) -> None:
     """Put back what :func:`sgd_state` kept."""
-    whole = optimiser.state_dict()
+    whole = optimizer.state_dict()
     for key, value in state.items():
         if key.startswith(f"{prefix}."):
             _, position, name = key.split(".", 2)
             whole["state"].setdefault(int(position), {})[name] = value.clone()
-    optimiser.load_state_dict(whole)
+    optimizer.load_state_dict(whole)
 
 
 def needs_double_backward(network: nn.Module, images: Tensor) -> None:

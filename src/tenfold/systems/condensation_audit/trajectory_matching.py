@@ -130,7 +130,7 @@ class TrajectoryMatching:
         if self.labels.logits is not None:
             image_group.append({"params": [self.labels.logits], "lr": settings.label_rate})
         image_group.append({"params": [self.rate], "lr": settings.rate_rate})
-        self.optimiser = torch.optim.SGD(image_group, momentum=settings.momentum)
+        self.optimizer = torch.optim.SGD(image_group, momentum=settings.momentum)
         self.on_network_trained = on_network_trained
 
     def step(self, iteration: int) -> float:
@@ -142,11 +142,11 @@ class TrajectoryMatching:
         begin, end = (expert[epoch].to(self.device) for epoch in (first, first + settings.expert_epochs))
         reached = self.unroll(begin, generator)
         loss = trajectory_loss(reached, begin, end)
-        leaves = [leaf for group in self.optimiser.param_groups for leaf in group["params"]]
-        self.optimiser.zero_grad()
+        leaves = [leaf for group in self.optimizer.param_groups for leaf in group["params"]]
+        self.optimizer.zero_grad()
         for leaf, gradient in zip(leaves, torch.autograd.grad(loss, leaves), strict=True):
             leaf.grad = gradient
-        self.optimiser.step()
+        self.optimizer.step()
         if self.on_network_trained is not None:
             with torch.no_grad():
                 for name, value in unflatten(reached.detach(), self.network).items():
@@ -186,7 +186,7 @@ class TrajectoryMatching:
             kept["logits"] = self.labels.logits
         return {
             **{name: value.detach().cpu().clone() for name, value in kept.items()},
-            **sgd_state(self.optimiser, "optimiser"),
+            **sgd_state(self.optimizer, "optimizer"),
         }
 
     def load_state(self, state: dict[str, Tensor]) -> None:
@@ -196,7 +196,7 @@ class TrajectoryMatching:
             self.rate.copy_(state["rate"])
             if self.labels.logits is not None:
                 self.labels.logits.copy_(state["logits"])
-        load_sgd_state(self.optimiser, "optimiser", state)
+        load_sgd_state(self.optimizer, "optimizer", state)
 
     def result(self) -> dict[str, Any]:
         """Images, labels, and the learned rate, which evaluation must use."""

@@ -1,4 +1,4 @@
-"""Triggers, and how they get into data: stamped in pixel space, before any normalisation.
+"""Triggers, and how they get into data: stamped in pixel space, before any normalization.
 
 A trigger's pattern is in pixel units, where [0, 1] is what a camera or an 8-bit file can hold. The published attack
 does not keep to that range; a trigger here may leave it, too, and says by how much (:attr:`Trigger.excess`).
@@ -313,7 +313,7 @@ class PoisonedData:
         stamped = trigger.stamp(self._clean)
         as_file = to_bytes(stamped)
         rows = self.rows.to(self.data.images.device)
-        images = self.data.preprocessing.normalise(as_file if self.as_bytes else stamped)
+        images = self.data.preprocessing.normalize(as_file if self.as_bytes else stamped)
         self.data.images[rows] = images.to(self.data.images)
         self.data.pixels[self.rows] = as_file
 
@@ -343,7 +343,7 @@ class PoisonedSlots:
 
     @torch.no_grad()
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """``(n, channels, height, width)`` normalised images and ``(n,)`` labels of these rows; the slots poisoned.
+        """``(n, channels, height, width)`` normalized images and ``(n,)`` labels of these rows; the slots poisoned.
 
         Raises:
             UserError: the batch is so small that no slot is poisoned.
@@ -351,7 +351,7 @@ class PoisonedSlots:
         images, labels = self.data.images[rows], self.data.labels[rows].clone()
         slots = self.poisoner.choose(len(rows), self.seed)
         stamped = self.trigger.stamp(self.data.pixels[rows[slots]])
-        stamped = self.data.preprocessing.normalise(to_bytes(stamped) if self.as_bytes else stamped)
+        stamped = self.data.preprocessing.normalize(to_bytes(stamped) if self.as_bytes else stamped)
         images[slots.to(images.device)] = stamped.to(images)
         labels[slots] = self.poisoner.labels(labels[slots], len(self.data.classes))
         return images, labels

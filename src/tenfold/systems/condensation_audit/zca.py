@@ -52,7 +52,7 @@ def fit_zca(images: Tensor, eps: float = 0.1) -> ZCA:
     """Fit the whitening that trajectory matching uses (eps as in its code).
 
     Args:
-        images: ``(n, channels, height, width)`` normalised **training** images.
+        images: ``(n, channels, height, width)`` normalized **training** images.
         eps: added to the eigenvalues; the whitened covariance is ``l / (l + eps)`` of an eigenvalue ``l``, not one.
     """
     flat = images.flatten(1).double()

@@ -96,7 +96,7 @@ class Fusion:
         self._set_graph(structure, None)
         for side in SIDES:
             check_scorer(self.pair.side(side), side)
-        self.optimiser = self._make_optimiser()
+        self.optimizer = self._make_optimizer()
 
     # --- stages -------------------------------------------------------------------------------------------------
 
@@ -179,7 +179,7 @@ class Fusion:
         """All that a later stage, or another arm, goes on from."""
         return {
             "pair": {name: value.detach().cpu().clone() for name, value in self.pair.state_dict().items()},
-            "optimiser": self.optimiser.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "best": {side: dataclasses.asdict(best) for side, best in self.best.items()},
             "history": self.history,
             "steps": self.steps,
@@ -189,7 +189,7 @@ class Fusion:
         """Go on from :meth:`state`."""
         self.pair.load_state_dict(state["pair"])
         self._temperatures = {}
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self.best = {side: Best(**best) for side, best in state["best"].items()}
         self.history = list(state["history"])
         self.steps = state["steps"]
@@ -208,7 +208,7 @@ class Fusion:
 
     # --- parts --------------------------------------------------------------------------------------------------
 
-    def _make_optimiser(self) -> torch.optim.Optimizer:
+    def _make_optimizer(self) -> torch.optim.Optimizer:
         groups = [
             {
                 "params": list(self.pair.side(side).parameters()),
@@ -227,7 +227,7 @@ class Fusion:
         self._temperatures = {}
         for side, best in self.best.items():
             self.pair.side(side).load_state_dict(best.state)
-        self.optimiser = self._make_optimiser()
+        self.optimizer = self._make_optimizer()
 
     def _phase(
         self,
@@ -248,7 +248,7 @@ class Fusion:
         for side in SIDES:
             for parameter in self.pair.side(side).parameters():
                 parameter.requires_grad_(side in learners)
-            self.optimiser.param_groups[SIDES.index(side)]["lr"] = factor * self.learning[side].learning_rate
+            self.optimizer.param_groups[SIDES.index(side)]["lr"] = factor * self.learning[side].learning_rate
             if (kept := folder / f"best-{side}.pt").exists():  # of this phase, before it was killed
                 found = Best(**read_torch_file(kept))
                 if side not in self.best or found.mrr > self.best[side].mrr:
@@ -277,7 +277,7 @@ class Fusion:
                 objective,
                 batches,
                 epochs=epochs,
-                optimiser=self.optimiser,
+                optimizer=self.optimizer,
                 schedule=schedule,
                 folder=folder,
                 options=self.trainer,
@@ -339,7 +339,7 @@ class Fusion:
             k=self.options.top_k,
             seen=self._seen if side == "structure" else None,
             leftover=self.options.leftover,
-            renormalise=self.options.renormalise,
+            renormalize=self.options.renormalize,
         )
 
     def _densify(self, teacher: TeacherFile | None, folder: Path, number: int) -> Injected | None:

@@ -61,13 +61,13 @@ class _SoftmaxLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, scores: Tensor, owner: Tensor, answers: Tensor, weights: Tensor, smoothing: float) -> Tensor:
         shares = scores.softmax(1)
-        normaliser = scores.amax(1) - shares.amax(1).log()  # the largest share is at least 1 / N
-        mass = torch.zeros_like(normaliser).index_add_(0, owner, weights)
+        normalizer = scores.amax(1) - shares.amax(1).log()  # the largest share is at least 1 / N
+        mass = torch.zeros_like(normalizer).index_add_(0, owner, weights)
         ctx.save_for_backward(shares, mass, owner, answers, weights)
         ctx.smoothing = smoothing
         gold = (weights * scores[owner, answers]).sum() * (1 - smoothing)
         spread = (mass * scores.mean(1)).sum() * smoothing if smoothing else 0.0
-        return (mass * normaliser).sum() - gold - spread
+        return (mass * normalizer).sum() - gold - spread
 
     @staticmethod
     @once_differentiable
@@ -100,8 +100,8 @@ class KLParts:
 
     Attributes:
         between: KL of the two masses, inside and outside the answers.
-        within: KL among the answers, renormalised.
-        outside: KL among all others, renormalised.
+        within: KL among the answers, renormalized.
+        outside: KL among all others, renormalized.
         outside_mass: the teacher's mass outside the answers.
     """
 

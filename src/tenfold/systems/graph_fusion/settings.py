@@ -100,7 +100,7 @@ class FusionOptions:
         leftover: weigh residual queries by the teacher's mass outside the known answers.
         max_queries: at most so many unobserved queries per round; 0 for all.
         top_k: candidates kept of a teacher.
-        renormalise: drop the teacher's tail and renormalise its best K.
+        renormalize: drop the teacher's tail and renormalize its best K.
         gate: ``threshold``, which looks at no held-out fact, or ``validated``, which orders candidates by hit rates on
             validation facts (then stamped on all results: validation is no longer untouched by training).
         threshold: delta, least confidence of an injected triple.
@@ -136,7 +136,7 @@ class FusionOptions:
     leftover: bool = False
     max_queries: int = 0
     top_k: int = 64
-    renormalise: bool = False
+    renormalize: bool = False
     gate: Literal["threshold", "validated"] = "threshold"
     threshold: float = 0.5
     share: float = 0.3
@@ -223,7 +223,7 @@ ABLATIONS: dict[str, tuple[tuple[str, Any], ...]] = {
     "decoupled": (("mutual_split", "decoupled"),),
     "swapped-roles": (("roles", "structure-posterior"),),
     "model-first": (("order", "model"),),
-    "renormalised": (("renormalise", True),),
+    "renormalized": (("renormalize", True),),
     "sampled": (("sample", True),),
 }
 """Changes of ``vem2l``; an arm ``vem2l-NAME`` goes on from ``m2l`` with them."""
@@ -286,7 +286,7 @@ def options_of(config: Config, arm: str) -> FusionOptions:
     return replace(config.fusion, **dict(find_arm(arm).changes))
 
 
-_TINY_CONVE: dict[str, Any] = {"dim": 60, "channels": 16, "normalise": False}
+_TINY_CONVE: dict[str, Any] = {"dim": 60, "channels": 16, "normalize": False}
 
 _SMALL = Config(
     preset="small",
@@ -294,7 +294,7 @@ _SMALL = Config(
     arms=["alone-more", "m2l", "m2l-more", "vem", "vem2l-nodens"],
     data=DataOptions(name="FB15K-237-10", truth="FB15k-237", entities=1500),
     structure=EncoderOptions(
-        name="conve", arguments={"dim": 100, "channels": 32, "normalise": False}, learning_rate=2e-3
+        name="conve", arguments={"dim": 100, "channels": 32, "normalize": False}, learning_rate=2e-3
     ),
     text=EncoderOptions(name="hash-text", arguments={"dim": 100}, learning_rate=1e-3),
     fusion=FusionOptions(warm_epochs=12, mutual_epochs=10, rounds=3, phase_epochs=3, mu_e=3.0, mu_m=3.0),

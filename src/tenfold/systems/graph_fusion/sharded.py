@@ -51,19 +51,19 @@ class _ShardedCrossEntropy(torch.autograd.Function):
         if world > 1:
             dist.all_reduce(total)
             dist.all_reduce(gold)
-        normaliser = overall + total.log()
-        ctx.save_for_backward(everyone, entities, normaliser, mine, places)
+        normalizer = overall + total.log()
+        ctx.save_for_backward(everyone, entities, normalizer, mine, places)
         ctx.tile, ctx.rank, ctx.own = tile, rank, len(queries)
-        return (normaliser - gold).mean()
+        return (normalizer - gold).mean()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        everyone, entities, normaliser, mine, places = ctx.saved_tensors
+        everyone, entities, normalizer, mine, places = ctx.saved_tensors
         factor = gradient / len(everyone)
         for_queries, for_entities = torch.zeros_like(everyone), torch.empty_like(entities)
         for start in range(0, len(entities), ctx.tile):
             here = slice(start, start + ctx.tile)
-            shares = (everyone @ entities[here].T - normaliser[:, None]).exp_() * factor
+            shares = (everyone @ entities[here].T - normalizer[:, None]).exp_() * factor
             for_queries += shares @ entities[here]
             for_entities[here] = shares.T @ everyone
         for_queries[mine] -= factor * entities[places]

@@ -285,7 +285,7 @@ class ConvE(Embeddings):
         input_dropout: of the picture.
         map_dropout: of whole maps.
         dropout: of the query vector.
-        normalise: batch normalisation, as published; graphs of a few thousand edges train better without it.
+        normalize: batch normalization, as published; graphs of a few thousand edges train better without it.
     """
 
     def __init__(
@@ -300,10 +300,10 @@ class ConvE(Embeddings):
         input_dropout: float = 0.2,
         map_dropout: float = 0.2,
         dropout: float = 0.3,
-        normalise: bool = True,
+        normalize: bool = True,
     ) -> None:
         super().__init__(num_entities, num_relations, dim, dim, "learned")
-        self.tower = ConvTower(dim, width, channels, kernel, arrange, input_dropout, map_dropout, dropout, normalise)
+        self.tower = ConvTower(dim, width, channels, kernel, arrange, input_dropout, map_dropout, dropout, normalize)
         self.bias = nn.Parameter(torch.zeros(num_entities))
 
     def query_vectors(self, heads: Tensor, relations: Tensor) -> Tensor:
@@ -328,7 +328,7 @@ class ConvTower(nn.Module):
         input_dropout: float = 0.2,
         map_dropout: float = 0.2,
         dropout: float = 0.3,
-        normalise: bool = True,
+        normalize: bool = True,
     ) -> None:
         super().__init__()
         width = width or max(k for k in range(1, math.isqrt(dim) + 1) if dim % k == 0)
@@ -339,7 +339,7 @@ class ConvTower(nn.Module):
         self.width, self.dim, self.arrange = width, dim, arrange
         bn1, bn2, bn3 = (
             (nn.BatchNorm2d(1), nn.BatchNorm2d(channels), nn.BatchNorm1d(dim))
-            if normalise
+            if normalize
             else [nn.Identity() for _ in range(3)]
         )
         self.bn0, self.bn1, self.bn2 = bn1, bn2, bn3

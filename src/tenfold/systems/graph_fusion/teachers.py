@@ -78,7 +78,7 @@ def write_teacher(
     k: int = 64,
     seen: Tensor | None = None,
     leftover: bool = False,
-    renormalise: bool = False,
+    renormalize: bool = False,
     batch_size: int = 512,
 ) -> TeacherFile:
     """Ask a frozen encoder for its beliefs and keep them; a folder that already holds them is read, not written again.
@@ -95,7 +95,7 @@ def write_teacher(
         seen: ``(N,)`` candidates that the teacher may judge: a structure encoder knows nothing of entities without an
             edge, so that queries about them get weight 0, too.
         leftover: weigh each query by the teacher's mass outside the known answers.
-        renormalise: give the tail's mass to the K candidates; the student then becomes sharper than its teacher.
+        renormalize: give the tail's mass to the K candidates; the student then becomes sharper than its teacher.
         batch_size: queries scored at a time.
 
     Raises:
@@ -135,7 +135,7 @@ def write_teacher(
             top = belief.topk(k, 1)
             kept = top.values
             outside = (1 - kept.double().sum(1)).clamp(min=0).float()
-            if renormalise:
+            if renormalize:
                 kept, outside = kept / kept.sum(1, keepdim=True).clamp(min=1e-12), torch.zeros_like(outside)
             found = {"ids": top.indices, "probabilities": kept, "tail": outside, "weights": weights}
             for name, values in found.items():

@@ -169,14 +169,14 @@ def tiled_cross_entropy(
         smoothing: share of the target spread over all entities.
         tile: see :func:`tiled_logsumexp`.
     """
-    normaliser = tiled_logsumexp(queries, entities, bias, tile)
+    normalizer = tiled_logsumexp(queries, entities, bias, tile)
     gold = (queries[owner] * entities[answers]).sum(1)
     mean = queries @ entities.mean(0)
     if bias is not None:
         gold, mean = gold + bias[answers], mean + bias.mean()
-    mass = torch.zeros_like(normaliser).index_add(0, owner, weights)
-    fitting = (weights * (normaliser[owner] - gold)).sum()
-    spread = (mass * (normaliser - mean)).sum()
+    mass = torch.zeros_like(normalizer).index_add(0, owner, weights)
+    fitting = (weights * (normalizer[owner] - gold)).sum()
+    spread = (mass * (normalizer - mean)).sum()
     return ((1 - smoothing) * fitting + smoothing * spread) / len(queries)
 
 

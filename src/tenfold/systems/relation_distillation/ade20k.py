@@ -112,7 +112,7 @@ class TrainingCrop:
     """The published training pipeline of one pair: ``(4, crop, crop)`` uint8, colours, then labels.
 
     Resize into ``(4 crop, crop)`` times a factor in [0.5, 2]; crop with at most three quarters of one class; mirror;
-    photometric distortion. What the image does not fill is the mean colour, which normalises to nothing, and label 255.
+    photometric distortion. What the image does not fill is the mean colour, which normalizes to nothing, and label 255.
 
     Args:
         crop: side of the result in pixels; 512 as published.
@@ -170,7 +170,7 @@ def sliding_logits(model: Any, image: Tensor, crop: int, stride: int, classes: i
 
     Args:
         model: maps ``(1, 3, crop, crop)`` to ``(1, classes, crop, crop)``.
-        image: ``(3, height, width)``, normalised; smaller ones are padded with zeros.
+        image: ``(3, height, width)``, normalized; smaller ones are padded with zeros.
         crop: side of a window.
         stride: distance of windows; the last ones end at the border.
         classes: number of classes.

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 
 from tenfold.cost import count_parameters
-from tenfold.data import normalise, read_images
+from tenfold.data import normalize, read_images
 from tenfold.errors import UserError
 from tenfold.export import Manifest, export_onnx, load_manifest, save_model
 from tenfold.run import open_run, read_config, write_atomically
@@ -164,7 +164,7 @@ def predict(run: str, inputs: list[str]) -> str:
     lines = []
     for name, image in read_images(inputs, shape):
         with torch.no_grad():
-            probabilities = model(normalise(image[None], manifest.extra["mean"], manifest.extra["std"]))[0].softmax(-1)
+            probabilities = model(normalize(image[None], manifest.extra["mean"], manifest.extra["std"]))[0].softmax(-1)
         label = int(probabilities.argmax())
         lines.append(
             {

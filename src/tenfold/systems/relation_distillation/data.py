@@ -187,8 +187,8 @@ def few_per_class(data: LabelledImages | ImageFiles, count: int, seed: int) -> A
     return data.subset(torch.cat(chosen).sort().values.tolist())
 
 
-def renormalised(images: Tensor, splits: Splits, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Images normalised with the data's statistics, as a network with statistics of its own wants them."""
+def renormalized(images: Tensor, splits: Splits, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Images normalized with the data's statistics, as a network with statistics of its own wants them."""
     if (tuple(mean), tuple(std)) == (tuple(splits.mean), tuple(splits.std)):
         return images
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tenfold.errors import UserError
 from tenfold.systems.relation_distillation.epoch_log import EpochLog
 from tenfold.systems.relation_distillation.method import PRESETS, RelationDistiller
-from tenfold.systems.relation_distillation.optimisers import adamw, cosine_schedule, parameter_groups
+from tenfold.systems.relation_distillation.optimizers import adamw, cosine_schedule, parameter_groups
 from tenfold.training import FitResult, TrainerOptions, fit
 
 
@@ -91,8 +91,8 @@ def distill_relations(
     groups = parameter_groups(
         distiller.named_parameters(), learning_rate=learning_rate, weight_decay=weight_decay, decay_tokens=True
     )
-    optimiser = adamw(groups, (0.9, 0.95), trainer)
-    log = EpochLog(folder, optimiser)
+    optimizer = adamw(groups, (0.9, 0.95), trainer)
+    log = EpochLog(folder, optimizer)
 
     def logged(epoch: int, row: dict[str, float]) -> None:
         log(epoch, row)
@@ -104,7 +104,7 @@ def distill_relations(
         objective,
         batches,
         epochs=epochs,
-        optimiser=optimiser,
+        optimizer=optimizer,
         schedule=cosine_schedule(epochs=epochs, steps=steps, warmup=min(warmup_epochs, epochs / 2)),
         folder=folder,
         options=trainer,

@@ -25,13 +25,13 @@ class EpochLog:
 
     Args:
         folder: of the training.
-        optimiser: gives the learning rate, the largest of its groups'.
+        optimizer: gives the learning rate, the largest of its groups'.
         images: of an epoch, over all processes; the speed is left out where ``None``.
     """
 
-    def __init__(self, folder: str | Path, optimiser: Optimizer, images: int | None = None) -> None:
+    def __init__(self, folder: str | Path, optimizer: Optimizer, images: int | None = None) -> None:
         self.path = Path(folder) / LOG
-        self.optimiser, self.images = optimiser, images
+        self.optimizer, self.images = optimizer, images
         self._began = time.monotonic()
 
     def __call__(self, epoch: int, row: dict[str, float]) -> None:
@@ -42,7 +42,7 @@ class EpochLog:
         line = {
             "epoch": epoch,
             **{name.removeprefix("train/"): value for name, value in row.items() if name != "epoch"},
-            "lr": max(group["lr"] for group in self.optimiser.param_groups),
+            "lr": max(group["lr"] for group in self.optimizer.param_groups),
             **({} if self.images is None else {"images_per_second": round(self.images / seconds, 1)}),
             "peak_memory_mb": round(memory, 1),
         }

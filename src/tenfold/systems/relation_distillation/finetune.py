@@ -21,7 +21,7 @@ from tenfold.data import (
 from tenfold.errors import UserError, require
 from tenfold.systems.relation_distillation.epoch_log import EpochLog
 from tenfold.systems.relation_distillation.model import set_drop_path
-from tenfold.systems.relation_distillation.optimisers import adamw, cosine_schedule, parameter_groups
+from tenfold.systems.relation_distillation.optimizers import adamw, cosine_schedule, parameter_groups
 from tenfold.training import FitResult, TrainerOptions, fit
 
 
@@ -81,8 +81,8 @@ def finetune(
             images, labels = mix(images, labels)
         return F.cross_entropy(model(images), labels, label_smoothing=smoothing), {}
 
-    optimiser = adamw(groups, (0.9, 0.999), trainer)
-    log = EpochLog(folder, optimiser, len(batches) * batches.batch_size)
+    optimizer = adamw(groups, (0.9, 0.999), trainer)
+    log = EpochLog(folder, optimizer, len(batches) * batches.batch_size)
 
     def logged(epoch: int, row: dict[str, float]) -> None:
         log(epoch, row)
@@ -94,7 +94,7 @@ def finetune(
         objective,
         batches,
         epochs=epochs,
-        optimiser=optimiser,
+        optimizer=optimizer,
         schedule=cosine_schedule(
             epochs=epochs, steps=len(batches), warmup=min(warmup_epochs, epochs / 2), lowest=lowest / learning_rate
         ),
@@ -122,7 +122,7 @@ def random_erase(
     """Replace a random rectangle of some images by normal noise.
 
     Args:
-        images: ``(batch, channels, height, width)``, normalised.
+        images: ``(batch, channels, height, width)``, normalized.
         probability: that an image gets a rectangle.
         area: range of its share of the image.
         ratio: smallest ratio of its sides; the largest is the inverse.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 def freeze_unreached(student: nn.Module, loss: Tensor) -> list[str]:
     """Freeze the parameters that a loss does not depend on.
 
-    They would stay at their random initial values, be decayed by the optimiser, and make distributed training wait for
+    They would stay at their random initial values, be decayed by the optimizer, and make distributed training wait for
     gradients that never come.
 
     Args:

@@ -4,7 +4,7 @@
 
     visible = encoder on a quarter of the patches
     decoder on all tokens, a learnt mask token for each that is missing
-    loss = mean square over the missing patches' pixels, each patch normalised by its own mean and deviation
+    loss = mean square over the missing patches' pixels, each patch normalized by its own mean and deviation
 """
 
 from typing import Any
@@ -25,18 +25,18 @@ class MAEDecoder(nn.Module):
         width: of the decoder's tokens; 512 as published.
         depth: number of blocks; 8 as published.
         heads: of each block; 16 as published.
-        normalise: predict pixels normalised within each patch, as published.
+        normalize: predict pixels normalized within each patch, as published.
     """
 
     def __init__(
-        self, encoder: Any, *, width: int = 512, depth: int = 8, heads: int = 16, normalise: bool = True
+        self, encoder: Any, *, width: int = 512, depth: int = 8, heads: int = 16, normalize: bool = True
     ) -> None:
         super().__init__()
         block = require("timm.models.vision_transformer", "timm").Block
         if width % heads:
             raise UserError(f"the decoder's width {width} is not a multiple of its {heads} heads")
         self.patch = int(encoder.patch_embed.patch_size[0])
-        self.normalise = normalise
+        self.normalize = normalize
         self.prefix = int(encoder.num_prefix_tokens)
         channels = encoder.patch_embed.proj.in_channels
         positions = sincos_positions(width, encoder.patch_embed.grid_size, self.prefix)
@@ -78,7 +78,7 @@ class MAEDecoder(nn.Module):
             images: ``(batch, channels, height, width)`` as the encoder saw them.
         """
         target = patchify(images, self.patch)
-        if self.normalise:
+        if self.normalize:
             variance, mean = torch.var_mean(target, -1, keepdim=True)
             target = (target - mean) / (variance + 1e-6).sqrt()
         errors = (self.predict(tokens, keep).float() - target.float()).square().mean(-1)
@@ -101,7 +101,7 @@ class MaskedAutoencoder(nn.Module):
         decoder_width: see :class:`MAEDecoder`.
         decoder_depth: see :class:`MAEDecoder`.
         decoder_heads: see :class:`MAEDecoder`.
-        normalise: see :class:`MAEDecoder`.
+        normalize: see :class:`MAEDecoder`.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class MaskedAutoencoder(nn.Module):
         decoder_width: int = 512,
         decoder_depth: int = 8,
         decoder_heads: int = 16,
-        normalise: bool = True,
+        normalize: bool = True,
     ) -> None:
         super().__init__()
         if not 0 < mask_ratio < 1:
@@ -120,7 +120,7 @@ class MaskedAutoencoder(nn.Module):
         self.encoder = encoder
         self.masks = PatchMasks(mask_ratio)
         self.decoder = MAEDecoder(
-            encoder, width=decoder_width, depth=decoder_depth, heads=decoder_heads, normalise=normalise
+            encoder, width=decoder_width, depth=decoder_depth, heads=decoder_heads, normalize=normalize
         )
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:

@@ -304,7 +304,7 @@ class RelationDistiller(nn.Module):
         return found
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        """The parameters that an optimiser shall get."""
+        """The parameters that an optimizer shall get."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def _inputs(self, batch: Any) -> tuple[Any, Any, Tensor | None, Tensor | None, Tensor | None]:

@@ -18,7 +18,7 @@ ALEXNET_ERRORS = {
     "fog": 0.819324, "brightness": 0.564592, "contrast": 0.853204, "elastic_transform": 0.646056,
     "pixelate": 0.717840, "jpeg_compression": 0.606500,
 }  # fmt: skip
-"""Mean error rates of AlexNet on ImageNet-C, by which its authors normalise."""
+"""Mean error rates of AlexNet on ImageNet-C, by which its authors normalize."""
 
 
 @torch.no_grad()
@@ -68,7 +68,7 @@ def accuracies(logits: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def patch_features(model: Any, images: Tensor, block: int = -2) -> Tensor:
-    """Mean over patches of the tokens after a block, normalised without weights: ``(batch, width)``.
+    """Mean over patches of the tokens after a block, normalized without weights: ``(batch, width)``.
 
     The block before the last by default: relation distillation leaves most of the last one untrained.
 
@@ -90,8 +90,8 @@ def patch_features(model: Any, images: Tensor, block: int = -2) -> Tensor:
             model(images)
     finally:
         handle.remove()
-    normalised = nn.functional.layer_norm(seen[0], seen[0].shape[-1:])
-    return normalised[:, model.num_prefix_tokens :].mean(1)
+    normalized = nn.functional.layer_norm(seen[0], seen[0].shape[-1:])
+    return normalized[:, model.num_prefix_tokens :].mean(1)
 
 
 def knn_accuracy(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, k: int = 20) -> float:

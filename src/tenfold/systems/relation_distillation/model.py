@@ -155,7 +155,7 @@ def load_backbone(model: Any, state: Mapping[str, Tensor]) -> list[str]:
     """Start a classifier from a pre-trained ViT's weights.
 
     Positions are resized to the model's grid where they differ (bicubic). The pre-training norm is dropped: a
-    classifier normalises after its mean over patches, with a norm of its own.
+    classifier normalizes after its mean over patches, with a norm of its own.
 
     Args:
         model: a classifier of :func:`vision_transformer`.

@@ -10,14 +10,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tenfold.cost import count_parameters
-from tenfold.data import Batches, FileBatches, Splits, TensorBatches, normalise
+from tenfold.data import Batches, FileBatches, Splits, TensorBatches, normalize
 from tenfold.parallel import rank, wait_for_all_ranks
 from tenfold.run import Run
 from tenfold.systems.relation_distillation.alignment import heads_per_block
 from tenfold.systems.relation_distillation.checkpoints import load_teacher_weights
 from tenfold.systems.relation_distillation.data import (
     pretraining_batches,
-    renormalised,
+    renormalized,
     unlabelled_images,
 )
 from tenfold.systems.relation_distillation.epoch_log import EpochLog, Progress
@@ -37,7 +37,7 @@ from tenfold.systems.relation_distillation.networks import (
     load_transformers,
     pretraining_student,
 )
-from tenfold.systems.relation_distillation.optimisers import adamw, cosine_schedule, parameter_groups
+from tenfold.systems.relation_distillation.optimizers import adamw, cosine_schedule, parameter_groups
 from tenfold.systems.relation_distillation.settings import Arm, Config
 from tenfold.systems.relation_distillation.targets import FeatureDistiller
 from tenfold.systems.relation_distillation.views import FixedViews, TeacherCache
@@ -231,7 +231,7 @@ def distil_student(
     )
 
     def for_teacher(images: Tensor) -> Tensor:
-        return renormalised(images, splits, teacher.mean or splits.mean, teacher.std or splits.std)
+        return renormalized(images, splits, teacher.mean or splits.mean, teacher.std or splits.std)
 
     cache = None
     if isinstance(batches, FixedViews) and taught and task.fixed_teacher:
@@ -239,7 +239,7 @@ def distil_student(
         task.teacher.to(device)
         cache = TeacherCache(
             task.of_teacher, batches.crops,
-            lambda crops: for_teacher(normalise(crops.to(device), splits.mean, splits.std)), limit_mb=options.cache_mb,
+            lambda crops: for_teacher(normalize(crops.to(device), splits.mean, splits.std)), limit_mb=options.cache_mb,
         )  # fmt: skip
 
     def views(batch: Sequence[Tensor]) -> Any:
@@ -297,8 +297,8 @@ def _fit_unlabelled(
         task.named_parameters(), learning_rate=learning_rate, weight_decay=config.distil.weight_decay,
         decay_tokens=True,
     )  # fmt: skip
-    optimiser = adamw(groups, (0.9, 0.95), config.trainer)
-    log = EpochLog(folder, optimiser, len(batches) * batches.batch_size)
+    optimizer = adamw(groups, (0.9, 0.95), config.trainer)
+    log = EpochLog(folder, optimizer, len(batches) * batches.batch_size)
 
     def on_epoch(epoch: int, row: dict[str, float]) -> None:
         log(epoch, row)
@@ -309,7 +309,7 @@ def _fit_unlabelled(
         objective,
         batches,
         epochs=epochs,
-        optimiser=optimiser,
+        optimizer=optimizer,
         schedule=cosine_schedule(epochs=epochs, steps=len(batches), warmup=min(warmup, epochs / 2)),
         folder=folder,
         options=config.trainer,
@@ -322,7 +322,7 @@ def _autoencoder(config: Config, network: Any, mask_ratio: float) -> MaskedAutoe
     options = config.teacher
     return MaskedAutoencoder(
         network, mask_ratio=mask_ratio, decoder_width=options.decoder_width, decoder_depth=options.decoder_depth,
-        decoder_heads=options.decoder_heads, normalise=options.normalise_pixels,
+        decoder_heads=options.decoder_heads, normalize=options.normalize_pixels,
     )  # fmt: skip
 
 
@@ -330,7 +330,7 @@ def _decoder(config: Config, network: Any) -> MAEDecoder:
     options = config.teacher
     return MAEDecoder(
         network, width=options.decoder_width, depth=options.decoder_depth, heads=options.decoder_heads,
-        normalise=options.normalise_pixels,
+        normalize=options.normalize_pixels,
     )  # fmt: skip
 
 
@@ -345,7 +345,7 @@ def agreement_with(
 ) -> dict[str, float]:
     """Agreement of the relations on the first validation images, on the device where both networks are."""
     ours = next(iter(splits.validation_batches(images)))[0].to(device)
-    return task.agreement((ours, renormalised(ours, splits, teacher.mean or splits.mean, teacher.std or splits.std)))
+    return task.agreement((ours, renormalized(ours, splits, teacher.mean or splits.mean, teacher.std or splits.std)))
 
 
 def _neighbours(config: Config, splits: Splits, network: Any, block: int = -2) -> dict[str, float]:

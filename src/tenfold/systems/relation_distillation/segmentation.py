@@ -28,7 +28,7 @@ from tenfold.systems.relation_distillation.alignment import heads_per_block
 from tenfold.systems.relation_distillation.metrics import SegmentationScore
 from tenfold.systems.relation_distillation.model import load_backbone, set_drop_path, vision_transformer
 from tenfold.systems.relation_distillation.networks import load_model_folder
-from tenfold.systems.relation_distillation.optimisers import adamw, layer_number
+from tenfold.systems.relation_distillation.optimizers import adamw, layer_number
 from tenfold.training import FitResult, TrainerOptions, fit
 
 
@@ -130,7 +130,7 @@ def _add_relative_positions(model: Any, layer_scale: float) -> None:
 def segmentation_groups(
     model: SegmentationNetwork, learning_rate: float, weight_decay: float, layer_decay: float
 ) -> Any:
-    """Optimiser groups: the backbone's layers by their depth, neck and heads at the full rate."""
+    """Optimizer groups: the backbone's layers by their depth, neck and heads at the full rate."""
     depth = len(model.backbone.blocks)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
@@ -160,7 +160,7 @@ def train_segmentation(
         folder: where checkpoints go; a training resumes from there.
         mean: per channel.
         std: per channel.
-        iterations: optimiser steps, rounded up to whole epochs.
+        iterations: optimizer steps, rounded up to whole epochs.
         batch_size: images of a step, over all processes.
         learning_rate: of neck and heads.
         weight_decay: of matrices.
@@ -175,7 +175,7 @@ def train_segmentation(
     model.train()
     batches = FileBatches(
         files, batch_size, seed=seed, transform=TrainingCrop(model.crop, mean),  # type: ignore[arg-type]
-        # Labels travel as a fourth channel: this normalises them to themselves.
+        # Labels travel as a fourth channel: this normalizes them to themselves.
         mean=(*mean, 0.0), std=(*std, 1 / 255), workers=workers,
     )  # fmt: skip
     epochs = -(-iterations // len(batches))
@@ -194,7 +194,7 @@ def train_segmentation(
 
     groups = segmentation_groups(model, learning_rate, weight_decay, layer_decay)
     return fit(
-        model, objective, batches, epochs=epochs, optimiser=adamw(groups, (0.9, 0.999), trainer), schedule=schedule,
+        model, objective, batches, epochs=epochs, optimizer=adamw(groups, (0.9, 0.999), trainer), schedule=schedule,
         folder=folder, options=trainer,
     )  # fmt: skip
 
@@ -247,7 +247,7 @@ def segment(
         run: folder of a run, whose pre-trained student is taken, or of a pre-trained model.
         root: folder ADEChallengeData2016.
         out: folder of checkpoints and result; RUN/segmentation where not given.
-        iterations: optimiser steps.
+        iterations: optimizer steps.
         batch_size: images of a step, over all processes.
         crop: side of the images in pixels.
         channels: of the decoder.

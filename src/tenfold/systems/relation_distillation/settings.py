@@ -63,7 +63,7 @@ class TeacherOptions:
         decoder_width: of the decoder's tokens.
         decoder_depth: blocks of the decoder.
         decoder_heads: heads of its blocks.
-        normalise_pixels: predict pixels normalised within each patch.
+        normalize_pixels: predict pixels normalized within each patch.
     """
 
     name: str = "vit"
@@ -82,7 +82,7 @@ class TeacherOptions:
     decoder_width: int = 48
     decoder_depth: int = 1
     decoder_heads: int = 4
-    normalise_pixels: bool = False
+    normalize_pixels: bool = False
 
 
 @dataclass
@@ -347,7 +347,7 @@ def _paper_teacher(width: int, depth: int, heads: list[int], weights: str) -> Te
     return TeacherOptions(
         weights=weights, width=width, depth=depth, heads=heads, patch=16, mask_ratio=0.75, epochs=1600,
         batch_size=4096, learning_rate=2.4e-3, warmup_epochs=40.0, decoder_width=512, decoder_depth=8,
-        decoder_heads=16, normalise_pixels=True,
+        decoder_heads=16, normalize_pixels=True,
     )  # fmt: skip
 
 

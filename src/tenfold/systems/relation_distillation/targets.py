@@ -178,5 +178,5 @@ class FeatureDistiller(nn.Module):
         return F.smooth_l1_loss(projected, F.layer_norm(target, target.shape[-1:]), beta=2.0)
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        """The parameters that an optimiser shall get: student and projections."""
+        """The parameters that an optimizer shall get: student and projections."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]

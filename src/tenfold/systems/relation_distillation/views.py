@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from tenfold.data import Augmentation, LabelledImages, TensorBatches, normalise
+from tenfold.data import Augmentation, LabelledImages, TensorBatches, normalize
 from tenfold.errors import UserError
 from tenfold.seeds import derived_seed
 from tenfold.systems.relation_distillation.layers import Tap
@@ -72,7 +72,7 @@ class FixedViews(TensorBatches):
             clean = self.crops[first + rows]
             seen = clean if self.jitter is None else torch.stack([self.jitter(clean, generator), clean], 1)
             self._advance()
-            yield normalise(seen[share], self.mean, self.std), self.data.labels[rows[share]], first + rows[share]
+            yield normalize(seen[share], self.mean, self.std), self.data.labels[rows[share]], first + rows[share]
 
 
 class TeacherCache:

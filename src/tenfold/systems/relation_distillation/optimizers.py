@@ -33,7 +33,7 @@ def parameter_groups(
     depth: int = 0,
     decay_tokens: bool = False,
 ) -> list[dict[str, Any]]:
-    """Groups of an optimiser.
+    """Groups of an optimizer.
 
     Args:
         named: parameters by name; those without gradient are left out.
@@ -74,7 +74,7 @@ def adamw(groups: list[dict[str, Any]], betas: tuple[float, float], trainer: Tra
 
 
 def cosine_schedule(*, epochs: int, steps: int, warmup: float, lowest: float = 0.0) -> Any:
-    """Linear warm-up, then a cosine; factor of the learning rate by optimiser step.
+    """Linear warm-up, then a cosine; factor of the learning rate by optimizer step.
 
     Args:
         epochs: of the training.
