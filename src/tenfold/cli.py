@@ -270,7 +270,9 @@ def _call(function: Callable, prog: str, arguments: list[str]) -> int:
     # jsonargparse wants a list in brackets; file names are given one after the other.
     several = [name for name, kind in get_type_hints(function).items() if kind == list[str] and name == "inputs"]
     # The fields of a small dataclass that a verb takes are options of the verb itself.
-    groups = {name: kind for name, kind in get_type_hints(function).items() if dataclasses.is_dataclass(kind)}
+    groups: dict[str, Any] = {
+        name: kind for name, kind in get_type_hints(function).items() if dataclasses.is_dataclass(kind)
+    }
     parser.add_function_arguments(function, as_positional=True, skip={*several, *groups})
     for kind in groups.values():
         parser.add_class_arguments(kind, None)

@@ -4,12 +4,12 @@ import json
 
 import pytest
 from planted import digit_data
-from tenfold.systems.condensation_audit.cli.auditing import audit, calibrate
 
 from tenfold.cli import main
 from tenfold.errors import UserError
 from tenfold.systems.condensation_audit.attacks.naive_attack import NaiveAttack
 from tenfold.systems.condensation_audit.attacks.triggers import white_patch
+from tenfold.systems.condensation_audit.cli.auditing import audit, calibrate
 from tenfold.systems.condensation_audit.cli.options import CleanChoice, Condensing, DataChoice
 from tenfold.systems.condensation_audit.condensers.condense import condense
 from tenfold.systems.condensation_audit.sets.condensed_set import TrainingRecipe

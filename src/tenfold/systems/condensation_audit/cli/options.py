@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from tenfold.data.splits import ImageOptions
+from tenfold.data.options import ImageOptions
 from tenfold.errors import UserError
 from tenfold.systems.condensation_audit.attacks.doorping import Doorping
 from tenfold.systems.condensation_audit.attacks.naive_attack import NaiveAttack

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 
 from tenfold.data import read_images
-from tenfold.data.splits import ImageOptions
+from tenfold.data.options import ImageOptions
 from tenfold.errors import UserError
 from tenfold.export import export_onnx, load_manifest, save_model
 from tenfold.run import read_config

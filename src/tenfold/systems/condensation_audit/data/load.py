@@ -9,7 +9,8 @@ from torch import Tensor
 
 from tenfold.data.folder import ImageFiles
 from tenfold.data.images import LabelledImages
-from tenfold.data.splits import ImageOptions, Splits, load_splits
+from tenfold.data.options import ImageOptions
+from tenfold.data.splits import Splits, load_splits
 from tenfold.errors import UserError
 from tenfold.systems.condensation_audit.data.real_data import RealData, real_data
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tenfold.data.splits import ImageOptions
+from tenfold.data.options import ImageOptions
 from tenfold.errors import UserError
 from tenfold.systems.condensation_audit.names import CONDENSERS, DEFENCES, METHODS
 from tenfold.training import TrainerOptions
