@@ -10,7 +10,7 @@ from tenfold.results import Claim, Plot, Series, Table, claim
 from tenfold.statistics import PairedDifference, claim_of_difference, paired_difference
 
 Outcomes = Mapping[str, Sequence[Mapping[str, Any]]]
-"""For each arm, the numbers of :func:`~tenfold.systems.boosted_exits.recipe.train_arm` of every seed."""
+"""For each arm, the numbers of ``train_arm`` of every seed."""
 
 _POINTS = "accuracy points"
 
@@ -114,7 +114,7 @@ def difference(outcomes: Outcomes, quantity: Any, ours: str, other: str | None) 
     """Paired difference of a number between two arms, seed by seed.
 
     Args:
-        outcomes: see :data:`Outcomes`.
+        outcomes: see ``Outcomes``.
         quantity: name of the number, or a function of an outcome.
         ours: an arm.
         other: the arm subtracted; nothing is where it is ``None``.
@@ -168,12 +168,15 @@ def plots_of(outcomes: Outcomes, delivered: Mapping[str, Any], unit: str) -> lis
         for arm, runs in outcomes.items()
     ]
     budgeted = [
-        Series(name=f"{arm}, {kind}", x=np.mean([run[kind]["cost"] for run in runs], axis=0).tolist(),
-               y=np.mean([run[kind]["accuracy"] for run in runs], axis=0).tolist())
+        Series(
+            name=f"{arm}, {kind}",
+            x=np.mean([run[kind]["cost"] for run in runs], axis=0).tolist(),
+            y=np.mean([run[kind]["accuracy"] for run in runs], axis=0).tolist(),
+        )
         for arm, runs in outcomes.items()
         for kind in ("searched", "geometric")
         if arm == "boosted" or (arm == baseline and kind == "searched")
-    ]  # fmt: skip
+    ]
     exits = [f"exit {n + 1}" for n in range(len(delivered["costs"]))]
     plots = [
         Plot(

@@ -1,4 +1,4 @@
-"""Exits on any network (spec 2.11): heads on named modules, the network itself untouched.
+"""Exits on any network: heads on named modules, the network itself untouched.
 
 ::
 
@@ -6,7 +6,7 @@
     f_1, f_2, f_3, f_4 = exits(images)      # f_4 is the network's own output
 
 Training goes through hooks and computes all exits; to stop at one, cut the network into stages
-(:func:`~tenfold.systems.boosted_exits.cutting.cut`).
+(``cut``).
 """
 
 import inspect
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.errors import UserError
-from tenfold.systems.boosted_exits.heads import Pool, automatic_head, run_head
+from tenfold.systems.boosted_exits.attach.heads import Pool, automatic_head, run_head
 from tenfold.systems.boosted_exits.method import ensemble_logits, expand_reweight, rescale_gradient
 from tenfold.taps import find_module, first_tensor, tap_hooks
 
@@ -26,7 +26,7 @@ Inputs = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 """A batch: one tensor, a tuple of positional arguments, or a dict of keyword arguments."""
 
 _FINETUNE_TRUNK_FACTOR = 0.1
-"""Learning rate of a fine-tuned trunk, as a share of the heads' (spec 2.11)."""
+"""Learning rate of a fine-tuned trunk, as a share of the heads'."""
 
 
 def network_logits(output: Any) -> Tensor:
@@ -42,18 +42,18 @@ def network_logits(output: Any) -> Tensor:
 
 
 class AttachedExits(nn.Module):
-    """A network with heads on some of its modules; made by :func:`attach_exits`.
+    """A network with heads on some of its modules; made by ``attach_exits``.
 
-    Its face is that of :class:`~tenfold.systems.boosted_exits.model.EarlyExitModel`: the value is the list of logits
-    ``f_1 .. f_N``, of which the last is the network's own output, and :meth:`ensemble` makes the predictions.
+    Its face is that of ``EarlyExitModel``: the value is the list of logits
+    ``f_1 .. f_N``, of which the last is the network's own output, and ``ensemble`` makes the predictions.
     The network is ``trunk``, with its own state dict; hooks exist only while a forward pass runs.
 
     Args:
         trunk: the network.
         taps: names of the tapped modules, in order of execution.
         heads: one per tap.
-        reweight: see :func:`~tenfold.systems.boosted_exits.method.expand_reweight`.
-        rescale: whether training rescales gradients at the taps (spec 2.5).
+        reweight: see ``expand_reweight``.
+        rescale: whether training rescales gradients at the taps.
         output: takes logits ``(batch, classes)`` from the network's output.
         changed_in_place: those taps whose tensor a later layer overwrites; the trunk goes on with a copy of it.
     """
@@ -130,7 +130,7 @@ class AttachedExits(nn.Module):
     def freeze_trunk(self) -> None:
         """Train the heads alone: the trunk's parameters get no gradient, and it stays in evaluation mode.
 
-        So do its batch statistics: ``train()`` does not reach the trunk any more. :meth:`detach` undoes it.
+        So do its batch statistics: ``train()`` does not reach the trunk any more. ``detach`` undoes it.
         """
         if not self._trunk_is_frozen:
             self._required_gradients = [(parameter, parameter.requires_grad) for parameter in self.trunk.parameters()]
@@ -175,13 +175,13 @@ def attach_exits(
             tuple or a model output is represented by its first tensor.
         num_classes: number of classes; by default, and otherwise checked against, that of the network's own output.
         example: a batch of at least one input, run once in evaluation mode without gradient.
-        heads: ``auto``, see :func:`~tenfold.systems.boosted_exits.heads.automatic_head`; one module per tap; or a
+        heads: ``auto``, see ``automatic_head``; one module per tap; or a
             function from the shape of the tapped tensor to a module.
         pool: how automatic heads read tokens: the first one (``token``) or the mean (``mean``, over the call's
             ``attention_mask`` if there is one). ``auto`` takes ``token`` where the network has a parameter named
             ``cls_token`` or ``class_token``; where that token joins late, as in CaiT, choose ``mean``.
-        reweight: see :func:`~tenfold.systems.boosted_exits.method.expand_reweight`.
-        rescale: whether training rescales gradients at the taps (spec 2.5).
+        reweight: see ``expand_reweight``.
+        rescale: whether training rescales gradients at the taps.
         output: takes logits ``(batch, classes)`` from the network's output; by default its ``logits`` or else its
             first tensor.
 
@@ -222,7 +222,7 @@ def trainable_parameter_groups(exits: AttachedExits, mode: str, learning_rate: f
     """Prepare one of the three ways of training, and give its parameter groups for an optimizer.
 
     Args:
-        exits: the network; ``heads`` freezes its trunk (:meth:`AttachedExits.freeze_trunk`).
+        exits: the network; ``heads`` freezes its trunk (``AttachedExits.freeze_trunk``).
         mode: ``heads`` (the trunk is frozen, batch normalization included), ``joint`` (all alike) or ``finetune``
             (the trunk, with its own output layer, at a tenth of the learning rate).
         learning_rate: of the heads.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from tenfold.systems.boosted_exits.attach import AttachedExits, Inputs, as_arguments, network_logits
+from tenfold.systems.boosted_exits.attach.attach_exits import AttachedExits, Inputs, as_arguments, network_logits
 from tenfold.taps import find_module, tap_hooks
 
 Keys = tuple[str, ...] | int | None

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from tenfold.systems.boosted_exits.cutting import HookStopper
+from tenfold.systems.boosted_exits.attach.cut_model import HookStopper
 from tenfold.systems.boosted_exits.method import add_exit, confidence, ensemble_logits, leaves
-from tenfold.systems.boosted_exits.model import EarlyExitModel, State
-from tenfold.systems.boosted_exits.policies import assign_exits
+from tenfold.systems.boosted_exits.networks.early_exit_model import EarlyExitModel, State
+from tenfold.systems.boosted_exits.policies.exit_policy import assign_exits
 
 
 @dataclass(frozen=True)
@@ -167,12 +167,12 @@ def _pad(rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 def simulate(model: EarlyExitModel, x: State, thresholds: Sequence[float]) -> ExitOutputs:
-    """What :class:`EarlyExitRunner` answers, computed in full: every stage on every input.
+    """What ``EarlyExitRunner`` answers, computed in full: every stage on every input.
 
     Args:
         model: the stages, in eval mode.
-        x: see :class:`EarlyExitRunner`.
-        thresholds: see :class:`EarlyExitRunner`.
+        x: see ``EarlyExitRunner``.
+        thresholds: see ``EarlyExitRunner``.
     """
     check_thresholds(model, thresholds)
     require_eval(model)
@@ -184,13 +184,13 @@ def simulate(model: EarlyExitModel, x: State, thresholds: Sequence[float]) -> Ex
 
 
 def check_thresholds(model: EarlyExitModel, thresholds: Sequence[float]) -> None:
-    """Refuse a number of thresholds that is not the number of exits (:class:`ValueError`)."""
+    """Refuse a number of thresholds that is not the number of exits (``ValueError``)."""
     if len(thresholds) != model.exits:
         raise ValueError(f"{len(thresholds)} thresholds do not fit {model.exits} exits")
 
 
 def require_eval(model: nn.Module) -> None:
-    """Refuse batch normalization in training mode (:class:`ValueError`): answers would depend on the batch."""
+    """Refuse batch normalization in training mode (``ValueError``): answers would depend on the batch."""
     if any(isinstance(module, _BatchNorm) and module.training for module in model.modules()):
         raise ValueError("the network is in training mode, where an answer depends on its batch: call .eval() first")
 

@@ -1,4 +1,4 @@
-"""RANet, the resolution-adaptive network (Yang et al., CVPR 2020), as :class:`EarlyExitModel` (spec 2.8).
+"""RANet, the resolution-adaptive network (Yang et al., CVPR 2020), as ``EarlyExitModel``.
 
 Sub-networks run one after the other, the one of the lowest resolution first. Each begins with fusion blocks, which also
 read what the sub-network before computed in the same place, and ends with plain blocks, each of which has a head::
@@ -9,7 +9,7 @@ read what the sub-network before computed in the same place, and ends with plain
 
 Stage n runs what exit n needs beyond exit n-1: the first exit of a sub-network brings its fusion blocks along.
 Attribute names follow the official code where they make checkpoint keys, see
-:mod:`~tenfold.systems.boosted_exits.checkpoints`.
+``official_checkpoints``.
 """
 
 import math
@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tenfold.errors import UserError
-from tenfold.systems.boosted_exits.model import EarlyExitModel
-from tenfold.systems.boosted_exits.msdnet import (
+from tenfold.systems.boosted_exits.networks.early_exit_model import EarlyExitModel
+from tenfold.systems.boosted_exits.networks.msdnet import (
     Bottleneck,
     ConvBlock,
     ConvHead,
@@ -150,10 +150,10 @@ class _Stage(nn.Module):
 
 
 class RANet(EarlyExitModel):
-    """Resolution-adaptive network; the exits run over the sub-networks, and in each over its plain blocks (spec 2.8).
+    """Resolution-adaptive network; the exits run over the sub-networks, and in each over its plain blocks.
 
     Takes images ``(batch, image_channels, height, width)`` of any size. What one stage hands to the next is
-    :data:`RANetState`. Initialised He-normal (fan out), except for the first layer, which is as PyTorch initialises.
+    ``RANetState``. Initialised He-normal (fan out), except for the first layer, which is as PyTorch initialises.
 
     Args:
         num_classes: number of classes.
@@ -172,8 +172,8 @@ class RANet(EarlyExitModel):
         reduction: share of the width that a transition keeps, in (0, 1].
         stem: ``cifar``, or ``imagenet``, which divides the resolution by four and has wider heads.
         image_channels: channels of the images.
-        reweight: see :class:`EarlyExitModel`.
-        rescale: see :class:`EarlyExitModel`; off in the official training.
+        reweight: see ``EarlyExitModel``.
+        rescale: see ``EarlyExitModel``; off in the official training.
 
     Raises:
         ValueError: an argument out of its range, or factors that do not fit each other.
@@ -305,15 +305,15 @@ PUBLISHED_RANETS: dict[str, dict[str, Any]] = {
     },
     "ranet-imagenet-anytime": _IMAGENET,
 }
-"""Published settings by name: arguments of :class:`RANet` that differ from its defaults."""
+"""Published settings by name: arguments of ``RANet`` that differ from its defaults."""
 
 
 def published_ranet(name: str, **changes: Any) -> RANet:
     """A RANet with published settings.
 
     Args:
-        name: one of :data:`PUBLISHED_RANETS`.
-        changes: arguments of :class:`RANet` to set otherwise.
+        name: one of ``PUBLISHED_RANETS``.
+        changes: arguments of ``RANet`` to set otherwise.
 
     Raises:
         UserError: there is no such name.

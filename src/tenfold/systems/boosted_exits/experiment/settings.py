@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tenfold.data.splits import ImageOptions
+from tenfold.data.options import ImageOptions
 from tenfold.errors import UserError
 from tenfold.training import TrainerOptions
 
@@ -80,15 +80,15 @@ class Config:
         preset: the preset that the other settings started from.
         seed: first seed.
         seeds: number of seeds; arms are compared seed by seed.
-        arms: what is trained beside ``boosted``: names of :data:`ARMS`.
+        arms: what is trained beside ``boosted``: names of ``ARMS``.
         budget: mean cost a sample may have when the delivered network is served, as a share of the full cost.
         cost: how costs are counted: ``multiply-adds``, ``torch`` (two per multiply-add) or ``msdnet`` (the official
             counter).
-        data: see :class:`tenfold.data.ImageOptions`.
-        model: see :class:`ModelOptions`.
-        method: see :class:`MethodOptions`.
-        optimizer: see :class:`OptimizerOptions`.
-        trainer: see :class:`tenfold.training.TrainerOptions`; changes where a run computes, not what.
+        data: see ``tenfold.data.ImageOptions``.
+        model: see ``ModelOptions``.
+        method: see ``MethodOptions``.
+        optimizer: see ``OptimizerOptions``.
+        trainer: see ``tenfold.training.TrainerOptions``; changes where a run computes, not what.
     """
 
     preset: str = "tiny"
@@ -128,14 +128,14 @@ ARMS = {
     "boosted-r0.75": Arm((0.75,), rescale=True),
     "boosted-r1": Arm((1.0,), rescale=True),
 }
-"""Baselines and ablations by name; ``boosted`` itself is :class:`MethodOptions`."""
+"""Baselines and ablations by name; ``boosted`` itself is ``MethodOptions``."""
 
 
 def arms_of(config: Config) -> dict[str, Arm]:
     """The arms of a run by name, ``boosted`` last.
 
     Raises:
-        UserError: a name that is not in :data:`ARMS`, or settings out of range.
+        UserError: a name that is not in ``ARMS``, or settings out of range.
     """
     unknown = [name for name in config.arms if name not in ARMS]
     if unknown:
@@ -151,7 +151,7 @@ def arms_of(config: Config) -> dict[str, Arm]:
 
 
 def _paper(preset: str, dataset: Literal["cifar100", "imagenet"], network: str) -> Config:
-    """Published settings (spec 2.6)."""
+    """Settings of the official scripts."""
     imagenet = dataset == "imagenet"
     rescale = network.startswith("msdnet")  # in all official MSDNet scripts, in none of RANet
     return Config(

@@ -5,9 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,18 +14,12 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from tenfold.errors import UserError
 from tenfold.export import OnnxExport, export_onnx, onnx_session
-from tenfold.run import read_json, write_atomically
+from tenfold.run import write_atomically
 from tenfold.systems.boosted_exits.method import add_exit, confidence, leaves
-from tenfold.systems.boosted_exits.model import EarlyExitModel, State
-from tenfold.systems.boosted_exits.serving import (
-    ExitOutputs,
-    batched_leaves,
-    check_thresholds,
-    require_eval,
-    simulate,
-)
+from tenfold.systems.boosted_exits.networks.early_exit_model import EarlyExitModel, State
+from tenfold.systems.boosted_exits.serving.runner import batched_leaves, check_thresholds, require_eval, simulate
 
-_FORMAT = "tenfold-exit-stages-1"
+STAGES_FORMAT = "tenfold-exit-stages-1"
 
 
 class _Branching(nn.Module):
@@ -71,7 +63,7 @@ def export_branching(
         example: ``(1, ...)`` input.
         thresholds: ``(exits,)``; those with which the export is checked, as are those that stop at each of the exits.
         path: the file.
-        tolerance: see :func:`tenfold.export.export_onnx`.
+        tolerance: see ``tenfold.export.export_onnx``.
 
     Raises:
         UserError: the model cannot be exported, or the graph does not give PyTorch's answers; no file is left.
@@ -81,9 +73,13 @@ def export_branching(
     path = Path(path)
     given = torch.tensor(thresholds, dtype=torch.float32)
     export = export_onnx(
-        _Branching(model), (example, given), path,
-        input_names=["input", "thresholds"], output_names=["logits", "exit"], tolerance=tolerance,
-    )  # fmt: skip
+        _Branching(model),
+        (example, given),
+        path,
+        input_names=["input", "thresholds"],
+        output_names=["logits", "exit"],
+        tolerance=tolerance,
+    )
     session = onnx_session(path)
     worst = export.max_difference
     for wanted in range(model.exits):
@@ -120,7 +116,7 @@ def export_staged(
     costs: Sequence[float] | None = None,
     tolerance: float = 1e-4,
 ) -> OnnxExport:
-    """One ONNX file per stage and ``stages.json``, for batches with compaction in any runtime (:class:`OnnxStages`).
+    """One ONNX file per stage and ``stages.json``, for batches with compaction in any runtime (``OnnxStages``).
 
     Args:
         model: the stages, in eval mode.
@@ -128,7 +124,7 @@ def export_staged(
         thresholds: ``(exits,)``.
         folder: written whole or not at all; must not exist, or hold an earlier export.
         costs: ``(exits,)`` cumulative costs, for the manifest.
-        tolerance: see :func:`tenfold.export.export_onnx`.
+        tolerance: see ``tenfold.export.export_onnx``.
 
     Raises:
         UserError: a stage cannot be exported or its file does not give PyTorch's answers; the folder holds something
@@ -153,10 +149,14 @@ def export_staged(
                 deeper, _ = model.run_stage(n, state)
             crossing = [] if n == model.exits - 1 else [f"state{i}" for i in range(len(tree_flatten(deeper)[0]))]
             export = export_onnx(
-                _Stage(model, n, shape).eval(), flat, temporary / f"stage{n + 1}.onnx",
-                input_names=[f"input{i}" for i in range(len(flat))], output_names=[*crossing, "logits"],
-                batched=flags, tolerance=tolerance,
-            )  # fmt: skip
+                _Stage(model, n, shape).eval(),
+                flat,
+                temporary / f"stage{n + 1}.onnx",
+                input_names=[f"input{i}" for i in range(len(flat))],
+                output_names=[*crossing, "logits"],
+                batched=flags,
+                tolerance=tolerance,
+            )
             worst = max(worst, export.max_difference)
             stages.append(
                 {
@@ -169,7 +169,7 @@ def export_staged(
             )
             state = deeper
         manifest = {
-            "format": _FORMAT,
+            "format": STAGES_FORMAT,
             "thresholds": [float(threshold) for threshold in thresholds],
             "reweight": list(model.reweight),
             "costs": list(costs) if costs is not None else None,
@@ -183,60 +183,3 @@ def export_staged(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return OnnxExport(folder, worst)
-
-
-@dataclass
-class OnnxStages:
-    """Runs an export of :func:`export_staged` with onnxruntime and numpy alone, stopping as the PyTorch runner does.
-
-    Attributes:
-        folder: the export.
-        threads: threads within an operation.
-
-    Raises:
-        UserError: the folder holds no export, or a file is not the one that was exported.
-    """
-
-    folder: str | Path
-    threads: int = 1
-
-    def __post_init__(self) -> None:
-        self.folder = Path(self.folder)
-        manifest = read_json(self.folder / "stages.json")
-        if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
-            raise UserError(f"{self.folder} holds no staged export of this version")
-        self.thresholds: list[float] = manifest["thresholds"]
-        self.reweight: list[float] = manifest["reweight"]
-        self.stages: list[dict[str, Any]] = manifest["stages"]
-        for stage in self.stages:
-            path = self.folder / stage["file"]
-            if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != stage["sha256"]:
-                raise UserError(f"{path} is missing or is not the file that stages.json describes")
-        self.sessions = [onnx_session(self.folder / stage["file"], self.threads) for stage in self.stages]
-
-    def __call__(self, *inputs: np.ndarray) -> ExitOutputs:
-        """Answer a batch: ``inputs`` are the network's input tensors, flat, batch first."""
-        size = len(inputs[0])
-        rows = np.arange(size)
-        state, older, sizes = list(inputs), None, [0] * len(self.stages)
-        logits, exits = None, np.empty(size, np.int64)
-        for n, (stage, session) in enumerate(zip(self.stages, self.sessions, strict=True)):
-            wanted = {value.name for value in session.get_inputs()}
-            feeds = {name: value for name, value in zip(stage["inputs"], state, strict=True) if name in wanted}
-            *state, f = session.run(stage["outputs"], feeds)
-            sizes[n] = len(f)
-            z = add_exit(torch.from_numpy(f), older, self.reweight[n - 1])
-            if logits is None:
-                logits = np.empty((size, z.shape[-1]), np.float32)
-            last = n == len(self.stages) - 1
-            leaving = np.ones(len(z), bool) if last else leaves(confidence(z), self.thresholds[n]).numpy()
-            logits[rows[leaving]] = z.numpy()[leaving]
-            exits[rows[leaving]] = n
-            staying = ~leaving
-            if last or not staying.any():
-                break
-            rows, older = rows[staying], z[torch.from_numpy(staying)]
-            flags = self.stages[n + 1]["batched"]
-            state = [value[staying] if batched else value for value, batched in zip(state, flags, strict=True)]
-        assert logits is not None
-        return ExitOutputs(torch.from_numpy(logits), torch.from_numpy(exits), tuple(sizes))

@@ -23,9 +23,13 @@ from tenfold.parallel import gather_rows, rank, total_over_ranks
 from tenfold.results import Cost, Results
 from tenfold.run import Run, environment, peak_process_memory_mb
 from tenfold.systems.boosted_exits.builders import ExitNetwork, build_network, parameter_groups, stages_of
-from tenfold.systems.boosted_exits.comparison import claims_of, plots_of, summarise, tables_of
+from tenfold.systems.boosted_exits.experiment.comparison import claims_of, plots_of, summarise, tables_of
+from tenfold.systems.boosted_exits.experiment.settings import ARMS, PRESETS, Arm, Config, arms_of
 from tenfold.systems.boosted_exits.method import BoostedExitLoss
-from tenfold.systems.boosted_exits.metrics import (
+from tenfold.systems.boosted_exits.networks.early_exit_model import EarlyExitModel
+from tenfold.systems.boosted_exits.policies.exit_policy import ExitRecords, evaluate_policy, record_exits
+from tenfold.systems.boosted_exits.policies.geometric_family import geometric_policy
+from tenfold.systems.boosted_exits.policies.metrics import (
     area_under_curve,
     calibration_errors,
     exit_accuracies,
@@ -33,18 +37,9 @@ from tenfold.systems.boosted_exits.metrics import (
     hard_share,
     predict,
 )
-from tenfold.systems.boosted_exits.model import EarlyExitModel
-from tenfold.systems.boosted_exits.serving import EarlyExitRunner
-from tenfold.systems.boosted_exits.settings import ARMS, PRESETS, Arm, Config, arms_of
-from tenfold.systems.boosted_exits.thresholds import (
-    ExitRecords,
-    best_within,
-    evaluate_policy,
-    geometric_policy,
-    record_exits,
-    search_front,
-    solve_thresholds,
-)
+from tenfold.systems.boosted_exits.policies.search_front import search_front
+from tenfold.systems.boosted_exits.policies.solve_thresholds import best_within, solve_thresholds
+from tenfold.systems.boosted_exits.serving.runner import EarlyExitRunner
 from tenfold.training import fit, learning_rate_factor, sgd
 
 __all__ = ["ARMS", "PRESETS", "Arm", "Config", "deliver", "make_network", "measure", "run", "train_arm"]
@@ -111,7 +106,7 @@ def make_network(config: Config, splits: Splits, reweight: Sequence[float], resc
 
 
 def train_arm(config: Config, splits: Splits, arm: Arm, seed: int, folder: Path, run: Run, step: str) -> dict[str, Any]:
-    """Train one arm with one seed and measure it: the numbers of :func:`measure`, and the training's history.
+    """Train one arm with one seed and measure it: the numbers of ``measure``, and the training's history.
 
     The initial weights and the order of the images depend on the seed only, so that arms are paired.
     """
@@ -166,7 +161,7 @@ def train_arm(config: Config, splits: Splits, arm: Arm, seed: int, folder: Path,
 
 
 class _ExitObjective(nn.Module):
-    """The loss of a batch, in the form that :func:`tenfold.training.fit` takes."""
+    """The loss of a batch, in the form that ``tenfold.training.fit`` takes."""
 
     def __init__(self, arm: Arm, equalise: bool) -> None:
         super().__init__()

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from tenfold.systems.boosted_exits.method import add_exit, confidence, leaves
-from tenfold.systems.boosted_exits.model import EarlyExitModel, State
-from tenfold.systems.boosted_exits.serving import (
+from tenfold.systems.boosted_exits.networks.early_exit_model import EarlyExitModel, State
+from tenfold.systems.boosted_exits.serving.runner import (
     ExitOutputs,
     batched_leaves,
     check_thresholds,
@@ -171,13 +171,13 @@ def _join(states: Sequence[State], flags: Sequence[bool] | None) -> State:
 
 
 class RegroupingServer:
-    """:class:`StageQueues` with a thread that serves them.
+    """``StageQueues`` with a thread that serves them.
 
     Args:
-        model: see :class:`StageQueues`.
-        thresholds: see :class:`StageQueues`.
-        batch_size: see :class:`StageQueues`.
-        deadline_ms: see :class:`StageQueues`.
+        model: see ``StageQueues``.
+        thresholds: see ``StageQueues``.
+        batch_size: see ``StageQueues``.
+        deadline_ms: see ``StageQueues``.
 
     Example:
         >>> with RegroupingServer(model, thresholds, batch_size=32, deadline_ms=5) as server:  # doctest: +SKIP
@@ -195,7 +195,7 @@ class RegroupingServer:
         self._thread.start()
 
     def submit(self, x: State) -> "Future[ExitOutputs]":
-        """Queue inputs ``(batch, ...)``; the future gives their :class:`ExitOutputs`.
+        """Queue inputs ``(batch, ...)``; the future gives their ``ExitOutputs``.
 
         Raises:
             RuntimeError: the server is closed.

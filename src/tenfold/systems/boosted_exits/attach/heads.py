@@ -1,4 +1,4 @@
-"""Heads for exits on any network (spec 2.11), by the shape of the tensor that they read."""
+"""Heads for exits on any network, by the shape of the tensor that they read."""
 
 from typing import Literal
 
@@ -54,9 +54,9 @@ def automatic_head(shape: torch.Size, classes: int, pool: Pool) -> nn.Module:
 
     Args:
         shape: ``(batch, channels, height, width)``: 3x3 convolution of stride 2, batch normalization, ReLU, global
-            average pool, linear; ``(batch, tokens, dim)``: :class:`TokenHead`; ``(batch, dim)``: linear.
+            average pool, linear; ``(batch, tokens, dim)``: ``TokenHead``; ``(batch, dim)``: linear.
         classes: number of classes.
-        pool: see :class:`TokenHead`.
+        pool: see ``TokenHead``.
 
     Raises:
         UserError: another number of dimensions.

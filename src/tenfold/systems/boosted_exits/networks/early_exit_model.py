@@ -1,15 +1,11 @@
-"""Networks with several exits: as stages that can stop (:class:`EarlyExitModel`)."""
+"""Networks with several exits: as stages that can stop (``EarlyExitModel``)."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from tenfold.systems.boosted_exits.method import (
-    ensemble_logits,
-    expand_reweight,
-    rescale_gradient,
-)
+from tenfold.systems.boosted_exits.method import ensemble_logits, expand_reweight, rescale_gradient
 
 State = Any
 """What one stage hands to the next: a tensor, or a (nested) list, tuple or dict of tensors."""
@@ -21,12 +17,12 @@ class EarlyExitModel(nn.Module):
     Args:
         stages: N modules; stage n maps the state of stage n-1 (the input for the first) to its own.
         heads: N modules; head n maps the tapped tensor of stage n to logits ``(batch, classes)``.
-        reweight: factor of the older ensemble, see :func:`~tenfold.systems.boosted_exits.method.expand_reweight`.
-        rescale: whether training rescales gradients (spec 2.5). Only the tapped tensor is rescaled.
+        reweight: factor of the older ensemble, see ``expand_reweight``.
+        rescale: whether training rescales gradients (gradient equilibrium). Only the tapped tensor is rescaled.
         tap: position of the tensor that heads read in a state that is a list or tuple; ``-1`` is the last, which in
             MSDNet is the coarsest scale. A state that is a tensor is the tap itself.
 
-    The module's value is the list of the heads' own logits ``f_1 .. f_N``; :meth:`ensemble` makes the predictions
+    The module's value is the list of the heads' own logits ``f_1 .. f_N``; ``ensemble`` makes the predictions
     ``z_1 .. z_N`` of it.
     """
 
@@ -88,53 +84,3 @@ def _with_tap(state: State, tap: int, tensor: Tensor) -> State:
     parts = list(state)
     parts[tap] = tensor
     return type(state)(parts)
-
-
-class _ConvHead(nn.Sequential):
-    """3x3 convolution, batch normalization, ReLU, global average pool, linear: ``(batch, c, h, w)`` to logits."""
-
-    def __init__(self, width: int, classes: int) -> None:
-        super().__init__(
-            _conv_block(width, width, stride=1),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(width, classes),
-        )
-
-
-def _conv_block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(inplace=True),
-    )
-
-
-def small_cnn(
-    *,
-    num_classes: int,
-    image_channels: int = 1,
-    widths: Sequence[int] = (8, 16, 16, 24, 24),
-    reweight: float | Sequence[float] = 0.5,
-    rescale: bool = True,
-) -> EarlyExitModel:
-    """A convolutional network with one exit per stage, small enough to train on a processor in seconds.
-
-    A stem halves the resolution; stage n is a 3x3 convolution to ``widths[n]`` channels with batch normalization and
-    ReLU, of stride 2 where the width grows. Not of the paper: it carries the presets ``tiny`` and ``small``.
-
-    Args:
-        num_classes: number of classes.
-        image_channels: channels of the input ``(batch, image_channels, height, width)``.
-        widths: channels of each stage.
-        reweight: see :class:`EarlyExitModel`.
-        rescale: see :class:`EarlyExitModel`.
-    """
-    widths = list(widths)
-    stages = [
-        _conv_block(before, width, stride=2 if width > before else 1)
-        for before, width in zip(widths[:1] + widths[:-1], widths, strict=True)
-    ]
-    stages[0] = nn.Sequential(_conv_block(image_channels, widths[0], stride=2), stages[0])
-    heads = [_ConvHead(width, num_classes) for width in widths]
-    return EarlyExitModel(stages, heads, reweight=reweight, rescale=rescale)

@@ -1,8 +1,8 @@
 """When to leave: exit policies, and what they do to recorded samples.
 
 A policy is one confidence threshold per exit. A sample leaves at the first exit whose confidence reaches its
-threshold; the last exit takes whoever is left. :func:`assign_exits` is that rule, for the solvers as for every
-report; it compares through :func:`~tenfold.systems.boosted_exits.method.leaves`, as serving does.
+threshold; the last exit takes whoever is left. ``assign_exits`` is that rule, for the solvers as for every
+report; it compares through ``leaves``, as serving does.
 """
 
 import dataclasses
@@ -91,10 +91,10 @@ def record_exits(ensembles: Sequence[Tensor], labels: Tensor, costs: Sequence[fl
     Args:
         ensembles: N tensors ``(samples, classes)``, the logits ``z_n`` (not the heads' own ``f_n``).
         labels: ``(samples,)`` class indices.
-        costs: ``(exits,)`` cumulative costs ``C_n``, see :class:`ExitRecords`.
+        costs: ``(exits,)`` cumulative costs ``C_n``, see ``ExitRecords``.
 
     Raises:
-        UserError: see :class:`ExitRecords`; or the logits hold NaN, or the labels are no class indices.
+        UserError: see ``ExitRecords``; or the logits hold NaN, or the labels are no class indices.
     """
     check_ensembles(ensembles, labels)
     # One row per exit in memory: policies read the confidences of one exit at a time.
@@ -168,7 +168,7 @@ class ExitPolicy:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ExitPolicy":
-        """The policy that :meth:`to_dict` wrote.
+        """The policy that ``to_dict`` wrote.
 
         Raises:
             UserError: a value is missing, unknown or not a number.
@@ -225,7 +225,7 @@ def evaluate_policy(records: ExitRecords, thresholds: Sequence[float]) -> Policy
 
     Args:
         records: the samples; those of a test set for an honest number.
-        thresholds: ``(exits,)``, see :func:`assign_exits`.
+        thresholds: ``(exits,)``, see ``assign_exits``.
     """
     exits = assign_exits(records.confidences, thresholds)
     counts = torch.bincount(exits, minlength=records.exits).tolist()

@@ -1,4 +1,4 @@
-"""The files that the official programs write beside their checkpoints (spec 4), and how files of others are read here.
+"""The files that the official programs write beside their checkpoints, and how files of others are read here.
 
 Nothing that a file holds is executed: tensors and plain values are read, other objects are refused.
 """

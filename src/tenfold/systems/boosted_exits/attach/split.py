@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from tenfold.systems.boosted_exits.cutting_capture import CannotCut, Captured, Keys
+from tenfold.systems.boosted_exits.attach.capture import CannotCut, Captured, Keys
 
 
 class _Kind(Enum):

@@ -11,7 +11,7 @@ official key                  ours
 ============================  ======================================================
 
 The rest of a key is the same. The files that lie beside a checkpoint are read by
-:mod:`~tenfold.systems.boosted_exits.official_files`.
+``official_files``.
 """
 
 from argparse import Namespace
@@ -24,9 +24,9 @@ from pydantic import BaseModel, BeforeValidator, ValidationError
 from torch import Tensor
 
 from tenfold.errors import UserError
-from tenfold.systems.boosted_exits.msdnet import PUBLISHED_MSDNETS, MSDNet, published_msdnet
-from tenfold.systems.boosted_exits.official_files import read_lines, read_saved
-from tenfold.systems.boosted_exits.ranet import PUBLISHED_RANETS, RANet, published_ranet
+from tenfold.systems.boosted_exits.networks.msdnet import PUBLISHED_MSDNETS, MSDNet, published_msdnet
+from tenfold.systems.boosted_exits.networks.official_files import read_lines, read_saved
+from tenfold.systems.boosted_exits.networks.ranet import PUBLISHED_RANETS, RANet, published_ranet
 
 Backbone = MSDNet | RANet
 

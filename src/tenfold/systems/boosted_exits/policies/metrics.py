@@ -12,8 +12,8 @@ from tenfold.cost import Convention, count_flops
 from tenfold.data import Batches
 from tenfold.errors import UserError
 from tenfold.parallel import compute_rows
-from tenfold.systems.boosted_exits.model import EarlyExitModel, State
-from tenfold.systems.boosted_exits.policies import (
+from tenfold.systems.boosted_exits.networks.early_exit_model import EarlyExitModel, State
+from tenfold.systems.boosted_exits.policies.exit_policy import (
     ExitPolicy,
     ExitRecords,
     PolicyOutcome,
@@ -27,7 +27,7 @@ def predict(network: Any, batches: Batches, device: torch.device) -> tuple[list[
 
     Args:
         network: a network with exits; evaluated in eval mode on ``device``, left there in its own mode.
-        batches: see :data:`tenfold.data.Batches`.
+        batches: see ``tenfold.data.Batches``.
         device: where it computes.
 
     Returns:
@@ -60,8 +60,8 @@ def exit_costs(model: EarlyExitModel, example: State, convention: Convention = "
     Args:
         model: left as it is, training mode and running statistics included.
         example: one input, as a batch of one.
-        convention: how operations are counted, see :data:`tenfold.cost.Convention`; ``"msdnet"`` for the numbers of
-            the official code (spec 2.10).
+        convention: how operations are counted, see ``tenfold.cost.Convention``; ``"msdnet"`` for the numbers of
+            the official code.
 
     Returns:
         ``(exits,)`` cumulative operations per input.
@@ -163,7 +163,7 @@ def calibration_errors(records: ExitRecords, bins: int = 15) -> Tensor:
 
 
 def hard_share(ensembles: Sequence[Tensor], labels: Tensor, easy_probability: float = 0.9) -> Tensor:
-    """Share of samples from which each exit still has something to learn (spec 8, ablations).
+    """Share of samples from which each exit still has something to learn.
 
     A sample is hard for exit n when ``z_{n-1}`` is wrong or gives its class less than ``easy_probability``. For the
     first exit, which has no ensemble before it, all samples are.

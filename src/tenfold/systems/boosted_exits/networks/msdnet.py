@@ -1,10 +1,10 @@
-"""MSDNet, the multi-scale dense network (Huang et al., ICLR 2018), as :class:`EarlyExitModel` (spec 2.7).
+"""MSDNet, the multi-scale dense network (Huang et al., ICLR 2018), as ``EarlyExitModel``.
 
 Every layer keeps feature maps at several scales. Scale i of a layer's output is ``cat[x_i, down(x_{i-1}), conv(x_i)]``;
 from time to time a layer drops the finest map and a transition halves the widths. Heads read the coarsest map.
 
 Attribute names follow the official code where they make checkpoint keys, see
-:mod:`~tenfold.systems.boosted_exits.checkpoints`.
+``official_checkpoints``.
 """
 
 import math
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.errors import UserError
-from tenfold.systems.boosted_exits.model import EarlyExitModel
+from tenfold.systems.boosted_exits.networks.early_exit_model import EarlyExitModel
 
 StepMode = Literal["even", "lin_grow"]
 StemKind = Literal["cifar", "imagenet"]
@@ -175,7 +175,7 @@ class _Transition(nn.Module):
 
 
 class MSDNet(EarlyExitModel):
-    """Multi-scale dense network with one exit per block (spec 2.7).
+    """Multi-scale dense network with one exit per block.
 
     Takes images ``(batch, image_channels, height, width)`` of any size. What one stage hands to the next is the list of
     the remaining maps, finest first; training rescales the gradient of the coarsest only. Initialised as PyTorch
@@ -197,8 +197,8 @@ class MSDNet(EarlyExitModel):
             possible.
         stem: ``cifar``, or ``imagenet``, which divides the resolution by four and has wider heads.
         image_channels: channels of the images.
-        reweight: see :class:`EarlyExitModel`.
-        rescale: see :class:`EarlyExitModel`; on is the official ``msdnet_ge``, off its ``msdnet``.
+        reweight: see ``EarlyExitModel``.
+        rescale: see ``EarlyExitModel``; on is the official ``msdnet_ge``, off its ``msdnet``.
 
     Raises:
         ValueError: an argument out of its range, or factors that do not fit each other.
@@ -331,15 +331,15 @@ PUBLISHED_MSDNETS: dict[str, dict[str, Any]] = {
     "msdnet-imagenet-step7": _IMAGENET | {"base": 7, "step": 7},
     "msdnet-imagenet-step4": _IMAGENET | {"base": 4, "step": 4},
 }
-"""Published settings by name: arguments of :class:`MSDNet` that differ from its defaults."""
+"""Published settings by name: arguments of ``MSDNet`` that differ from its defaults."""
 
 
 def published_msdnet(name: str, **changes: Any) -> MSDNet:
     """An MSDNet with published settings.
 
     Args:
-        name: one of :data:`PUBLISHED_MSDNETS`.
-        changes: arguments of :class:`MSDNet` to set otherwise.
+        name: one of ``PUBLISHED_MSDNETS``.
+        changes: arguments of ``MSDNet`` to set otherwise.
 
     Raises:
         UserError: there is no such name.
