@@ -26,7 +26,7 @@ from tenfold.systems.graph_fusion.fusion.batches import QueryBatches
 from tenfold.systems.graph_fusion.fusion.densification import candidates_of, precision_curve
 from tenfold.systems.graph_fusion.fusion.objectives import SIDES, Exchange, MutualObjective, Pair, PhaseObjective
 from tenfold.systems.graph_fusion.fusion.teachers import read_teacher, write_teacher
-from tenfold.systems.graph_fusion.fusion.unobserved_queries import plausible_weights
+from tenfold.systems.graph_fusion.graph.unobserved_queries import plausible_weights
 from tenfold.systems.graph_fusion.ranking.calibration import ConfidenceCurve
 from tenfold.training import TrainerOptions
 

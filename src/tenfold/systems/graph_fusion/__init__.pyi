@@ -22,7 +22,6 @@ from .fusion.schedule import Mutual as Mutual
 from .fusion.schedule import Rounds as Rounds
 from .fusion.schedule import Schedule as Schedule
 from .fusion.schedule import WarmStart as WarmStart
-from .fusion.unobserved_queries import sample_unobserved as sample_unobserved
 from .graph.answers import AnswerIndex as AnswerIndex
 from .graph.answers import with_inverses as with_inverses
 from .graph.knowledge_graph import KnowledgeGraph as KnowledgeGraph
@@ -31,6 +30,7 @@ from .graph.splits import leakage as leakage
 from .graph.subsets import drop_unseen as drop_unseen
 from .graph.subsets import induced_subset as induced_subset
 from .graph.subsets import sparsify as sparsify
+from .graph.unobserved_queries import sample_unobserved as sample_unobserved
 from .method import bucket_kl as bucket_kl
 from .method import evidence_lower_bound as evidence_lower_bound
 from .method import full_scores_loss as full_scores_loss

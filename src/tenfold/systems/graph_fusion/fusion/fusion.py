@@ -36,8 +36,8 @@ from tenfold.systems.graph_fusion.fusion.objectives import (
 from tenfold.systems.graph_fusion.fusion.records import Best, Round
 from tenfold.systems.graph_fusion.fusion.schedule import Schedule
 from tenfold.systems.graph_fusion.fusion.teachers import TeacherFile, write_teacher
-from tenfold.systems.graph_fusion.fusion.unobserved_queries import UnobservedQueries, sample_unobserved
 from tenfold.systems.graph_fusion.graph.knowledge_graph import KnowledgeGraph
+from tenfold.systems.graph_fusion.graph.unobserved_queries import UnobservedQueries, sample_unobserved
 from tenfold.systems.graph_fusion.ranking.calibration import fit_temperature
 from tenfold.systems.graph_fusion.ranking.ranks import agreement, evaluate_encoder
 from tenfold.systems.graph_fusion.ranking.summaries import summarise_ranks

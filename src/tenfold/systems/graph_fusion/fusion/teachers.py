@@ -15,9 +15,9 @@ from tenfold.losses import log_probabilities
 from tenfold.parallel import rank, wait_for_all_ranks, world_size
 from tenfold.run import read_json, write_atomically
 from tenfold.systems.graph_fusion.encoders.query_scorer import QueryScorer, check_scores
-from tenfold.systems.graph_fusion.fusion.unobserved_queries import UnobservedQueries
 from tenfold.systems.graph_fusion.graph.answers import AnswerIndex
 from tenfold.systems.graph_fusion.graph.query_batch import UnobservedBatch
+from tenfold.systems.graph_fusion.graph.unobserved_queries import UnobservedQueries
 from tenfold.systems.graph_fusion.scale.memory import rows_within
 
 _ARRAYS = ("queries", "cross", "weights", "ids", "probabilities", "tail")

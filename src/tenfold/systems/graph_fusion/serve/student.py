@@ -14,10 +14,10 @@ from tenfold.export import Manifest, load_manifest, load_weights, save_model
 from tenfold.losses import log_probabilities
 from tenfold.systems.graph_fusion.encoders.build_encoder import build_encoder
 from tenfold.systems.graph_fusion.encoders.query_scorer import QueryScorer, check_scores
-from tenfold.systems.graph_fusion.fusion.unobserved_queries import sample_unobserved
 from tenfold.systems.graph_fusion.graph.answers import AnswerIndex, with_inverses
 from tenfold.systems.graph_fusion.graph.knowledge_graph import KnowledgeGraph
 from tenfold.systems.graph_fusion.graph.storage import empty_triples, read_graph, save_graph
+from tenfold.systems.graph_fusion.graph.unobserved_queries import sample_unobserved
 from tenfold.systems.graph_fusion.ranking.calibration import ConfidenceCurve, fit_temperature
 
 SYSTEM = "graph-fusion"
