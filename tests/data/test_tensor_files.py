@@ -14,7 +14,7 @@ from tenfold.data import (
     load_tiny_imagenet,
     resize_images,
 )
-from tenfold.data.stl10 import STL10_CLASSES
+from tenfold.data.formats.stl10 import STL10_CLASSES
 from tenfold.errors import UserError
 
 RNG = np.random.default_rng(0)
