@@ -79,9 +79,8 @@ def _note_of_others(folder: Path, others: Sequence[Path]) -> tuple[str, ...]:
         return ()
     kinds = Counter("hidden" if path.name.startswith(".") else path.suffix or "no ending" for path in others)
     listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
-    return (
-        f"{folder}: {len(others)} files in the class folders are no images by their names, and not read: {listed}.",
-    )
+    counted = f"{len(others)} files in the class folders are no images by their names and are not read"
+    return (f"{folder}: {counted}: {listed}.",)
 
 
 def require_readable(files: ImageFiles, folder: Path, *, leave_out: bool) -> ImageFiles:

@@ -119,10 +119,10 @@ class Preprocessing:
         return self.prepare(read_image(path))
 
     def random_crop(self) -> Callable[[Any], Tensor]:
-        """ImageNet's training: a random rectangle resized to the size, mirrored half of the time; from torch's generator.
+        """ImageNet's training: a random rectangle resized to the size, mirrored half of the time.
 
         Returns:
-            A transform from a PIL image to a uint8 tensor ``(channels, height, width)``.
+            A transform from a PIL image to a uint8 tensor ``(channels, height, width)``; draws from torch's generator.
         """
         from torchvision.transforms import InterpolationMode, v2
 

@@ -63,7 +63,7 @@ def read_image(path: str | Path | IO[bytes], *, name: str | None = None) -> Any:
 def find_unreadable(paths: Iterable[Path], *, threads: int | None = None) -> dict[Path, str]:
     """Look at all image files, in parallel, and say which cannot be read, and why.
 
-    Every file is decoded to its end, JPEG at an eighth of its size: as much as it takes to notice that one is cut short.
+    Every file is decoded to its end, JPEG at an eighth of its size: enough to notice that one is cut short.
 
     Args:
         paths: image files.
@@ -81,7 +81,7 @@ def _look_at(path: Path) -> str:
     try:
         with Image.open(path) as image:
             _require_range(image)
-            image.draft(None, (max(image.width // 8, 1), max(image.height // 8, 1)))  # type: ignore[arg-type]
+            image.draft(None, (max(image.width // 8, 1), max(image.height // 8, 1)))
             image.load()
     except Exception as error:
         return _reason(error)

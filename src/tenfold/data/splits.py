@@ -1,7 +1,7 @@
 """Three splits of labelled images by the name of their data set, and what their batches go through."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,15 @@ class Splits:
     def image_shape(self) -> tuple[int, int, int]:
         """``(channels, height, width)`` of a batch's images."""
         return self.preprocessing.image_shape
+
+    def prepared(self, **changes: Any) -> "Splits":
+        """The same images with another preprocessing: that of a saved model, or some of its fields changed.
+
+        Args:
+            changes: ``preprocessing``, or fields of it such as ``mean`` and ``interpolation``.
+        """
+        given = changes.pop("preprocessing", None) or self.preprocessing
+        return replace(self, preprocessing=replace(given, **changes))
 
     def example(self, batch: int) -> Tensor:
         """A batch of blank images ``(batch, channels, height, width)``, for shapes and costs."""
@@ -264,9 +273,9 @@ def _split_files(
         _require_same_classes(train, folder / "train", test, folder / "val")
         held = validation_size(name, len(train), validation)
         chosen, rest = split_indices(len(train), [held, len(train) - held], seed=0)
-        notes = (_note_of_sizes(len(rest), held, len(test)),)
+        note = _note_of_sizes(len(rest), held, len(test))
         parts = train.subset(rest.tolist()), train.subset(chosen.tolist()), test
-        return Splits(name, *parts, preprocessing, notes=notes, **how)
+        return Splits(name, *parts, preprocessing, notes=(note,), **how)
 
     read = partial(_readable_files, leave_out=leave_out)
     if not (folder / "train").is_dir():
@@ -274,11 +283,8 @@ def _split_files(
         test_size = max(len(everything) // 5, 1)
         held = validation_size(name, len(everything) - test_size, validation)
         order = stratified_order(everything.labels, seed=0).tolist()
-        test, chosen_files = (
-            everything.subset(order[:test_size]),
-            everything.subset(order[test_size : test_size + held]),
-        )
-        train = everything.subset(order[test_size + held :])
+        test, rest = everything.subset(order[:test_size]), everything.subset(order[test_size:])
+        chosen_files, train = rest.subset(range(held)), rest.subset(range(held, len(rest)))
         origin = [f"{folder} has no split of its own: a fifth of its images, drawn once, is the test."]
         origin += everything.notes
     else:
