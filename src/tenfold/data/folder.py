@@ -83,13 +83,16 @@ def _note_of_others(folder: Path, others: Sequence[Path]) -> tuple[str, ...]:
     return (f"{folder}: {counted}: {listed}.",)
 
 
-def require_readable(files: ImageFiles, folder: Path, *, leave_out: bool) -> ImageFiles:
+def require_readable(
+    files: ImageFiles, folder: Path, *, leave_out: bool, option: str = "--data.unreadable"
+) -> ImageFiles:
     """Look at all files before any work is done with them.
 
     Args:
         files: the files.
         folder: where they are from, for the messages.
         leave_out: go on without those that cannot be read, and say so in the notes.
+        option: what a user types to leave them out.
 
     Raises:
         UserError: names the files that cannot be read; or a class has none that can.
@@ -101,7 +104,7 @@ def require_readable(files: ImageFiles, folder: Path, *, leave_out: bool) -> Ima
     listed = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
     counted = f"{len(bad)} of the {len(files)} images in {folder} cannot be read"
     if not leave_out:
-        raise UserError(f"{counted}: {listed}; mend them, or go on without: --data.unreadable leave-out")
+        raise UserError(f"{counted}: {listed}; mend them, or go on without them: {option} leave-out")
     kept = files.subset([index for index, path in enumerate(files.paths) if path not in bad])
     for label, name in enumerate(files.classes):
         if label not in kept.labels:

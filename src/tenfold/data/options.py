@@ -109,7 +109,7 @@ def own_augment(name: str) -> Augment:
     return OWN_AUGMENT.get(name, "none")
 
 
-def validation_size(name: str, images: int, asked: int | None) -> int:
+def validation_size(name: str, images: int, asked: int | None, option: str = "--data.validation") -> int:
     """How many of the training images validate.
 
     Args:
@@ -117,14 +117,15 @@ def validation_size(name: str, images: int, asked: int | None) -> int:
         images: how many training images there are.
         asked: the setting; where ``None``, what is usual for the data set, or a tenth where that is more than a
             quarter of what is there.
+        option: what a user types to set it.
 
     Raises:
         UserError: none would be left to train.
     """
     if asked is not None and not 1 <= asked < images:
         raise UserError(
-            f"data.validation {asked} leaves none of the {images} training images of {name}: leave it out, or take "
-            f"fewer, as with --data.validation {max(images // 10, 1)}"
+            f"{option} {asked} leaves none of the {images} training images of {name}: leave it out, or take fewer, as "
+            f"with {option} {max(images // 10, 1)}"
         )
     if images < 2:
         raise UserError(f"{name} holds {images} training images; it needs at least two, one of them to validate")

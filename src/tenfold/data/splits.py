@@ -165,6 +165,7 @@ def load_splits(
     resize: int | None = None,
     unreadable: str = "refuse",
     workers: int = 0,
+    options: str = "--data.",
 ) -> Splits:
     """Read a data set and split it.
 
@@ -180,6 +181,7 @@ def load_splits(
         resize: see ``ImageOptions``.
         unreadable: see ``ImageOptions``.
         workers: processes that decode image files.
+        options: how the names of the options begin that a user types, for messages.
 
     Raises:
         UserError: the data are missing or damaged, the settings do not fit them, or a split would be empty.
@@ -187,17 +189,19 @@ def load_splits(
     files = name in FILE_SETS
     chosen = own_augment(name) if augment == "auto" else augment
     if chosen == "imagenet" and not files:
-        raise UserError(f"data.augment imagenet is for image files; {name} takes none, flip or crop-flip")
+        raise UserError(f"{options}augment imagenet is for image files; {name} takes none, flip or crop-flip")
     how: dict[str, Any] = {"augment": chosen, "augment_validation": augment_validation, "workers": workers}
     if files:
         preprocessing = _preprocessing_of_files(image_size, resize)
-        return _split_files(name, root, validation, preprocessing, how, leave_out=unreadable == "leave-out")
+        read = partial(_readable_files, leave_out=unreadable == "leave-out", option=f"{options}unreadable")
+        count = partial(validation_size, name, asked=validation, option=f"{options}validation")
+        return _split_files(name, find_data(root), preprocessing, how, read=read, count=count)
     train, test, notes = _read_images(name, root)
     if resize is not None and train.image_shape[1:] != (resize, resize):
         height, width = train.image_shape[1:]
         notes.append(f"The images were brought from {height} x {width} to {resize} x {resize} pixels.")
         train, test = resize_images(train, resize), resize_images(test, resize)
-    held = validation_size(name, len(train), validation)
+    held = validation_size(name, len(train), validation, f"{options}validation")
     rest, held_rows = split_indices(len(train), [len(train) - held, held])
     training = train.subset(rest)
     preprocessing = Preprocessing.squeezed(
@@ -260,31 +264,29 @@ def _preprocessing_of_files(image_size: int | None, resize: int | None) -> Prepr
 
 def _split_files(
     name: str,
-    root: str | None,
-    validation: int | None,
+    folder: Path,
     preprocessing: Preprocessing,
     how: dict[str, Any],
     *,
-    leave_out: bool,
+    read: Callable[[Path], ImageFiles],
+    count: Callable[[int], int],
 ) -> Splits:
-    folder = find_data(root)
     if name == "imagenet":
         train, test = find_imagenet(folder, "train"), find_imagenet(folder, "val")
         _require_same_classes(train, folder / "train", test, folder / "val")
-        held = validation_size(name, len(train), validation)
+        held = count(len(train))
         chosen, rest = split_indices(len(train), [held, len(train) - held], seed=0)
         note = _note_of_sizes(len(rest), held, len(test))
         parts = train.subset(rest.tolist()), train.subset(chosen.tolist()), test
         return Splits(name, *parts, preprocessing, notes=(note,), **how)
 
-    read = partial(_readable_files, leave_out=leave_out)
     if not (folder / "train").is_dir():
         everything = read(folder)
         test_size = max(len(everything) // 5, 1)
-        held = validation_size(name, len(everything) - test_size, validation)
+        held = count(len(everything) - test_size)
         order = stratified_order(everything.labels, seed=0).tolist()
-        test, rest = everything.subset(order[:test_size]), everything.subset(order[test_size:])
-        chosen_files, train = rest.subset(range(held)), rest.subset(range(held, len(rest)))
+        test, train = everything.subset(order[:test_size]), everything.subset(order[test_size:])
+        chosen_files, train = train.subset(range(held)), train.subset(range(held, len(train)))
         origin = [f"{folder} has no split of its own: a fifth of its images, drawn once, is the test."]
         origin += everything.notes
     else:
@@ -292,14 +294,14 @@ def _split_files(
         if own is not None:
             chosen_files = own
         else:
-            held = validation_size(name, len(train), validation)
+            held = count(len(train))
             order = stratified_order(train.labels, seed=0).tolist()
             chosen_files, train = train.subset(order[:held]), train.subset(order[held:])
     missing = [train.classes[label] for label in range(len(train.classes)) if label not in set(train.labels)]
     if missing:
         raise UserError(
-            f"{folder}: no image of the class {missing[0]} is left to train; it needs more images, or the others "
-            "fewer: --data.validation"
+            f"{folder}: no image of the class {missing[0]} is left to train, beside those that validate and test: it "
+            "needs more images"
         )
     for part, files in (("validation", chosen_files), ("test", test)):
         absent = sorted(set(range(len(train.classes))) - set(files.labels))
@@ -309,8 +311,8 @@ def _split_files(
     return Splits(name, train, chosen_files, test, preprocessing, notes=notes, **how)
 
 
-def _readable_files(folder: Path, *, leave_out: bool) -> ImageFiles:
-    return require_readable(find_image_files(folder), folder, leave_out=leave_out)
+def _readable_files(folder: Path, *, leave_out: bool, option: str) -> ImageFiles:
+    return require_readable(find_image_files(folder), folder, leave_out=leave_out, option=option)
 
 
 def _given_split(

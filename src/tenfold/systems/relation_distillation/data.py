@@ -13,6 +13,7 @@ from tenfold.data import (
     FileBatches,
     ImageFiles,
     LabelledImages,
+    Preprocessing,
     Splits,
     TensorBatches,
     channel_statistics,
@@ -60,7 +61,7 @@ def load_images(
         if name == "clothing64"
         else load_splits(name, root=root, validation=validation, image_size=image_size, workers=workers)
     )
-    splits = replace(splits, interpolation="bicubic")  # as recipes of vision transformers resize
+    splits = splits.prepared(interpolation="bicubic")  # as recipes of vision transformers resize
     return splits if limit is None else replace(splits, train=splits.train.subset(range(min(limit, len(splits.train)))))
 
 
@@ -75,10 +76,7 @@ def _read_clothing(root: str | None, image_size: int) -> Splits:
         train=train,
         validation=held,
         test=test,
-        mean=mean,
-        std=std,
-        image_shape=train.image_shape,
-        augment="none",
+        preprocessing=Preprocessing.squeezed(train.image_shape, mean, std),
         notes=("Photographs of garments, ten unbalanced classes: accuracy is the mean over classes.",),
     )
 

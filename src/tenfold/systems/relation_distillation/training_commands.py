@@ -5,14 +5,13 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 import torch
 
 from tenfold.cost import count_parameters
-from tenfold.data import Splits
+from tenfold.data import Preprocessing, Splits
 from tenfold.errors import UserError
 from tenfold.export import load_manifest, save_model
 from tenfold.parallel import rank
@@ -242,7 +241,7 @@ def finetune(
         raise UserError(
             f"the network takes images {(sizes['channels'], size, size)}, those of {data} are {splits.image_shape}"
         )
-    splits = replace(splits, mean=tuple(manifest.extra["mean"]), std=tuple(manifest.extra["std"]))
+    splits = splits.prepared(mean=tuple(manifest.extra["mean"]), std=tuple(manifest.extra["std"]))
     counts = heads_per_block(pretrained)
     used = [counts[0]] * len(counts) if heads == "uniform" else counts
     torch.manual_seed(seed)
@@ -317,11 +316,14 @@ def _images(data: str, root: str | None, size: int, workers: int) -> Splits:
     if data in NAMED:
         return load_images(data, root=root, image_size=size, workers=workers)
     images: Any = unlabelled_images(data)
-    mean, std = IMAGENET_STATISTICS
     return Splits(
-        name=data, train=images, validation=images, test=images, mean=mean, std=std, image_shape=(3, size, size),
-        augment="none", workers=workers, interpolation="bicubic",
-    )  # fmt: skip
+        name=data,
+        train=images,
+        validation=images,
+        test=images,
+        preprocessing=Preprocessing.cropped(size, *IMAGENET_STATISTICS, interpolation="bicubic"),
+        workers=workers,
+    )
 
 
 def _student_of(name: str) -> StudentOptions:
