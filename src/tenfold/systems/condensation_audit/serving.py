@@ -1,8 +1,10 @@
 """A network trained on a condensed set, as it is served: pixels in, the range guard first, then the preprocessing."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tenfold.data.preprocessing import Preprocessing as ImagePreprocessing
 from tenfold.errors import UserError
 from tenfold.export import load_manifest, load_weights
 from tenfold.systems.condensation_audit.data.preprocessing import Preprocessing
@@ -39,3 +41,17 @@ def load_served(folder: str | Path, factory: str | None = None) -> tuple[RangeGu
     else:
         preprocessing = Preprocessing(tuple(extra["mean"]), tuple(extra["std"]), shape)
     return RangeGuard(network, preprocessing).eval(), extra
+
+
+def reading_of(image_shape: Sequence[int], extra: dict[str, Any]) -> ImagePreprocessing:
+    """How image files are brought to the size of a network: as its manifest says, else squeezed.
+
+    Args:
+        image_shape: ``(channels, height, width)``.
+        extra: values of the manifest.
+
+    Raises:
+        UserError: the manifest says something that cannot be.
+    """
+    told = extra.get("preprocessing")
+    return ImagePreprocessing.squeezed(image_shape) if told is None else ImagePreprocessing.from_dict(told)

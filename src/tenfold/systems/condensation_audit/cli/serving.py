@@ -12,7 +12,7 @@ from tenfold.errors import UserError
 from tenfold.export import export_onnx, load_manifest, save_model
 from tenfold.run import read_config
 from tenfold.systems.condensation_audit.data.load import Data, load_data, require_shape
-from tenfold.systems.condensation_audit.serving import load_served
+from tenfold.systems.condensation_audit.serving import load_served, reading_of
 from tenfold.systems.condensation_audit.sets.files import load_set, save_set
 
 
@@ -87,7 +87,7 @@ def predict(run: str, inputs: list[str], *, factory: str | None = None) -> str:
     """
     network, extra = load_served(run, factory)
     lines = []
-    for name, image in read_images(inputs, load_manifest(run).arguments["image_shape"]):
+    for name, image in read_images(inputs, reading_of(load_manifest(run).arguments["image_shape"], extra)):
         with torch.inference_mode():
             probabilities = network(image[None].float() / 255)[0].softmax(0)
         label = int(probabilities.argmax())

@@ -163,6 +163,7 @@ def deliver(config: Config, data: Data, factory: Factory, run: Run) -> dict[str,
             "std": list(preprocessing.std),
             "set": "set.cset",
             "zca": preprocessing.zca is not None,
+            "preprocessing": data.reading.to_dict(),
         },
     )
     image = torch.zeros(1, *preprocessing.image_shape)
