@@ -126,15 +126,15 @@ class RowBatches(ResumableBatches):
 
 
 class FileBatches(ResumableBatches):
-    """Shuffled training batches of image files, decoded by workers: as :class:`TensorBatches`.
+    """Shuffled training batches of image files, decoded by workers: as ``TensorBatches``.
 
     Args:
         data: the files.
-        batch_size: see :class:`TensorBatches`.
-        seed: see :class:`TensorBatches`.
+        batch_size: see ``TensorBatches``.
+        seed: see ``TensorBatches``.
         transform: PIL image to uint8 tensor ``(3, height, width)``, the one size for all; draws from torch's generator.
-        mean: see :class:`TensorBatches`.
-        std: see :class:`TensorBatches`.
+        mean: see ``TensorBatches``.
+        std: see ``TensorBatches``.
         workers: processes that decode; 0 decodes in this one.
     """
 

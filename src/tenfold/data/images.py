@@ -70,7 +70,7 @@ def images_from_arrays(images: ArrayLike, labels: ArrayLike, classes: Sequence[s
         classes: names; the numbers themselves where not given.
 
     Raises:
-        UserError: NaN or values out of range, or anything :class:`LabelledImages` refuses.
+        UserError: NaN or values out of range, or anything ``LabelledImages`` refuses.
     """
     pixels = np.asarray(images)
     if np.issubdtype(pixels.dtype, np.floating):

@@ -2,7 +2,7 @@
 
 A shard is an ordinary tar whose files come in groups of one name with several endings: ``17.jpg``, ``17.cls``.
 Uncompressed, each file lies in one piece, so that an index of places is enough to read any image: order,
-ranks and resumption are then those of :class:`tenfold.data.FileBatches`, unlike with a stream.
+ranks and resumption are then those of ``tenfold.data.FileBatches``, unlike with a stream.
 """
 
 import glob

@@ -22,6 +22,7 @@ from tenfold.data.images import (
     resize_images,
     split_indices,
 )
+from tenfold.data.options import ImageOptions as ImageOptions
 from tenfold.data.stl10 import load_stl10
 from tenfold.data.svhn import load_svhn
 from tenfold.data.tiny_imagenet import load_tiny_imagenet
@@ -45,36 +46,6 @@ _STATISTICS = {
 }
 
 _READERS = {"svhn": load_svhn, "stl10": load_stl10, "tiny-imagenet": load_tiny_imagenet}
-
-
-@dataclass
-class ImageOptions:
-    """Which images, and how they are split.
-
-    Attributes:
-        name: ``digits`` (embedded), ``mnist``, ``fashion-mnist``, ``emnist-balanced`` (``-byclass``, ``-bymerge``,
-            ``-letters``, ``-digits``, ``-mnist``), ``cifar10``, ``cifar100``, ``svhn``, ``stl10``,
-            ``tiny-imagenet`` (its file of tensors), ``imagenet``, or ``folder`` (any class-per-folder tree).
-        root: folder of the data; ``TENFOLD_DATA`` where null.
-        validation: images taken from the training split to choose epochs and thresholds.
-        augment: what training images go through: ``none``, ``flip``, ``crop-flip`` (4 pixels of padding), ``imagenet``.
-        augment_validation: augment validation images, too, as the official loader does.
-        image_size: side to which the images of ``folder`` and ``imagenet`` are brought.
-        resize: side to which images that are held in memory are brought, by a bilinear filter; as they are where null.
-        workers: processes that decode image files.
-    """
-
-    name: Literal[
-        "digits", "mnist", "fashion-mnist", "emnist-balanced", "emnist-byclass", "emnist-bymerge", "emnist-letters",
-        "emnist-digits", "emnist-mnist", "cifar10", "cifar100", "svhn", "stl10", "tiny-imagenet", "imagenet", "folder",
-    ] = "digits"  # fmt: skip
-    root: str | None = None
-    validation: int = 300
-    augment: Literal["none", "flip", "crop-flip", "imagenet"] = "none"
-    augment_validation: bool = False
-    image_size: int = 224
-    resize: int | None = None
-    workers: int = 0
 
 
 @dataclass(frozen=True)
@@ -122,20 +93,29 @@ class Splits:
         """Shuffled, augmented training batches that resume; the order depends on the seed only."""
         if isinstance(self.train, LabelledImages):
             return TensorBatches(
-                self.train, batch_size, seed=seed, mean=self.mean, std=self.std,
+                self.train,
+                batch_size,
+                seed=seed,
+                mean=self.mean,
+                std=self.std,
                 augmentations=_AUGMENTATIONS[self.augment],
-            )  # fmt: skip
+            )
         return FileBatches(
-            self.train, batch_size, seed=seed, mean=self.mean, std=self.std, workers=self.workers,
+            self.train,
+            batch_size,
+            seed=seed,
+            mean=self.mean,
+            std=self.std,
+            workers=self.workers,
             transform=imagenet_transforms(self.image_shape[-1], training=self.augment == "imagenet"),
-        )  # fmt: skip
+        )
 
     def plain_training_batches(self, batch_size: int = 512, *, limit: int = 10_000) -> Batches:
         """The first ``limit`` training images in order, without augmentation."""
         return self._in_order(self.train.subset(range(min(limit, len(self.train)))), batch_size)
 
     def validation_batches(self, batch_size: int = 512) -> Batches:
-        """The validation images; not augmented, unlike in the official loader (spec 9, trap 8)."""
+        """The validation images; not augmented, unlike in the official loader."""
         return self._in_order(self.validation, batch_size, augmented=self.augment_validation)
 
     def test_batches(self, batch_size: int = 512) -> Batches:
@@ -169,14 +149,14 @@ def load_splits(
     """Read a data set and split it.
 
     Args:
-        name: see :class:`ImageOptions`.
+        name: see ``ImageOptions``.
         root: its folder; ``TENFOLD_DATA`` where ``None``. ``folder`` wants ``train/`` and ``test/`` or ``val/`` in
             it, or the class folders themselves, of whose images a fifth is then the test.
         validation: images taken from the training split.
         augment: ``none``, ``flip``, ``crop-flip`` or ``imagenet``.
         image_size: side of the images of ``imagenet`` and ``folder``.
-        augment_validation: see :class:`Splits`.
-        resize: see :class:`ImageOptions`.
+        augment_validation: see ``Splits``.
+        resize: see ``ImageOptions``.
         workers: processes that decode image files.
 
     Raises:

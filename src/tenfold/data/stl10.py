@@ -11,8 +11,17 @@ from tenfold.errors import UserError
 _SIDE = 96
 
 STL10_CLASSES = (
-    "airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck",
-)  # fmt: skip
+    "airplane",
+    "bird",
+    "car",
+    "cat",
+    "deer",
+    "dog",
+    "horse",
+    "monkey",
+    "ship",
+    "truck",
+)
 
 
 def load_stl10(root: str | Path | None, split: str) -> LabelledImages:
