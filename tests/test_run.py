@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import pytest
+from steps_for_tests import open_square
 
 from tenfold.errors import TenfoldWarning, UserError
 from tenfold.files import read_json, write_atomically
@@ -135,17 +136,6 @@ def test_results_come_before_the_page_and_a_page_that_fails_is_a_warning(tmp_pat
     with pytest.warns(TenfoldWarning, match="tenfold report"):
         run.finish(results)
     assert (tmp_path / "run" / "results.json").exists()
-
-
-def square(offset, step, folder, run):
-    run.progress(step.name, 1, 1)
-    if offset is None:
-        raise UserError("a step refuses")
-    return {"value": step.arguments[0] ** 2 + offset, "process": os.getpid()}
-
-
-def open_square(offset):
-    return partial(square, offset)
 
 
 def test_steps_give_the_same_in_any_number_of_workers_and_are_done_once(tmp_path):
