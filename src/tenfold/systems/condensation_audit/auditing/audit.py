@@ -281,7 +281,7 @@ def _split(clean: LabelledImages) -> tuple[LabelledImages, LabelledImages, list[
     fewest = int(torch.bincount(clean.labels, minlength=len(clean.classes)).min())
     if fewest >= FEW:
         return search, judge, [], False
-    note = f"A class has only {fewest} clean images, fewer than {FEW}: this is weak evidence; hold out more (--validation)."
+    note = f"A class has only {fewest} clean images, fewer than {FEW}: weak evidence; hold out more (--validation)."
     return search, judge, [note], True
 
 

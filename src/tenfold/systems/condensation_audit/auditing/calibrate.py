@@ -11,7 +11,7 @@ import torch
 
 from tenfold.data.images import LabelledImages
 from tenfold.errors import UserError
-from tenfold.run import write_atomically
+from tenfold.files import write_atomically
 from tenfold.seeds import derived_seed
 from tenfold.systems.condensation_audit.attacks.naive_attack import NaiveAttack
 from tenfold.systems.condensation_audit.attacks.success import attack_success

@@ -9,10 +9,11 @@ import torch
 import tenfold
 from tenfold.data.images import LabelledImages
 from tenfold.errors import UserError
+from tenfold.files import write_atomically
 from tenfold.report import write_report
 from tenfold.report.pictures import image_grid, picture
 from tenfold.results import Cost, Picture, Plot, Results, Series, Table, claim
-from tenfold.run import environment, peak_process_memory_mb, write_atomically
+from tenfold.run import environment, peak_process_memory_mb
 from tenfold.systems.condensation_audit.attacks.success import ADVERSARIAL_CONTROL
 from tenfold.systems.condensation_audit.auditing.report import NOT_TESTED, AuditReport, beyond_the_range, finite
 from tenfold.systems.condensation_audit.sets.condensed_set import CondensedSet

@@ -138,7 +138,7 @@ class AuditReport:
             "power": self.power,
             "not_tested": list(NOT_TESTED),
             "findings": [_finding(f, self.classes) for f in self.findings],
-            "suspected": None if self.suspected is None else self.suspected.to_dict(),
+            "suspected": _suspected(self.suspected),
             "scan": {
                 "sizes": list(self.scan.sizes),
                 "scores": self.scan.scores.round(4).tolist(),
@@ -246,3 +246,9 @@ def beyond_the_range(report: AuditReport) -> dict[str, Any]:
     """The strongest patch of a colour that no image file holds."""
     cell, anomaly = report.unrealisable.suspects(1)[0]
     return {"class": report.classes[cell.target], "score": cell.score, "anomaly": anomaly, "colour": list(cell.colour)}
+
+
+def _suspected(outcome: AttackOutcome | None) -> dict[str, Any] | None:
+    if outcome is None:
+        return None
+    return {name: value for name, value in outcome.to_dict().items() if name != "by_image"}

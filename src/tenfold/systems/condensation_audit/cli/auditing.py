@@ -9,8 +9,8 @@ import torch
 
 from tenfold.data.images import LabelledImages
 from tenfold.errors import UserError
-from tenfold.export import MANIFEST, load_manifest
-from tenfold.run import write_atomically
+from tenfold.files import write_atomically
+from tenfold.model_folder import MANIFEST, load_manifest
 from tenfold.systems.condensation_audit.auditing.audit import FEW, audit_model
 from tenfold.systems.condensation_audit.auditing.audit import audit as audit_set
 from tenfold.systems.condensation_audit.auditing.calibrate import CalibrationPlan, fingerprint, plan_like, prepared_like
@@ -19,11 +19,10 @@ from tenfold.systems.condensation_audit.auditing.page import write_audit
 from tenfold.systems.condensation_audit.auditing.report import AuditReport
 from tenfold.systems.condensation_audit.cli.options import CleanChoice, Condensing, DataChoice
 from tenfold.systems.condensation_audit.data.load import Data
-from tenfold.systems.condensation_audit.data.preprocessing import Preprocessing
 from tenfold.systems.condensation_audit.data.real_data import RealData
 from tenfold.systems.condensation_audit.defences.calibration import Calibration, load_calibration
-from tenfold.systems.condensation_audit.networks.factories import factory_of, seeded_network
-from tenfold.systems.condensation_audit.serving import load_served
+from tenfold.systems.condensation_audit.networks.factories import seeded_network
+from tenfold.systems.condensation_audit.serving import SYSTEM, factory_of_manifest, load_served
 from tenfold.systems.condensation_audit.sets.condensed_set import CondensedSet
 from tenfold.systems.condensation_audit.sets.files import load_set
 
@@ -85,10 +84,12 @@ def audit(
         if calibration or calibrate:
             raise UserError("a model alone cannot be calibrated: --calibration and --calibrate are for sets")
         served, extra = load_served(subject, allow_network)
-        preprocessing = _preprocessing_of(subject, extra)
+        manifest = load_manifest(subject, SYSTEM)
+        preprocessing = served.preprocessing
         clean_images = _clean_of(clean.read(preprocessing.image_shape, _reading_of(extra)))
-        control = _control_of(subject, allow_network)
-        report = audit_model(served.network, preprocessing, clean_images, **control, **options)
+        factory = factory_of_manifest(subject, manifest, allow_network)
+        seeded_network(factory, 0)  # fails now, not after the scan
+        report = audit_model(served.network, preprocessing, clean_images, factory=factory, **options)
     write_audit(report, out)
     answer = _in_words(report, out)
     if report.exit_code:
@@ -195,23 +196,6 @@ def _clean_of(data: Data) -> LabelledImages:
 def _reading_of(extra: dict[str, Any]) -> dict[str, Any]:
     reading = extra.get("preprocessing")
     return reading if isinstance(reading, dict) else {}
-
-
-def _preprocessing_of(model: str, extra: dict[str, Any]) -> Preprocessing:
-    if extra.get("zca"):
-        return load_set(Path(model) / extra["set"], allow_poisoned=True).preprocessing
-    channels, height, width = load_manifest(model).arguments["image_shape"]
-    return Preprocessing(tuple(extra["mean"]), tuple(extra["std"]), (channels, height, width))
-
-
-def _control_of(model: str, allowed: str | None) -> dict[str, Any]:
-    """How an untrained network of the model's kind is made, for the control."""
-    manifest = load_manifest(model)
-    arguments = dict(manifest.arguments)
-    shape, classes = arguments.pop("image_shape"), arguments.pop("num_classes")
-    factory = factory_of(manifest.builder, image_shape=shape, num_classes=classes, **arguments)
-    seeded_network(factory, 0)  # fails now, not after the scan
-    return {"factory": factory}
 
 
 def _in_words(report: AuditReport, out: str) -> str:

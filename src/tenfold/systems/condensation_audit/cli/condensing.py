@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tenfold.errors import UserError
+from tenfold.files import printable
 from tenfold.systems.condensation_audit.attacks.poisoning import Attack
 from tenfold.systems.condensation_audit.cli.options import AttackChoice, CleanChoice, Condensing, DataChoice
 from tenfold.systems.condensation_audit.condensers.condense import condense as condense_images

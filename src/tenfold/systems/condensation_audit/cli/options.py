@@ -88,7 +88,7 @@ def _image_options(choice: DataChoice | CleanChoice, side: int | None) -> ImageO
     if choice.data not in known:
         raise UserError(f"there are no data {choice.data!r}; there are: {', '.join(known)}")
     if side is None and choice.data in FILE_SETS:
-        side = FILES_SIDE
+        side = 32
     return ImageOptions(
         choice.data,  # type: ignore[arg-type]
         choice.root,
@@ -112,10 +112,6 @@ def _of_files(options: ImageOptions, image_shape: Sequence[int], reading: dict[s
         return replace(plain, resize="crop", resize_side=int(reading["resize_side"]))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"the set does not say rightly how its images were read: {reading}") from error
-
-
-FILES_SIDE = 32
-"""Side to which the images of a folder are brought where nothing is said."""
 
 
 @dataclass

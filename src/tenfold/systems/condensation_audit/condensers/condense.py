@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tenfold.data.images import LabelledImages
 from tenfold.errors import RunStopped, UserError
-from tenfold.run import write_atomically
+from tenfold.files import write_atomically
 from tenfold.seeds import derived_seed
 from tenfold.systems.condensation_audit.attacks.doorping import Doorping
 from tenfold.systems.condensation_audit.attacks.poisoning import Attack

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tenfold.errors import RunStopped, UserError
-from tenfold.run import write_atomically
+from tenfold.files import write_atomically
 from tenfold.seeds import derived_seed
 from tenfold.systems.condensation_audit.data.real_data import RealData
 from tenfold.systems.condensation_audit.networks.factories import Factory, seeded_network

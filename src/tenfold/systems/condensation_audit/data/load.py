@@ -89,7 +89,10 @@ def load_data(
         mean, std = (0.0,) * train.image_shape[0], (1.0,) * train.image_shape[0]
     real = real_data(train, name=splits.name, mean=mean, std=std, zca_eps=zca_eps, reading=_in_words(options, splits))
     clean = validation if held_out is None else validation.subset(slice(0, held_out))
-    return Data(real, clean, test, splits.preprocessing, splits.notes)
+    notes = splits.notes
+    if len(clean) < len(validation):
+        notes += (f"The audit uses {len(clean):,} of the {len(validation):,} images that are held out.",)
+    return Data(real, clean, test, splits.preprocessing, notes)
 
 
 def _in_words(options: ImageOptions, splits: Splits) -> dict[str, Any]:

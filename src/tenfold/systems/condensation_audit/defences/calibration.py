@@ -158,8 +158,8 @@ class Calibration:
             return f"the clean sets differ in {difference}"
         if networks != self.networks:
             return f"{networks} networks were trained, {self.networks} on each clean set"
-        if max(scanned, self.scanned) > 1.5 * min(scanned, self.scanned):
-            return f"{scanned} clean images were scanned, {self.scanned} for each clean set"
+        if 1.5 * scanned < self.scanned:  # the fewer, the larger are scores by chance alone
+            return f"only {scanned} clean images were scanned, {self.scanned} for each clean set"
         return ""
 
     def power_sentence(self) -> str:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tenfold.checkpoints import read_torch_file
 from tenfold.errors import UserError
-from tenfold.export import read_torch_file
 
 LARGEST_ARRAYS = 2**32
 _SCALAR = np._core.multiarray.scalar  # type: ignore[attr-defined]

@@ -25,12 +25,14 @@ def factory_for(found: CondensedSet, network: str | Factory | None = None, **arg
     Raises:
         UserError: the recipe names a network of the maker's own, which must be given.
     """
+    from_file = None
     if network is None:
+        from_file = "the set's recipe"
         network, arguments = found.recipe.network, dict(found.recipe.arguments)
         if network == "factory" and "factory" not in arguments:
             raise UserError("the set was made with a network of its maker's own; name one that trains on it")
     shape, classes = found.preprocessing.image_shape, len(found.classes)
-    return factory_of(network, image_shape=shape, num_classes=classes, **arguments)
+    return factory_of(network, image_shape=shape, num_classes=classes, from_file=from_file, **arguments)
 
 
 def train_on(
