@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from tenfold.data.images import LabelledImages
 from tenfold.errors import UserError
+from tenfold.files import printable
 from tenfold.seeds import derived_seed
 from tenfold.systems.condensation_audit.attacks.success import AttackOutcome, measure_attack
 from tenfold.systems.condensation_audit.attacks.triggers import Trigger
@@ -288,7 +289,9 @@ def _split(clean: LabelledImages) -> tuple[LabelledImages, LabelledImages, list[
 def _file_notes(found: CondensedSet) -> list[str]:
     notes = []
     if found.poisoned is not None:
-        notes.append(f"The set's own manifest marks it as poisoned: {found.poisoned.get('attack', 'unknown attack')}.")
+        notes.append(
+            f"The set's own manifest marks it as poisoned: {printable(found.poisoned.get('attack', 'unknown attack'))}."
+        )
     outside = float(((found.pixels < 0) | (found.pixels > 1)).double().mean())
     notes.append(
         f"{100 * outside:.0f} % of the set's pixel values lie outside the pixel range; of clean sets half do: this is "

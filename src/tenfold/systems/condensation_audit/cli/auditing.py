@@ -9,15 +9,16 @@ import torch
 
 from tenfold.data.images import LabelledImages
 from tenfold.errors import UserError
-from tenfold.files import write_atomically
+from tenfold.files import make_folder, refuse_overwriting, write_atomically
 from tenfold.model_folder import MANIFEST, load_manifest
+from tenfold.settings import Count, PositiveInt, Seed
 from tenfold.systems.condensation_audit.auditing.audit import FEW, audit_model
 from tenfold.systems.condensation_audit.auditing.audit import audit as audit_set
 from tenfold.systems.condensation_audit.auditing.calibrate import CalibrationPlan, fingerprint, plan_like, prepared_like
 from tenfold.systems.condensation_audit.auditing.calibrate import calibrate as calibrate_scan
 from tenfold.systems.condensation_audit.auditing.page import write_audit
 from tenfold.systems.condensation_audit.auditing.report import AuditReport
-from tenfold.systems.condensation_audit.cli.options import CleanChoice, Condensing, DataChoice
+from tenfold.systems.condensation_audit.cli.options import CleanChoice, Condensing, DataChoice, usable_device
 from tenfold.systems.condensation_audit.data.load import Data
 from tenfold.systems.condensation_audit.data.real_data import RealData
 from tenfold.systems.condensation_audit.defences.calibration import Calibration, load_calibration
@@ -31,14 +32,14 @@ def audit(
     subject: str,
     clean: CleanChoice,
     *,
-    networks: int = 3,
+    networks: PositiveInt = 3,
     calibration: str | None = None,
-    calibrate: int = 0,
+    calibrate: Count = 0,
     out: str = "audit",
     published: bool = True,
     repairs: bool = True,
     allow_network: str | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     device: str = "cpu",
 ) -> str:
     """Audit a condensed set or a model; exit code 0 clean, 10 suspicious, 11 backdoored, 12 unknown, 13 not calibrated.
@@ -59,8 +60,8 @@ def audit(
         seed: of everything random.
         device: cpu, cuda.
     """
-    if networks < 1:
-        raise UserError(f"--networks must be at least 1; got {networks}")
+    usable_device(device)
+    refuse_overwriting(out, subject)
     if calibrate and (calibrate < 10 or calibration or clean.data is None):
         raise UserError(
             "--calibrate takes the number of clean sets, at least 10, needs your data (--data), and stands instead of "
@@ -105,10 +106,10 @@ def calibrate(
     like: str | None = None,
     allow_network: str | None = None,
     out: str = "calibration.json",
-    sets: int = 30,
-    poisoned: int = 12,
-    networks: int = 3,
-    seed: int = 0,
+    sets: PositiveInt = 30,
+    poisoned: Count = 12,
+    networks: PositiveInt = 3,
+    seed: Seed = 0,
     device: str = "cpu",
 ) -> dict[str, Any]:
     """Take the audit's thresholds from clean sets condensed from your data; an interrupted one goes on.
@@ -125,7 +126,9 @@ def calibrate(
         seed: of everything random.
         device: cpu, cuda.
     """
-    more = {"sets": sets, "poisoned": poisoned, "networks": networks, "seed": seed}
+    usable_device(device)
+    how.check()
+    more: dict[str, Any] = {"sets": sets, "poisoned": poisoned, "networks": networks, "seed": seed}
     if like is not None:
         if how != Condensing() or images.resize is not None:
             raise UserError(
@@ -175,10 +178,7 @@ def _kept_calibration(
         if kept.made_from == fingerprint(real, clean, plan):
             _tell(f"using the calibration in {place}, made from the same data and settings")
             return kept
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+    make_folder(folder)
     return _calibrated(real, clean, plan, place, device)
 
 

@@ -6,8 +6,15 @@ from typing import Any
 
 from tenfold.errors import UserError
 from tenfold.files import printable
+from tenfold.settings import Count, PositiveInt, Seed
 from tenfold.systems.condensation_audit.attacks.poisoning import Attack
-from tenfold.systems.condensation_audit.cli.options import AttackChoice, CleanChoice, Condensing, DataChoice
+from tenfold.systems.condensation_audit.cli.options import (
+    AttackChoice,
+    CleanChoice,
+    Condensing,
+    DataChoice,
+    usable_device,
+)
 from tenfold.systems.condensation_audit.condensers.condense import condense as condense_images
 from tenfold.systems.condensation_audit.data.load import Data
 from tenfold.systems.condensation_audit.sets.condensed_set import CondensedSet
@@ -20,8 +27,8 @@ def condense(
     how: Condensing,
     *,
     out: str = "condensed.cset",
-    networks: int = 5,
-    seed: int = 0,
+    networks: Count = 5,
+    seed: Seed = 0,
     device: str = "cpu",
 ) -> dict[str, Any]:
     """Condense a data set into a small synthetic one, and measure what networks trained on it reach.
@@ -43,8 +50,8 @@ def redteam(
     attack: AttackChoice,
     *,
     out: str = "poisoned.cset",
-    networks: int = 5,
-    seed: int = 0,
+    networks: Count = 5,
+    seed: Seed = 0,
     device: str = "cpu",
 ) -> dict[str, Any]:
     """Condense under attack, to measure defences with; the set is always marked as poisoned.
@@ -66,6 +73,8 @@ def _condense(
 ) -> dict[str, Any]:
     if Path(out).exists():
         raise UserError(f"{out} already exists; name another place with --out")
+    how.check()
+    usable_device(device)
     recipe = how.training_recipe()
     found = images.read()
     made = condense_images(
@@ -80,7 +89,7 @@ def _condense(
         device=device,
         **(how.settings or {}),
     )
-    answer: dict[str, Any] = {"set": out, "images": len(made), "method": how.method}
+    answer: dict[str, Any] = {"set": out, "images": len(made), "method": how.method, "notes": list(found.notes)}
     if networks:
         accuracies = train_on(made, seeds=range(networks), device=device).accuracy(*found.test_images())
         made.results["accuracy"] = round(float(accuracies.mean()), 6)
@@ -97,7 +106,7 @@ def quality(
     images: CleanChoice,
     *,
     networks: dict[str, Any] | None = None,
-    seeds: int = 5,
+    seeds: PositiveInt = 5,
     device: str = "cpu",
     allow_poisoned: bool = False,
 ) -> dict[str, Any]:
@@ -111,8 +120,7 @@ def quality(
         device: cpu, cuda.
         allow_poisoned: measure a set that is marked as poisoned, too.
     """
-    if seeds < 1:
-        raise UserError(f"--seeds must be at least 1; got {seeds}")
+    usable_device(device)
     found = load_set(set, allow_poisoned=allow_poisoned)
     named = images.data or str(found.source.get("name"))
     loaded = replace(images, data=named).read(found.preprocessing.image_shape, found.source.get("reading"))

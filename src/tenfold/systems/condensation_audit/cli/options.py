@@ -1,18 +1,25 @@
 """Groups of options that several verbs share: the fields of each are options of the verb itself."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_type_hints
+
+import torch
 
 from tenfold.data.options import FILE_SETS, ImageOptions
 from tenfold.data.preprocessing import Preprocessing
 from tenfold.errors import UserError
+from tenfold.files import first_line
+from tenfold.settings import Count, PositiveInt, PositiveShare
 from tenfold.systems.condensation_audit.attacks.doorping import Doorping
 from tenfold.systems.condensation_audit.attacks.naive_attack import NaiveAttack
 from tenfold.systems.condensation_audit.attacks.poisoning import Attack
+from tenfold.systems.condensation_audit.condensers.condense import settings_of_method
 from tenfold.systems.condensation_audit.data.load import Data, load_data
+from tenfold.systems.condensation_audit.names import Method
 from tenfold.systems.condensation_audit.official.read import Program
 from tenfold.systems.condensation_audit.sets.condensed_set import TrainingRecipe
+from tenfold.systems.condensation_audit.training.siamese_augmentation import operations_of
 
 
 @dataclass
@@ -31,8 +38,8 @@ class DataChoice:
 
     data: str = "digits"
     root: str | None = None
-    resize: int | None = None
-    validation: int | None = None
+    resize: PositiveInt | None = None
+    validation: PositiveInt | None = None
     unreadable: Literal["refuse", "leave-out"] = "refuse"
 
     def read(self) -> Data:
@@ -57,7 +64,7 @@ class CleanChoice:
 
     data: str | None = None
     root: str | None = None
-    validation: int | None = None
+    validation: PositiveInt | None = None
     unreadable: Literal["refuse", "leave-out"] = "refuse"
 
     def read(self, image_shape: Sequence[int], reading: dict[str, Any] | None = None) -> Data:
@@ -128,8 +135,8 @@ class Condensing:
         recipe: how networks are trained on the set, such as '{"epochs": 200}'.
     """
 
-    method: str = "dm"
-    images_per_class: int = 10
+    method: Method = "dm"
+    images_per_class: PositiveInt = 10
     network: str = "convnet"
     arguments: dict[str, Any] | None = None
     settings: dict[str, Any] | None = None
@@ -141,10 +148,22 @@ class Condensing:
         Raises:
             UserError: a field that no recipe has, or one out of range.
         """
-        try:
-            return TrainingRecipe(network=self.network, arguments=self.arguments or {}, **(self.recipe or {}))
-        except TypeError as error:
-            raise UserError(f"this is no training recipe: {error}") from error
+        known = {field.name for field in fields(TrainingRecipe)} - {"network", "arguments"}
+        for name in self.recipe or {}:
+            if name not in known:
+                raise UserError(f"a training recipe has no {name!r}; it has: {', '.join(sorted(known))}")
+        recipe = TrainingRecipe(network=self.network, arguments=self.arguments or {}, **(self.recipe or {}))
+        operations_of(recipe.augmentation)
+        return recipe
+
+    def check(self) -> None:
+        """Refuse settings that the method does not have, before any data are read.
+
+        Raises:
+            UserError: names the setting.
+        """
+        self.training_recipe()
+        settings_of_method(self.method, self.settings or {})
 
 
 @dataclass
@@ -161,9 +180,9 @@ class AttackChoice:
     """
 
     attack: Literal["naive", "doorping"] = "naive"
-    portion: float = 0.01
-    target: int = 0
-    size: int = 2
+    portion: PositiveShare = 0.01
+    target: Count = 0
+    size: PositiveInt = 2
     clamp: Literal["none", "valid", "uint8"] = "uint8"
     attack_settings: dict[str, Any] | None = None
 
@@ -174,6 +193,8 @@ class AttackChoice:
             UserError: a setting that it does not have, or one out of range.
         """
         more = self.attack_settings or {}
+        if self.attack == "naive" and self.clamp != "uint8":
+            raise UserError(f"--clamp {self.clamp} has no effect on the naive attack, whose trigger is an image's")
         try:
             if self.attack == "naive":
                 return NaiveAttack(self.portion, self.target, self.size, **more)
@@ -211,3 +232,16 @@ class Origin:
     soft_labels: bool = False
     initial: str | None = None
     network: str | None = None
+
+
+def usable_device(name: str) -> str:
+    """A device by its name, if it is there.
+
+    Raises:
+        UserError: torch knows no such device, or it is not there.
+    """
+    try:
+        torch.zeros(1, device=torch.device(name))
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"--device {name!r} cannot be used here: {first_line(error)}; cpu always can") from error
+    return name

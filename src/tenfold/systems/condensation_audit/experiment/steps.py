@@ -66,15 +66,16 @@ def open_place(config: Config) -> Work:
 
     def work(step: Step, folder: Path, run: Run) -> dict[str, Any]:
         kind, seed, *what = step.arguments
-        arguments: list[Any] = [config, data, factory, *what]
         if kind == "full":
             return measure_full(config, data, seed)
         if kind == "set":
-            return measure_set(*arguments, seed, folder, run, step.name)
+            method, size = what
+            return measure_set(config, data, factory, method, size, seed, folder, run, step.name)
         if kind == "attack":
-            return attack_set(*arguments, seed, folder, run, step.name)
+            return attack_set(config, data, factory, what[0], seed, folder, run, step.name)
         if kind == "defence":
-            return defend(*arguments, seed, run, folder)
-        return ablate_one(*arguments, folder, run, step.name)
+            return defend(config, data, factory, what[0], seed, run, folder)
+        axis, value, attack = what
+        return ablate_one(config, data, factory, axis, value, attack, folder, run, step.name)
 
     return work

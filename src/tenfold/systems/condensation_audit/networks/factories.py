@@ -4,6 +4,7 @@ Every network of this library has ``embed(images) -> (n, d)``. Of any other modu
 last `torch.nn.Linear`.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -107,3 +108,12 @@ def penultimate(network: nn.Module, images: Tensor) -> Tensor:
     finally:
         handle.remove()
     return kept[-1].flatten(1)
+
+
+def network_fingerprint(factory: Factory, seed: int) -> str:
+    """SHA-256 of the names and weights of a network from a seed: another network, or another seed, has another."""
+    made = hashlib.sha256()
+    for name, value in seeded_network(factory, seed).state_dict().items():
+        made.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        made.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return made.hexdigest()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tenfold.errors import UserError
+from tenfold.settings import NonNegativeFloat, PositiveFloat, PositiveInt, ProperShare, Share, check_settings
 from tenfold.systems.condensation_audit.data.preprocessing import Preprocessing
 
 
@@ -32,20 +33,19 @@ class TrainingRecipe:
 
     network: str = "convnet"
     arguments: dict[str, Any] = field(default_factory=dict)
-    epochs: int = 300
-    learning_rate: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    batch_size: int = 256
-    decay_at: tuple[float, ...] = (0.5,)
+    epochs: PositiveInt = 300
+    learning_rate: PositiveFloat = 0.01
+    momentum: ProperShare = 0.9
+    weight_decay: NonNegativeFloat = 5e-4
+    batch_size: PositiveInt = 256
+    decay_at: tuple[Share, ...] = (0.5,)
     augmentation: str = ""
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or not self.learning_rate > 0:
-            raise UserError(
-                "a training recipe needs epochs and a batch size of at least 1 and a learning rate above 0; "
-                f"got {self.epochs}, {self.batch_size}, {self.learning_rate}"
-            )
+        try:
+            check_settings(self)
+        except UserError as error:
+            raise UserError(f"this is no training recipe: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,19 @@ class CondensedSet:
         if not bool(self.images.isfinite().all()):
             raise UserError("the set's images hold NaN or infinite values")
         self._check_labels(n)
-        if self.steps is not None and (self.steps.dtype != torch.int64 or tuple(self.steps.shape) != (n,)):
-            raise UserError(f"steps must be {n} int64 numbers; got {tuple(self.steps.shape)} {self.steps.dtype}")
-        if self.learning_rates is not None and not bool((self.learning_rates.isfinite()).all()):
-            raise UserError("the set's learning rates hold NaN or infinite values")
+        if self.steps is not None:
+            self._check_steps(n, self.steps)
+        rates = self.learning_rates
+        if rates is not None and not (rates.ndim == 1 and len(rates) and bool((rates.isfinite() & (rates > 0)).all())):
+            raise UserError("the set's learning rates must be a row of finite numbers above 0")
+
+    @staticmethod
+    def _check_steps(n: int, steps: Tensor) -> None:
+        if steps.dtype != torch.int64 or tuple(steps.shape) != (n,):
+            raise UserError(f"steps must be {n} int64 numbers; got {tuple(steps.shape)} {steps.dtype}")
+        found = steps.unique()
+        if not torch.equal(found, torch.arange(len(found))):
+            raise UserError(f"the steps of the images must be 0, 1, 2, ... without a gap; got {found[:5].tolist()}")
 
     def _check_labels(self, n: int) -> None:
         labels, classes = self.labels, len(self.classes)

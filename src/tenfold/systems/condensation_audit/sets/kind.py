@@ -114,13 +114,14 @@ def kind_of(found: CondensedSet) -> SetKind:
     recipe = dataclasses.asdict(found.recipe)
     if found.learning_rates is not None:
         recipe.pop("learning_rate")  # it was learned: every set of the kind has its own
+    arguments = settings.get("network_arguments")
     count, reading = source.get("n"), source.get("reading")
     return SetKind(
         method=found.method,
         settings={name: value for name, value in settings.items() if name not in _NOT_OF_THE_KIND},
         images_per_class=found.images_per_class,
         network=str(settings.get("network", found.recipe.network)),
-        arguments=dict(settings.get("network_arguments") or {}),
+        arguments=arguments if isinstance(arguments, dict) else {},
         recipe=recipe,
         image_shape=pre.image_shape,
         classes=found.classes,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tenfold.checkpoints import load_strictly
 from tenfold.errors import UserError
 from tenfold.seeds import derived_seed
 from tenfold.systems.condensation_audit.networks.factories import Factory, factory_of, seeded_network
@@ -81,7 +82,7 @@ def _train_in_steps(found: CondensedSet, factory: Factory, seed: int, device: to
     """Plain gradient steps in the set's order, with its rates, from its own initialisation if it has one."""
     network = seeded_network(factory, seed, device).train()
     if found.initial is not None:
-        network.load_state_dict(found.initial)
+        load_strictly(network, found.initial, "the initial weights of the set")
     assert found.steps is not None
     assert found.learning_rates is not None
     rows = [(found.steps == step).nonzero().flatten() for step in range(int(found.steps.max()) + 1)]
