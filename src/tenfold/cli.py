@@ -23,6 +23,7 @@ import tenfold
 from tenfold.catalog import SYSTEMS, System, find_system
 from tenfold.errors import RunStopped, TenfoldWarning, UserError
 from tenfold.files import printable, read_yaml
+from tenfold.settings import check_settings
 
 _DESCRIPTION = "Makes deep networks smaller, faster and more trustworthy; every run measures the baseline, too."
 
@@ -405,6 +406,7 @@ def _call(function: Callable, prog: str, arguments: list[str]) -> int:
     values = parser.instantiate(parsed).as_dict()
     for name, kind in groups.items():
         values[name] = kind(**{field.name: values.pop(field.name) for field in dataclasses.fields(kind)})
+        check_settings(values[name])
     answer = function(**values)
     if answer is not None:
         print(answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False))
