@@ -398,7 +398,8 @@ def test_official_arguments_build_the_network(tmp_path: Path) -> None:
 
 def test_settings_are_read_from_what_each_program_leaves(tmp_path: Path) -> None:
     """RANet-pytorch prints its arguments into a file, BoostNet into its log; scripts hold them as they are typed."""
-    printed = argparse.Namespace(**{key.replace("-", "_"): value for key, value in RANET_ARGUMENTS.items()}, device=set)
+    values = {key.replace("-", "_"): value for key, value in RANET_ARGUMENTS.items()}
+    printed = argparse.Namespace(**values, device=torch.device("cpu"))
     (tmp_path / "args.txt").write_text(f"{printed}\n")
     (tmp_path / "log.txt").write_text(f"2022-01-01 INFO running arguments: {printed}\nepoch 0\n")
     typed = " ".join(
