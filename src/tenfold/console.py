@@ -49,7 +49,7 @@ def sigterm_as_interrupt() -> Iterator[None]:
 
 
 @contextmanager
-def _warnings_inone_line() -> Iterator[None]:
+def warnings_in_one_line() -> Iterator[None]:
     """Tenfold's own warnings are for the user; a warning shows once, as a line and not as a place in the code."""
     before = warnings.showwarning
 
