@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tenfold.catalog import SYSTEMS
+
 sys.path.insert(0, str(Path(__file__).parent / "shared"))
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -38,8 +40,7 @@ def pytest_collection_modifyitems(items):
 
     Long groups come first, so that no process works alone at the end.
     """
-    rooms = {"boosted_exits", "activation_uncertainty", "relation_distillation", "graph_fusion", "condensation_audit",
-             "backbone_search", "full_skip_depth", "dual_encoder", "query_summarizer", "cross_modal_detector"}  # fmt: skip
+    rooms = {system.id.replace("-", "_") for system in SYSTEMS}
     for item in items:
         own = getattr(getattr(item, "callspec", None), "params", {}).get("system")
         room = next((part for part in item.path.parts if part in rooms), None)

@@ -42,7 +42,9 @@ def test_every_system_has_a_case():
 @each_system
 def test_a_run_leaves_what_is_promised(finished_run, system):
     folder = finished_run(system)
-    assert {"config.yaml", "results.json", "report.html", "log.txt", "steps", "model.json"} <= set(os.listdir(folder))
+    assert {"config.yaml", "results.json", "report.html", "log.txt", "steps", "model.json"} <= {
+        path.name for path in folder.iterdir()
+    }
     results = load_results(folder / "results.json")
     assert results.system == system and results.claims and results.summary.endswith(".") and results.plots
     unsure = [claim.id for claim in results.claims if claim.chance and claim.verdict != "not settled"]
@@ -102,8 +104,16 @@ def test_a_finished_run_is_not_done_again_and_not_overwritten(finished_run, syst
 @each_system
 def test_wrong_settings_are_refused_before_any_work(system, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    wrong = {"--seed=-1": "seed", f"--seed={2**64}": "seed", "--trainer.devices=0": "devices", "--workers=0": "workers",
-             "--nope=1": "nope", "--preset=huge": "huge", "--data.root=nowhere": "nowhere"} | CASES[system].wrong  # fmt: skip
+    wrong = {
+        "--seed=-1": "seed",
+        f"--seed={2**64}": "seed",
+        "--trainer.devices=0": "devices",
+        "--workers=0": "workers",
+        "--nope=1": "nope",
+        "--preset=huge": "huge",
+        "--data.root=nowhere": "nowhere",
+        **CASES[system].wrong,
+    }
     for setting, word in wrong.items():
         assert word in refused(capsys, "run", system, setting), setting
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
@@ -113,8 +123,8 @@ def test_wrong_settings_are_refused_before_any_work(system, tmp_path, monkeypatc
 @pytest.mark.parametrize("damage", ["model.json", "model.safetensors"])
 def test_a_damaged_model_is_named(finished_run, system, damage, tmp_path, capsys):
     folder = finished_run(system)
-    for name in os.listdir(folder):
-        (tmp_path / name).symlink_to(folder / name)
+    for path in folder.iterdir():
+        (tmp_path / path.name).symlink_to(path)
     content = (folder / damage).read_bytes()
     for damaged in (content[: len(content) // 2], b"", b"\x00" * 64):
         (tmp_path / damage).unlink()
@@ -136,7 +146,8 @@ import sys, contextlib, io
 from tenfold.cli import main
 heavy = {"lightning", "torchmetrics", "sympy", "transformers", "torch._dynamo", "torch._inductor"}
 folder, out, *inputs = sys.argv[1:]
-for command in (["predict", folder, *inputs], ["evaluate", folder], ["export", "--to", "safetensors", folder, "--out", out]):
+export = ["export", "--to", "safetensors", folder, "--out", out]
+for command in (["predict", folder, *inputs], ["evaluate", folder], export):
     with contextlib.redirect_stdout(io.StringIO()):
         assert main(command) == 0, command
     assert not heavy & set(sys.modules), (command[0], heavy & set(sys.modules))

@@ -48,8 +48,8 @@ class Case:
 
 CASES = {
     "boosted-exits": Case(
-        fast=["--seeds", "1", "--optimizer.epochs", "3", "--arms", "[joint]", "--model.arguments", "{widths: [4, 4, 6]}",
-              "--trainer.checkpoint_steps", "2"],
+        fast=["--seeds", "1", "--optimizer.epochs", "3", "--arms", "[joint]", "--model.arguments",
+              "{widths: [4, 4, 6]}", "--trainer.checkpoint_steps", "2"],
         kill_at="steps/joint/seed0/last.ckpt",
         inputs=an_image,
         wrong={"--optimizer.learning_rate=-1": "learning_rate", "--model.arguments={widths: []}": "widths",
