@@ -253,7 +253,7 @@ def _report(arguments: list[str]) -> int:
         help="the page; by default report.html of the run, or comparison.html beside the first",
     )
     options = arguments_of.parse_args(arguments)
-    from tenfold.report import write_comparison, write_report
+    from tenfold.report import differences, write_comparison, write_report
     from tenfold.run import finished_results
 
     results = [(name, finished_results(name)) for name in options.runs]
@@ -263,6 +263,8 @@ def _report(arguments: list[str]) -> int:
     else:
         page = Path(options.out) if options.out else Path(options.runs[0]).parent / "comparison.html"
         write_comparison(results, page)
+        if differences(results):
+            say(f"warning: {differences(results)}", 0)
     print(page)
     return 0
 
