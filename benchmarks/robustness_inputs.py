@@ -3,8 +3,8 @@
     python benchmarks/robustness_inputs.py [--cases 2000] [--seed 0] [--out benchmarks/results/robustness-inputs.json]
 
 Each case must end with exit code 0 or 2, with one line where it is 2, in at most 15 seconds, without a traceback, and a
-setting without meaning must be refused. Training itself is replaced by a mark, so that a case costs milliseconds; the cases
-run in forked processes, so that a crash is seen.
+setting without meaning must be refused. Training itself is replaced by a mark, so that a case costs milliseconds; the
+cases run in forked processes, so that a crash is seen.
 """
 
 import argparse
@@ -32,9 +32,28 @@ from tenfold.cli import main
 from tenfold.errors import UserError
 
 SECONDS = 15
-NASTY = ["", " ", "null", "[]", "{}", "-1", "0", "nan", "inf", "-inf", "1e400", str(2**64), "true", "maybe", "[1, 2", "{a: 1",
-         "../..", "/", "/dev/null", "nowhere", "x" * 300, "a\x1b[2Jb", "\u202e", "é京", "0.5", "-0.5", "1e-320", "[[[]]]",
-         "&a [*a]", "!!python/object/apply:os.system [ls]", "%s%n", "--", "-", "=", "None", "1;2", "~"]  # fmt: skip
+NASTY = [
+    *[
+        "",
+        " ",
+        "null",
+        "[]",
+        "{}",
+        "-1",
+        "0",
+        "nan",
+        "inf",
+        "-inf",
+        "1e400",
+        str(2**64),
+        "true",
+        "maybe",
+        "[1, 2",
+        "{a:",
+    ],
+    *["../..", "/", "/dev/null", "nowhere", "x" * 300, "a\x1b[2Jb", "\u202e", "é京", "0.5", "-0.5", "1e-320", "[[[]]]"],
+    *["&a [*a]", "!!python/object/apply:os.system [ls]", "%s%n", "--", "-", "=", "None", "1;2", "~"],
+]
 MEANINGLESS = {"int": ["-1", "nan", str(2**70), "0.5"], "float": ["nan", "inf", "-inf", "1e400"]}
 
 
@@ -136,8 +155,9 @@ def model_folder(rng, folder, runs):
         path.write_bytes(bytes(content))
     inputs = [str(value) for value in CASES[system.id].inputs(folder)]
     out = ["--out", str(folder / "out")]
-    return rng.choice([["evaluate", str(copy)], ["predict", str(copy), *inputs], ["export", str(copy), *out],
-                       ["export", "--to", "safetensors", str(copy), *out], ["report", str(copy), *out]]), False  # fmt: skip
+    commands = [["evaluate"], ["predict", *inputs], ["export", *out], ["export", "--to", "safetensors", *out]]
+    command, *rest = rng.choice([*commands, ["report", *out]])
+    return [command, str(copy), *rest], False
 
 
 def changed(rng, value):
