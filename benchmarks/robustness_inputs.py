@@ -182,10 +182,8 @@ def input_file(rng, folder, runs):
     content = rng.choice(
         [b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\x93NUMPY\x01\x00", b"PK\x03\x04", os.urandom(200), b"a,b\n1"]
     )
-    path = (
-        folder
-        / f"input{rng.choice(['.png', '.jpg', '.npy', '.npz', '.csv', '.tsv', '.parquet', '.txt', '.json', '.onnx', ''])}"
-    )
+    kinds = [".png", ".jpg", ".npy", ".npz", ".csv", ".tsv", ".parquet", ".txt", ".json", ".onnx", ""]
+    path = folder / f"input{rng.choice(kinds)}"
     path.write_bytes(content)
     return [
         "predict",

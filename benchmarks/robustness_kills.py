@@ -2,9 +2,9 @@
 
     python benchmarks/robustness_kills.py [--kills 100] [--others 20] [--seed 0] [--out FILE]
 
-A run of seconds of each system is killed with SIGKILL at random moments, and resumed until it is done: its results must
-be those of a run that was left alone, to the bit. Disks are filled by a limit on the size of files; Ctrl-C is SIGINT. Runs
-are forked from a process that has imported everything once, so that a kill falls into their work and not into imports.
+A run of seconds of each system is killed with SIGKILL at random moments, and resumed until it is done: its results
+must be those of a run that was left alone, to the bit. Disks are filled by a limit on the size of files; Ctrl-C is
+SIGINT. Runs are forked from a process that has imported everything once, so that a kill falls into their work.
 """
 
 import argparse
