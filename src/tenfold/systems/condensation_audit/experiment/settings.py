@@ -161,8 +161,6 @@ class Config:
                 raise UserError(f"settings are of a method; there is no {name!r}")
             if not isinstance(values, dict):
                 raise UserError(f"settings.{name} must be a table such as {{iterations: 200}}; got {values!r}")
-            if name not in (*self.methods, self.attack.method):
-                raise UserError(f"settings.{name} has no effect: {name} is none of the methods")
         for axis, tried in self.attack.ablations.items():
             if axis not in ABLATIONS:
                 raise UserError(f"there is no ablation {axis!r}; there are: {', '.join(ABLATIONS)}")

@@ -4,6 +4,7 @@ Published sets are often tensors alone, and give chance accuracy because mean, d
 Here a set carries its preprocessing, the recipe that trains on it, where it comes from, and whether it was poisoned.
 """
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +12,6 @@ import torch
 from torch import Tensor
 
 from tenfold.errors import UserError
-from tenfold.settings import NonNegativeFloat, PositiveFloat, PositiveInt, ProperShare, Share, check_settings
 from tenfold.systems.condensation_audit.data.preprocessing import Preprocessing
 
 
@@ -33,19 +33,34 @@ class TrainingRecipe:
 
     network: str = "convnet"
     arguments: dict[str, Any] = field(default_factory=dict)
-    epochs: PositiveInt = 300
-    learning_rate: PositiveFloat = 0.01
-    momentum: ProperShare = 0.9
-    weight_decay: NonNegativeFloat = 5e-4
-    batch_size: PositiveInt = 256
-    decay_at: tuple[Share, ...] = (0.5,)
+    epochs: int = 300
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    batch_size: int = 256
+    decay_at: tuple[float, ...] = (0.5,)
     augmentation: str = ""
 
     def __post_init__(self) -> None:
-        try:
-            check_settings(self)
-        except UserError as error:
-            raise UserError(f"this is no training recipe: {error}") from error
+        def number(value: Any, low: float, high: float = math.inf) -> bool:
+            return isinstance(value, int | float) and not isinstance(value, bool) and low <= value < high
+
+        rules = {
+            "epochs": type(self.epochs) is int and self.epochs >= 1,
+            "batch_size": type(self.batch_size) is int and self.batch_size >= 1,
+            "learning_rate": number(self.learning_rate, 0) and self.learning_rate > 0,
+            "momentum": number(self.momentum, 0, 1),
+            "weight_decay": number(self.weight_decay, 0),
+            "decay_at": isinstance(self.decay_at, list | tuple) and all(number(x, 0, 1 + 1e-9) for x in self.decay_at),
+            "augmentation": isinstance(self.augmentation, str),
+            "arguments": isinstance(self.arguments, dict),
+        }
+        wrong = next((name for name, fits in rules.items() if not fits), None)
+        if wrong is not None:
+            raise UserError(
+                "a training recipe has epochs and batch_size of at least 1, learning_rate above 0, momentum in [0, 1), "
+                f"weight_decay of 0 or more, decay_at in [0, 1]; its {wrong} is {getattr(self, wrong)!r}"
+            )
 
 
 @dataclass(frozen=True)

@@ -118,11 +118,11 @@ def kind_of(found: CondensedSet) -> SetKind:
     count, reading = source.get("n"), source.get("reading")
     return SetKind(
         method=found.method,
-        settings={name: value for name, value in settings.items() if name not in _NOT_OF_THE_KIND},
+        settings=_plain({name: value for name, value in settings.items() if name not in _NOT_OF_THE_KIND}),
         images_per_class=found.images_per_class,
         network=str(settings.get("network", found.recipe.network)),
-        arguments=arguments if isinstance(arguments, dict) else {},
-        recipe=recipe,
+        arguments=_plain(arguments) if isinstance(arguments, dict) else {},
+        recipe=_plain(recipe),
         image_shape=pre.image_shape,
         classes=found.classes,
         mean=pre.mean,
