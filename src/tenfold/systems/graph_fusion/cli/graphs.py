@@ -5,10 +5,10 @@ from typing import Any
 
 from tenfold.errors import UserError
 from tenfold.run import write_atomically
+from tenfold.systems.graph_fusion.graph.columns import Order
 from tenfold.systems.graph_fusion.graph.load_graph import load_graph
 from tenfold.systems.graph_fusion.graph.splits import leakage
 from tenfold.systems.graph_fusion.graph.subsets import sparsify as thin
-from tenfold.systems.graph_fusion.graph.tables import Order
 
 
 def sparsify(
