@@ -116,6 +116,10 @@ class Run:
         """Show how far a step is."""
         self._progress.update(name, done, total, note)
 
+    def say(self, line: str) -> None:
+        """Tell something on the console and in the log, such as what was left out of the data."""
+        self._progress.say(line)
+
     def discard_if_nothing_was_done(self) -> None:
         """Remove the folder if no step has begun: after wrong input nothing half-written is left."""
         if rank() == 0 and not any(entry.is_dir() for entry in (self.folder / "steps").iterdir()):
@@ -325,6 +329,10 @@ class _Progress:
         if name in self._tasks:
             self._bar.remove_task(self._tasks.pop(name))
         self._console.print(f"[dim]{seconds:7.1f} s[/dim]  {name}", highlight=False)
+
+    def say(self, line: str) -> None:
+        log.info("%s", line)
+        self._console.print(line, highlight=False, markup=False)
 
     def close(self) -> None:
         if self._bar is not None:

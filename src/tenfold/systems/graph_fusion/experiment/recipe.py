@@ -17,7 +17,15 @@ from tenfold.systems.graph_fusion.encoders.query_scorer import QueryScorer, chec
 from tenfold.systems.graph_fusion.experiment.comparison import claims_of, plots_of, summarise, tables_of
 from tenfold.systems.graph_fusion.experiment.delivery import deliver
 from tenfold.systems.graph_fusion.experiment.from_settings import make_encoder, make_fusion
-from tenfold.systems.graph_fusion.experiment.settings import ABLATIONS, ARMS, PRESETS, Config, arms_of, find_arm
+from tenfold.systems.graph_fusion.experiment.settings import (
+    ABLATIONS,
+    ARMS,
+    PRESETS,
+    Config,
+    arms_of,
+    data_of,
+    find_arm,
+)
 from tenfold.systems.graph_fusion.experiment.step_files import read_reciprocal, write_provenance, write_ranks
 from tenfold.systems.graph_fusion.fusion.objectives import SIDES
 from tenfold.systems.graph_fusion.graph.knowledge_graph import KnowledgeGraph
@@ -38,7 +46,10 @@ def run(config: Config, run: Run) -> Results:
         run: the run's folder; finished steps are read back from it.
     """
     arms = arms_of(config)
-    graph = load_graph(**asdict(config.data))
+    options, notes = data_of(config)
+    graph = load_graph(**asdict(options))
+    for note in (*notes, *graph.notes):
+        run.say(note)
     for side in SIDES:  # what cannot be built or asked fails now, before anything is written
         check_scorer(make_encoder(config, graph, side), side)
     outcomes: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
@@ -55,7 +66,7 @@ def run(config: Config, run: Run) -> Results:
         )
     delivered = run.step("delivery", lambda _: deliver(config, graph, outcomes, run))
     reciprocal = read_reciprocal(run, [*arms, "ensemble"], config)
-    notes = [
+    notes += [
         *graph.notes,
         "Epochs, temperatures and the ensemble's weight are chosen on the validation split; the test split is ranked "
         "once per arm, after all choices. Ranks are filtered by all three splits, in both directions, ties realistic.",

@@ -112,7 +112,8 @@ class Fusion:
         batches = self._batches("warm")
         rates = None
         if warm.warm_up_steps or warm.decay:
-            rates = warm_schedule(warm.warm_up_steps, len(batches) * warm.epochs, warm.decay)
+            total = len(batches) * warm.epochs
+            rates = warm_schedule(min(warm.warm_up_steps, total // 10), total, warm.decay)  # the cap is SimKGC's
         self._phase("warm", objective, batches, warm.epochs, SIDES, 1.0, rates)
 
     def mutual(self) -> None:

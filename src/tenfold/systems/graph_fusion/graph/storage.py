@@ -14,7 +14,7 @@ from tenfold.systems.graph_fusion.graph.tables import read_text
 
 
 def save_graph(graph: KnowledgeGraph, folder: str | Path, **more: Tensor) -> None:
-    """Write a graph, without its hidden triples.
+    """Write a graph; what thinning removed, too, for it was given and is not new.
 
     Args:
         graph: the graph.
@@ -28,6 +28,7 @@ def save_graph(graph: KnowledgeGraph, folder: str | Path, **more: Tensor) -> Non
     relations = zip(graph.relations, graph.relation_texts, strict=True)
     write_atomically(folder / "relations.tsv", "".join(_line(*row) for row in relations))
     tensors = {split: graph.split(split).contiguous() for split in SPLITS}
+    tensors["hidden"] = graph.hidden.contiguous()
     write_atomically(folder / "triples.safetensors", save(tensors | {k: v.contiguous() for k, v in more.items()}))
 
 
@@ -56,6 +57,7 @@ def read_graph(folder: str | Path) -> tuple[KnowledgeGraph, dict[str, Tensor]]:
         train=tensors.pop("train"),
         valid=tensors.pop("valid"),
         test=tensors.pop("test"),
+        hidden=tensors.pop("hidden", empty_triples()),
     )
     return graph, tensors
 

@@ -32,7 +32,8 @@ class Prediction:
         name: what it is called.
         probability: calibrated; among the candidates that were allowed.
         rank: from 1; equal scores share the better rank.
-        known: the split that holds the triple, ``train``, ``valid`` or ``test``; ``None`` if none does.
+        known: the split that holds the triple, ``train``, ``valid``, ``test``, or ``left out`` where thinning removed it;
+            ``None`` if none does.
         injected: whether the fusion injected the triple in its last round.
         seen: whether a training triple mentions the entity.
     """
@@ -73,7 +74,12 @@ class Student:
         self.builder, self.arguments, self.factory = builder, arguments or {}, factory
         self.injected = empty_triples() if injected is None else injected
         self._known = {split: graph.known(split) for split in ("train", "valid", "test")}
-        self._everything = graph.known()
+        # What thinning removed was given, too: it is no news, though no encoder saw it.
+        given = torch.cat([graph.train, graph.valid, graph.test, graph.hidden])
+        self._everything = AnswerIndex(with_inverses(given, graph.num_relations), graph.num_relations)
+        if len(graph.hidden):
+            hidden = with_inverses(graph.hidden, graph.num_relations)
+            self._known["left out"] = AnswerIndex(hidden, graph.num_relations)
         self._injected = AnswerIndex(with_inverses(self.injected, graph.num_relations), graph.num_relations)
         self._seen = graph.seen()
 
@@ -103,7 +109,7 @@ class Student:
             relation: id, or a text that only one relation has.
             direction: which end is asked for.
             k: how many answers.
-            exclude_known: leave out answers that the graph already holds, in any split.
+            exclude_known: leave out answers that the graph holds, in any split, or held before it was thinned.
 
         Raises:
             UserError: the entity or the relation is unknown.
