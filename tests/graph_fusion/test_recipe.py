@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from tenfold.cli import main
 from tenfold.errors import UserError
 from tenfold.systems.graph_fusion.experiment.delivery import choose_student
 from tenfold.systems.graph_fusion.experiment.from_settings import make_encoder
-from tenfold.systems.graph_fusion.experiment.settings import PRESETS, Config, arms_of
+from tenfold.systems.graph_fusion.experiment.settings import PRESETS, Config, DataOptions, arms_of, data_of
 from tenfold.systems.graph_fusion.fusion.objectives import warm_schedule
 
 SHARED = Path(__file__).parents[1] / "shared"
@@ -162,11 +163,16 @@ def test_the_test_split_is_not_evaluated_twice_unasked(whole, capsys):
     [
         (["--arms", "[nothing]"], "no arm 'nothing'"),
         (["--data.name", "nowhere", "--data.root", "."], "holds no graph"),
-        (["--data.fraction", "0"], "(0, 1]"),
+        (["--data.fraction", "0"], "data.fraction must be above 0 and at most 1"),
         (["--structure.name", "nothing"], "no encoder"),
         (["--structure.arguments", "{dims: 3}"], "its arguments are"),
-        (["--fusion.temperature", "0"], "must be above 0"),
-        (["--fusion.batch_size", "1"], "at least 2"),
+        (["--fusion.temperature", "0"], "fusion.temperature must be above 0; got 0"),
+        (["--fusion.batch_size", "1"], "fusion.batch_size must be at least 2"),
+        (["--text.smoothing", "2"], "text.smoothing must be at least 0 and at most 1; got 2"),
+        (["--fusion.lam", "nan"], "fusion.lam must be"),
+        (["--structure.negatives", "0"], "structure.negatives must be at least 1"),
+        (["--data.entities", "-5"], "data.entities must be at least 0"),
+        (["--structure.factory", "a:b"], "go together"),
         (["--text.name", "bi-encoder"], "local transformers checkpoint"),
         (["--structure.weights", "nowhere.safetensors"], "cannot read"),
         (
@@ -203,7 +209,14 @@ def test_wrong_settings_end_with_one_line_and_nothing_half_written(tmp_path, cap
 
 @pytest.mark.parametrize(
     ("query", "message"),
-    [("nobody, affects", "no entity"), ("virus, nothing", "no relation"), ("virus", "is no query")],
+    [
+        ("nobody, affects", "no entity"),
+        ("virus, nothing", "no relation"),
+        ("virus", "is no query"),
+        (f"{'x' * 300}, affects", "no entity"),
+        (f"{'x/' * 3000}", "is no query"),
+        ("virus\0, affects", "no entity"),
+    ],
 )
 def test_wrong_queries_end_with_one_line(whole, capsys, query, message):
     assert main(["predict", str(whole), query]) == 2
@@ -227,6 +240,18 @@ def test_delivery_heeds_its_limits():
     assert choose_student(Config(deliver="structure", memory_limit_mb=1), validation, costs) == ("structure", "")
 
 
+def test_a_preset_speaks_of_its_own_graph_alone():
+    own, notes = data_of(PRESETS["tiny"])
+    assert (own.fraction, own.entities) == (0.1, 0) and "fraction 0.1" in notes[0]
+    for name, preset in PRESETS.items():
+        other, notes = data_of(replace(preset, data=DataOptions(name="mine.tsv")))
+        assert (other.fraction, other.entities, other.truth, notes) == (1.0, 0, None, []), name
+    asked, _ = data_of(replace(PRESETS["tiny"], data=DataOptions(name="umls", fraction=1.0)))
+    assert asked.fraction == 1.0
+    asked, _ = data_of(replace(PRESETS["small"], data=DataOptions(name="mine.tsv", fraction=0.5)))
+    assert asked.fraction == 0.5 and asked.truth is None
+
+
 def test_all_presets_are_whole():
     """Arms exist, settings are in range, and the published ones ask for the checkpoint they need."""
     for name, preset in PRESETS.items():
@@ -237,4 +262,4 @@ def test_all_presets_are_whole():
         make_encoder(paper, small_graph(), "text")
     assert make_encoder(paper, small_graph(), "structure").init_embed.shape == (24, 100)
     rising = [warm_schedule(4, 10, True)(step) for step in range(11)]
-    assert rising[:4] == [0.25, 0.5, 0.75, 1.0] and rising[4] == 1.0 and rising[10] == 0.0
+    assert rising[:5] == [0.0, 0.25, 0.5, 0.75, 1.0] and rising[10] == 0.0  # transformers' linear schedule

@@ -88,10 +88,8 @@ class ConvTower(nn.Module):
         self.bn0, self.bn1, self.bn2 = bn1, bn2, bn3
         self.convolution = nn.Conv2d(1, channels, kernel, bias=False)
         self.project = nn.Linear(channels * (2 * width - kernel + 1) * (dim // width - kernel + 1), dim)
-        self.input_dropout, self.map_dropout = (
-            nn.Dropout(input_dropout),
-            (nn.Dropout2d if whole_maps else nn.Dropout)(map_dropout),
-        )
+        self.input_dropout = nn.Dropout(input_dropout)
+        self.map_dropout = nn.Dropout2d(map_dropout) if whole_maps else nn.Dropout(map_dropout)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, heads: Tensor, relations: Tensor) -> Tensor:

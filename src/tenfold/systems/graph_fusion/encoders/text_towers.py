@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tenfold.errors import UserError, require
+from tenfold.systems.graph_fusion.encoders.hash_text import first_of_same_texts
 from tenfold.systems.graph_fusion.encoders.previous_vectors import PreviousVectors
 from tenfold.systems.graph_fusion.encoders.query_scorer import QueryScorer
 from tenfold.systems.graph_fusion.graph.answers import AnswerIndex
@@ -169,6 +170,10 @@ class _TextTowers(QueryScorer):
     def entity_vectors(self, entities: Tensor | None = None) -> Tensor:
         """See `QueryScorer`."""
         return self.encoding if entities is None else self.encoding[entities]
+
+    def same_candidates(self) -> Tensor | None:
+        """Entities of the same text: padding may change the last digit of their vectors, but they count as one."""
+        return first_of_same_texts([self.entity_text(entity) for entity in range(self.num_entities)])
 
     def _tokens(self, first: Sequence[str], second: Sequence[str] | None = None) -> dict[str, Tensor]:
         device = self.relation_embedding.device

@@ -164,7 +164,7 @@ def plots_of(outcomes: Outcomes, ensembles: Sequence[Mapping[str, Any]], hidden:
         _degree_plot(outcomes),
         _precision_plot(outcomes, hidden),
     ]
-    return [*plots, *_history_plots(outcomes)]
+    return [plot for plot in (*plots, *_history_plots(outcomes)) if plot.series]
 
 
 def _degree_plot(outcomes: Outcomes) -> Plot:
@@ -287,7 +287,7 @@ def tables_of(outcomes: Outcomes, ensembles: Sequence[Mapping[str, Any]], delive
     spread = float(np.std([e["groups"]["both"]["mrr"] for e in ensembles], ddof=1)) if len(ensembles) > 1 else np.nan
     directions = [_percent(_ensemble_mean(ensembles, "mrr", group)) for group in ("tail", "head")]
     rows.append(["ensemble", "both", *ensemble, _percent(spread), *directions, None])
-    return [
+    tables = [
         Table(
             id="ranks",
             title="Test split, filtered, both directions (%)",
@@ -332,6 +332,7 @@ def tables_of(outcomes: Outcomes, ensembles: Sequence[Mapping[str, Any]], delive
             rows=delivered["examples"],
         ),
     ]
+    return [table for table in tables if table.rows]
 
 
 def _groups_table(outcomes: Outcomes) -> Table:

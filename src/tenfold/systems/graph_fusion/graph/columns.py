@@ -158,14 +158,18 @@ def _by_truth(table: Table, further: Sequence[int], fourth: FourthColumn) -> tup
     return kept, [f"{left:,} rows of {name} are marked false and were left out."] if left else []
 
 
-def check_blanks(ids: Iterable[str], what: str) -> None:
-    """Refuse ids that differ in blanks at their ends alone: one thing would be two.
+def check_ids(ids: Iterable[str], what: str) -> None:
+    """Refuse ids that no line of a table can hold, and ids that differ in blanks at their ends alone.
 
     Raises:
-        UserError: two do.
+        UserError: an id holds a tab, a line break or another control character; or one thing would be two.
     """
     first: dict[str, str] = {}
     for key in ids:
+        if not key.isprintable() and any(ord(mark) < 32 or ord(mark) == 127 for mark in key):
+            raise UserError(
+                f"the {what} id {key!r} holds a tab, a line break or another control character: take it out"
+            )
         plain = key.strip()
         other = first.setdefault(plain, key)
         if other != key:

@@ -17,7 +17,7 @@ from tenfold.systems.graph_fusion.graph.columns import (
     Rules,
     Triple,
     TriplesRead,
-    check_blanks,
+    check_ids,
     choose_order,
     to_triples,
 )
@@ -311,8 +311,8 @@ def _number(
     everything = [triple for triples in parts.values() for triple in triples]
     entities = tuple(sorted({end for h, _, t in everything for end in (h, t)}))
     relations = tuple(sorted({r for _, r, _ in everything}))
-    check_blanks(entities, "entity")
-    check_blanks(relations, "relation")
+    check_ids(entities, "entity")
+    check_ids(relations, "relation")
     texts = read.texts
     if any(relation == "_hypernym" for relation in relations):
         split_wordnet(texts)

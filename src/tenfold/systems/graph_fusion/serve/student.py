@@ -32,8 +32,8 @@ class Prediction:
         name: what it is called.
         probability: calibrated; among the candidates that were allowed.
         rank: from 1; equal scores share the better rank.
-        known: the split that holds the triple, ``train``, ``valid``, ``test``, or ``left out`` where thinning removed it;
-            ``None`` if none does.
+        known: the split that holds the triple, ``train``, ``valid``, ``test``, or ``left out`` where thinning removed
+            it; ``None`` if none does.
         injected: whether the fusion injected the triple in its last round.
         seen: whether a training triple mentions the entity.
     """
@@ -82,6 +82,8 @@ class Student:
             self._known["left out"] = AnswerIndex(hidden, graph.num_relations)
         self._injected = AnswerIndex(with_inverses(self.injected, graph.num_relations), graph.num_relations)
         self._seen = graph.seen()
+        same = scorer.same_candidates()
+        self._same = None if same is None else same.cpu()
 
     @classmethod
     def of(
@@ -151,7 +153,7 @@ class Student:
         device = next((p.device for p in self.scorer.parameters()), torch.device("cpu"))
         scores = self.scorer.score_all(heads.to(device), relations.to(device)).float().cpu()
         check_scores(scores, len(heads), self.graph.num_entities, "served")
-        return scores
+        return scores if self._same is None else scores[:, self._same]
 
     def _answers(self, scores: Tensor, query: Tensor | None, k: int, exclude_known: bool) -> list[Prediction]:
         if k < 1:
