@@ -28,6 +28,7 @@ from pykeen.models.mocks import FixedModel
 from pykeen.training import LCWATrainingLoop
 from pykeen.triples import CoreTriplesFactory
 
+from tenfold.options import TrainerOptions
 from tenfold.systems.graph_fusion import (
     DistMult,
     QueryScorer,
@@ -38,7 +39,7 @@ from tenfold.systems.graph_fusion import (
     with_inverses,
 )
 from tenfold.systems.graph_fusion.fusion.batches import QueryBatches
-from tenfold.training import TrainerOptions, fit
+from tenfold.training import fit
 
 warnings.filterwarnings("ignore")
 logging.disable(logging.WARNING)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tenfold.errors import UserError
-from tenfold.run import write_atomically
+from tenfold.files import write_atomically
 from tenfold.systems.graph_fusion.graph.columns import FourthColumn, Order
 from tenfold.systems.graph_fusion.graph.knowledge_graph import KnowledgeGraph
 from tenfold.systems.graph_fusion.graph.load_graph import load_graph

@@ -1,38 +1,11 @@
 """Settings of the experiment: options with their ranges, arms, presets."""
 
-import dataclasses
-import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tenfold.errors import UserError
-from tenfold.training import TrainerOptions
-
-
-def number(default: Any, low: float = -math.inf, high: float = math.inf, *, above: float = -math.inf) -> Any:
-    """A field for a number with its range: at least ``low``, more than ``above``, at most ``high``; checked before any
-    work, see `check_ranges`.
-    """
-    return field(default=default, metadata={"range": (low, high, above)})
-
-
-def check_ranges(options: Any, prefix: str = "") -> None:
-    """Refuse a number outside the range that its field declares, here or in nested options.
-
-    Raises:
-        UserError: one is.
-    """
-    for part in dataclasses.fields(options):
-        value, name = getattr(options, part.name), f"{prefix}{part.name}"
-        if dataclasses.is_dataclass(value):
-            check_ranges(value, f"{name}.")
-        if "range" not in part.metadata or value is None:
-            continue
-        low, high, above = part.metadata["range"]
-        if not (low <= value <= high and value > above and math.isfinite(value)):
-            wanted = [f"above {above:g}"] if above > -math.inf else [f"at least {low:g}"] if low > -math.inf else []
-            wanted += [f"at most {high:g}"] if high < math.inf else []
-            raise UserError(f"{name} must be {' and '.join(wanted) or 'a finite number'}; got {value}")
+from tenfold.options import TrainerOptions
+from tenfold.settings import Count, NonNegativeFloat, PositiveFloat, PositiveInt, PositiveShare, Seed, Share
 
 
 @dataclass
@@ -70,10 +43,10 @@ class DataOptions:
     missing_texts: Literal["refuse", "id"] = "refuse"
     duplicates: Literal["refuse", "drop"] = "refuse"
     truth: str | None = None
-    entities: int | None = number(None, 0)
-    fraction: float | None = number(None, above=0, high=1)
+    entities: Count | None = None
+    fraction: PositiveShare | None = None
     unseen: Literal["keep", "drop"] = "keep"
-    seed: int = 0
+    seed: Seed = 0
 
 
 @dataclass
@@ -101,11 +74,11 @@ class EncoderOptions:
     arguments: dict[str, Any] = field(default_factory=dict)
     weights: str | None = None
     loss: Literal["softmax", "1vsall", "bce", "nssa", "infonce", "sampled"] = "softmax"
-    negatives: int = number(256, 1)
-    alpha: float = number(1.0, 0)
-    smoothing: float = number(0.1, 0, 1)
-    learning_rate: float = number(3e-3, above=0)
-    weight_decay: float = number(0.0, 0)
+    negatives: PositiveInt = 256
+    alpha: NonNegativeFloat = 1.0
+    smoothing: Share = 0.1
+    learning_rate: PositiveFloat = 3e-3
+    weight_decay: NonNegativeFloat = 0.0
 
 
 @dataclass
@@ -151,39 +124,39 @@ class FusionOptions:
         validation_limit: validation triples ranked after an epoch; 0 for all.
     """
 
-    batch_size: int = number(128, 2)
-    warm_epochs: int = number(40, 0)
-    warm_up_steps: int = number(0, 0)
+    batch_size: PositiveInt = 128
+    warm_epochs: Count = 40
+    warm_up_steps: Count = 0
     warm_decay: bool = False
-    mutual_epochs: int = number(20, 0)
-    patience: int = number(5, 0)
-    rounds: int = number(3, 0)
-    phase_epochs: int = number(5, 0)
-    em_learning_rate: float = number(1 / 3, above=0)
-    lam: float = number(1.0, 0)
-    mu_e: float = number(1.0, 0)
-    mu_m: float = number(1.0, 0)
-    nu: float = number(0.5, 0)
-    temperature: float = number(1.0, above=0)
+    mutual_epochs: Count = 20
+    patience: Count = 5
+    rounds: Count = 3
+    phase_epochs: Count = 5
+    em_learning_rate: PositiveFloat = 1 / 3
+    lam: NonNegativeFloat = 1.0
+    mu_e: NonNegativeFloat = 1.0
+    mu_m: NonNegativeFloat = 1.0
+    nu: NonNegativeFloat = 0.5
+    temperature: PositiveFloat = 1.0
     mutual_split: Literal["full", "exact", "decoupled"] = "full"
     e_step: Literal["forward", "reverse"] = "forward"
     roles: Literal["text-posterior", "structure-posterior"] = "text-posterior"
     order: Literal["posterior", "model"] = "posterior"
     calibrate: bool = True
-    cross: int = number(4, 0)
+    cross: Count = 4
     residual: bool = True
     leftover: bool = False
-    max_queries: int = number(0, 0)
-    top_k: int = number(64, 1)
+    max_queries: Count = 0
+    top_k: PositiveInt = 64
     renormalize: bool = False
     gate: Literal["threshold", "validated"] = "threshold"
-    threshold: float = number(0.5, 0, 1)
-    share: float = number(0.3, 0)
-    agreement: int = number(0, 0)
+    threshold: Share = 0.5
+    share: NonNegativeFloat = 0.3
+    agreement: Count = 0
     weighted: bool = True
     sample: bool = False
     transductive_queries: bool = False
-    validation_limit: int = number(2000, 0)
+    validation_limit: Count = 2000
 
 
 @dataclass
@@ -203,21 +176,42 @@ class Config:
         structure: see `EncoderOptions`.
         text: see `EncoderOptions`.
         fusion: see `FusionOptions`.
-        trainer: see `tenfold.training.TrainerOptions`; changes where a run computes, not what.
+        trainer: see `tenfold.options.TrainerOptions`; changes where a run computes, not what.
+        workers: processes that train arms and seeds side by side, one thread each; null: one per free core. On a GPU,
+            or with several devices, there is one.
     """
 
     preset: str = "tiny"
-    seed: int = number(0, 0, 2**32)
-    seeds: int = number(3, 1)
+    seed: Seed = 0
+    seeds: PositiveInt = 3
     arms: list[str] = field(default_factory=lambda: ["m2l", "m2l-more", "vem", "vem2l-nodens"])
     deliver: Literal["auto", "structure", "text"] = "structure"
-    memory_limit_mb: float = number(0.0, 0)
-    latency_limit_ms: float = number(0.0, 0)
+    memory_limit_mb: NonNegativeFloat = 0.0
+    latency_limit_ms: NonNegativeFloat = 0.0
     data: DataOptions = field(default_factory=DataOptions)
     structure: EncoderOptions = field(default_factory=EncoderOptions)
     text: EncoderOptions = field(default_factory=lambda: EncoderOptions(name="hash-text"))
     fusion: FusionOptions = field(default_factory=FusionOptions)
     trainer: TrainerOptions = field(default_factory=TrainerOptions)
+    workers: PositiveInt | None = None
+
+    def check(self) -> None:
+        """Refuse settings that do not go together.
+
+        Raises:
+            UserError: some do not.
+        """
+        fusion = self.fusion
+        if fusion.batch_size < 2:
+            raise UserError(f"fusion.batch_size must be at least 2; got {fusion.batch_size}")
+        if not fusion.residual and fusion.cross == 0 and not fusion.transductive_queries:
+            raise UserError("fusion.residual false and fusion.cross 0 leave no unobserved queries: allow one of them")
+        if fusion.agreement > fusion.top_k:
+            raise UserError(f"fusion.agreement {fusion.agreement} must be at most fusion.top_k {fusion.top_k}")
+        for side, options in (("structure", self.structure), ("text", self.text)):
+            if (options.name == "factory") != (options.factory is not None):
+                raise UserError(f"{side}.factory and {side}.name factory go together: set both or none")
+        arms_of(self)
 
 
 @dataclass(frozen=True)
@@ -287,7 +281,7 @@ def arms_of(config: Config) -> list[str]:
     """The arms of a run, each after its parent; ``alone`` and ``vem2l`` are always among them.
 
     Raises:
-        UserError: an unknown arm, or settings out of range.
+        UserError: an unknown arm.
     """
     wanted = ["alone", *config.arms, "vem2l"]
     ordered: list[str] = []
@@ -301,15 +295,6 @@ def arms_of(config: Config) -> list[str]:
 
     for name in sorted(wanted, key=lambda name: name == "vem2l"):
         add(name)
-    check_ranges(config)
-    f = config.fusion
-    if not f.residual and f.cross == 0 and not f.transductive_queries:
-        raise UserError("fusion.residual false and fusion.cross 0 leave no unobserved queries: allow one of them")
-    if f.agreement > f.top_k:
-        raise UserError(f"fusion.agreement {f.agreement} must be at most fusion.top_k {f.top_k}")
-    for side, options in (("structure", config.structure), ("text", config.text)):
-        if (options.name == "factory") != (options.factory is not None):
-            raise UserError(f"{side}.factory and {side}.name factory go together: set both or none")
     return ordered
 
 

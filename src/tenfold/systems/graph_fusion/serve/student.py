@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tenfold.errors import UserError
-from tenfold.export import Manifest, load_manifest, load_weights, save_model
 from tenfold.losses import log_probabilities
+from tenfold.model_folder import Manifest, load_manifest, load_weights, refuse_code, save_model
 from tenfold.systems.graph_fusion.encoders.build_encoder import build_encoder
 from tenfold.systems.graph_fusion.encoders.query_scorer import QueryScorer, check_scores
 from tenfold.systems.graph_fusion.graph.answers import AnswerIndex, with_inverses
@@ -19,6 +19,7 @@ from tenfold.systems.graph_fusion.graph.knowledge_graph import KnowledgeGraph
 from tenfold.systems.graph_fusion.graph.storage import empty_triples, read_graph, save_graph
 from tenfold.systems.graph_fusion.graph.unobserved_queries import sample_unobserved
 from tenfold.systems.graph_fusion.ranking.calibration import ConfidenceCurve, fit_temperature
+from tenfold.systems.graph_fusion.serve.saved_settings import TEXT_MODEL, saved_settings
 
 SYSTEM = "graph-fusion"
 
@@ -358,8 +359,8 @@ class Student:
         arguments = dict(self.arguments)
         save_assets: Any = getattr(self.scorer, "save_assets", None)
         if save_assets is not None:
-            save_assets(folder / "text-model")
-            arguments["checkpoint"] = "text-model"
+            save_assets(folder / TEXT_MODEL)
+            arguments["checkpoint"] = TEXT_MODEL
         return save_model(
             folder,
             self.scorer,
@@ -381,26 +382,32 @@ class Student:
             UserError: the folder holds no student, or its files are damaged or do not fit.
         """
         folder = Path(folder)
-        manifest = load_manifest(folder)
-        if manifest.system != SYSTEM:
-            raise UserError(f"{folder} holds a model of {manifest.system!r}, not of {SYSTEM}")
-        named = manifest.arguments.get("factory")
-        if manifest.builder == "factory" and factory != named:
-            raise UserError(f"the encoder of {folder} is made by {named!r}: allow it with --factory")
+        manifest = load_manifest(folder, SYSTEM)
+        refuse_code(manifest, factory)
+        arguments, temperature, edges = saved_settings(manifest, folder)
         graph, more = read_graph(folder)
-        arguments = dict(manifest.arguments["arguments"])
         built = dict(arguments)
-        if built.get("checkpoint") == "text-model":
-            built |= {"checkpoint": str(folder / "text-model"), "weights": False}
+        if "checkpoint" in built:
+            built |= {"checkpoint": str(folder / TEXT_MODEL), "weights": False}
+        named = factory if manifest.builder == "factory" else None
         scorer = build_encoder(manifest.builder, graph, built, named)
-        if edges := int(manifest.extra.get("edges", 0)):
+        if edges:
             zeros = torch.zeros(edges, dtype=torch.int64)
             scorer.set_graph(torch.zeros(2, edges, dtype=torch.int64), zeros, torch.ones(edges))
         load_weights(scorer, folder)
-        temperature = float(manifest.extra["temperature"])
         return cls(scorer, graph, temperature, more.get("injected"), manifest.builder, arguments, named)
 
 
 def as_rows(predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
     """Predictions as plain values, probabilities to six digits."""
     return [asdict(prediction) | {"probability": round(prediction.probability, 6)} for prediction in predictions]
+
+
+def load(folder: str | Path, *, factory: str | None = None) -> Student:
+    """The encoder of a run or a model folder, ready to answer; see `Student.load`.
+
+    Args:
+        folder: of a run, or of one of its students.
+        factory: allows by name the function that makes an encoder of the user's own.
+    """
+    return Student.load(folder, factory)
