@@ -145,6 +145,10 @@ class Student:
         scores = score_texts([text], torch.tensor([directed]))[0].float()
         return self._answers(scores, None, k, False)
 
+    def __call__(self, entity: str, relation: str, **options: Any) -> list[Prediction]:
+        """The best answers of a query; see `predict`."""
+        return self.predict(entity, relation, **options)
+
     def _directed(self, relation: str, direction: str) -> int:
         return self.graph.relation(relation) + (self.graph.num_relations if direction == "head" else 0)
 
