@@ -79,9 +79,9 @@ CASES = {
         kill_at="steps/vem2l/seed0/round-1/m-step/last.ckpt",
         inputs=a_query,
         wrong={"--fusion.threshold=-1": "threshold", "--text.smoothing=2": "smoothing", "--arms=[nothing]": "nothing",
-               "--fusion.temperature=0": "temperature", "--fusion.batch_size=1": "batch_size", "--fusion.lam=nan": "lam",
-               "--structure.negatives=0": "negatives", "--data.fraction=0": "fraction", "--data.entities=-5": "entities",
-               "--structure.factory=a:b": "go together"},
+               "--fusion.temperature=0": "temperature", "--fusion.batch_size=1": "batch_size",
+               "--fusion.lam=nan": "lam", "--structure.negatives=0": "negatives", "--data.fraction=0": "fraction",
+               "--data.entities=-5": "entities", "--structure.factory=a:b": "go together"},
     ),
     "condensation-audit": Case(
         fast=["--seeds", "1", "--images_per_class", "[2]", "--methods", "[random, dm]", "--training.epochs", "20",

@@ -308,9 +308,8 @@ def data_of(config: Config) -> tuple[DataOptions, list[str]]:
     mine = config.data.name == own.name
     plain = {"truth": None, "entities": 0, "fraction": 1.0}
     left_out = {name: value for name, value in plain.items() if getattr(config.data, name) is None}
-    chosen = {
-        name: getattr(own, name) if mine and getattr(own, name) is not None else left_out[name] for name in left_out
-    }
+    presets = {name: getattr(own, name) for name in left_out if mine and getattr(own, name) is not None}
+    chosen: dict[str, Any] = {**left_out, **presets}
     added = {name: value for name, value in chosen.items() if value != plain[name]}
     notes = []
     if added:

@@ -251,8 +251,8 @@ def _task_triples(path: Place, tasks: dict[str, Any]) -> list[Triple]:
     """Triples of a file of tasks, ids as text."""
     for relation, triples in tasks.items():
         for triple in triples if isinstance(triples, list) else [None]:
-            whole = isinstance(triple, list) and len(triple) == 3
-            if not whole or not all(isinstance(key, str) and key.strip() for key in triple):
+            ids = triple if isinstance(triple, list) else []
+            if len(ids) != 3 or not all(isinstance(key, str) and key.strip() for key in ids):
                 raise UserError(f"{path}: the task {relation!r} holds {triple!r}, not [head, relation, tail] as text")
     return [(h, r, t) for triples in tasks.values() for h, r, t in triples]
 
