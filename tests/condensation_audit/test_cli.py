@@ -60,18 +60,16 @@ def test_photos_are_condensed_audited_and_measured(photos, tmp_path, capsys):
     mine = tmp_path / "mine.cset"
     data = ["--data", "folder", "--root", photos, "--unreadable", "leave-out"]
     refused(capsys, BROKEN.split("/")[1], "condense", *data[:4], "--out", mine, *SMALL)
-    assert run("condense", *data, "--resize", "12", "--out", mine, *SMALL) == 0
+    assert run("condense", *data, "--resize", "8", "--out", mine, *SMALL) == 0
     answer = json.loads(capsys.readouterr().out)
     assert any("left out" in note for note in answer["notes"])
     found = load_set(mine)
-    assert found.preprocessing.image_shape == (3, 12, 12) and found.classes == ("even", "left", "top")
+    assert found.preprocessing.image_shape == (3, 8, 8) and found.classes == ("even", "left", "top")
     assert found.source["reading"]["from"] == "image files" and found.source["n"] < 160
     assert run("quality", mine, *data, "--networks", '{"mlp": {}}', "--seeds", "1") == 0
     assert "mlp" in json.loads(capsys.readouterr().out)
-    fast = ["--networks", "1", "--published", "false", "--repairs", "false", "--validation", "60"]
-    assert run("audit", mine, *data, *fast, "--out", tmp_path / "audit") == 13
-    assert "no clean sets of its kind were scanned" in capsys.readouterr().out
-    like = ["--like", mine, *data, "--sets", "10", "--poisoned", "0", "--networks", "1", "--validation", "60"]
+    fast = ["--networks", "1", "--published", "false", "--repairs", "false", "--validation", "30"]
+    like = ["--like", mine, *data, "--sets", "10", "--poisoned", "0", "--networks", "1", "--validation", "30"]
     assert run("calibrate", *like, "--out", tmp_path / "mine.json") == 0
     threshold = json.loads(capsys.readouterr().out)["threshold"]
     assert threshold > 0
@@ -148,7 +146,7 @@ def test_a_manifest_cannot_name_places_outside_its_folder(finished_run, tmp_path
         ({"arguments": {"image_shape": [1, 8]}}, "the shape of its images"),
         ({"arguments": {"image_shape": [1, 8, 10**9]}}, "the shape of its images"),
         ({"arguments": {"num_classes": "ten"}}, "how many classes"),
-        ({"extra": {"preprocessing": {"size": [4, 4]}}}, "size"),
+        ({"extra": {"preprocessing": {"size": [4, 4]}}}, "preprocessing is damaged"),
         ({"builder": "timm/resnet18", "arguments": {"checkpoint_path": "x"}}, "may not ask for"),
     ]
     image = tmp_path / "digit.npy"
