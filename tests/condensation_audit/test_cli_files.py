@@ -13,7 +13,6 @@ from tenfold import cli
 from tenfold.data import find_image_files
 from tenfold.errors import UserError
 from tenfold.systems.condensation_audit import TrainingRecipe, fit_zca
-from tenfold.systems.condensation_audit.cli import VERBS
 from tenfold.systems.condensation_audit.cli.options import Origin
 from tenfold.systems.condensation_audit.cli.set_files import export_set, import_set, verify
 from tenfold.systems.condensation_audit.data.preprocessing import Preprocessing
@@ -29,7 +28,7 @@ def cifar_set(**changes):
 
 def call(verb, *arguments):
     """As the command line calls it."""
-    return cli._call(VERBS[verb], f"tenfold condensation-audit {verb}", [str(part) for part in arguments])
+    return cli.main(["condensation-audit", verb, *map(str, arguments)])
 
 
 def test_dd_ranking_out_and_in_again(tmp_path, capsys):

@@ -155,13 +155,15 @@ def _head(parts: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]
 def _check_heads(
     path: Path, images: tuple[int, ...], labels: tuple[int, ...], of_images: np.dtype, of_labels: np.dtype
 ) -> None:
+    if of_images.kind != "f" or of_labels.kind not in "fiu":
+        raise UserError(
+            f"{path} holds images of {of_images} and labels of {of_labels}, which are no numbers; nothing was executed"
+        )
     if len(images) != 4 or images[3] not in (1, 3) or len(labels) != 2 or labels[0] != images[0]:
         raise UserError(
             f"{path} holds images {images} and labels {labels}; they should be (n, height, width, channels) and "
             "(n, classes)"
         )
-    if of_images.kind != "f" or of_labels.kind not in "fiu":
-        raise UserError(f"{path} holds images of {of_images} and labels of {of_labels}, which are no numbers")
     size = math.prod(images) * of_images.itemsize + math.prod(labels) * of_labels.itemsize
     if size > LARGEST_ARRAYS:
         raise UserError(f"the arrays of {path} would take {size:,} bytes; at most {LARGEST_ARRAYS:,} are read")

@@ -116,8 +116,10 @@ class CondensedSet:
         if self.steps is not None:
             self._check_steps(n, self.steps)
         rates = self.learning_rates
-        if rates is not None and not (rates.ndim == 1 and len(rates) and bool((rates.isfinite() & (rates > 0)).all())):
-            raise UserError("the set's learning rates must be a row of finite numbers above 0")
+        if rates is not None and not bool(rates.isfinite().all()):
+            raise UserError("the set's learning rates hold NaN or infinite values")
+        if rates is not None and (rates.ndim != 1 or not len(rates) or not bool((rates > 0).all())):
+            raise UserError("the set's learning rates must be a row of numbers above 0")
 
     @staticmethod
     def _check_steps(n: int, steps: Tensor) -> None:
