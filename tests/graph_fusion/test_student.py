@@ -168,6 +168,38 @@ def test_damaged_students_are_refused(tmp_path):
     Student.load(tmp_path)
 
 
+def test_a_strangers_folder_does_not_act(tmp_path):
+    """Arguments are plain, the text model lies inside, numbers name entities that are there, ids are printable."""
+    from safetensors.torch import load_file, save_file
+
+    made = student()
+    made.save(tmp_path)
+    manifest = json.loads((tmp_path / "model.json").read_text())
+
+    def refused(match, **changes):
+        (tmp_path / "model.json").write_text(json.dumps(manifest | changes))
+        with pytest.raises(UserError, match=match):
+            Student.load(tmp_path)
+        (tmp_path / "model.json").write_text(json.dumps(manifest))
+
+    given = manifest["arguments"]["arguments"]
+    for more in ({"checkpoint": "../../other"}, {"weights": "http://x"}, {"dim": {"a": 1}}, {"cache_dir": "x"}):
+        refused("may not ask|outside its folder", arguments={"arguments": given | more, "factory": None})
+    refused("made by code", builder="factory", arguments={"arguments": {}, "factory": "os:system"})
+    refused("calibrated", extra={"temperature": "hot"})
+    refused("calibrated", extra={"temperature": 1.0, "edges": 2**50})
+    tensors = load_file(tmp_path / "triples.safetensors")
+    for name in ("train", "injected", "hidden"):
+        save_file(tensors | {name: torch.tensor([[0, 0, 99]])}, tmp_path / "triples.safetensors")
+        with pytest.raises(UserError, match=r"names an entity|no triples of this graph"):
+            Student.load(tmp_path)
+    save_file(tensors, tmp_path / "triples.safetensors")
+    ids = (tmp_path / "entities.tsv").read_text()
+    (tmp_path / "entities.tsv").write_text(ids.replace("e003", "e\x1b[31m3"))
+    with pytest.raises(UserError, match="control character"):
+        Student.load(tmp_path)
+
+
 def test_texts_with_tabs_and_lines_survive(tmp_path):
     from dataclasses import replace
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from tenfold.errors import UserError
+from tenfold.files import printable
 from tenfold.systems.graph_fusion.serve.student import Student, as_rows
 
 
@@ -69,5 +70,8 @@ def _parse_query(text: str) -> tuple[str, str, Literal["tail", "head"]]:
     if len(parts) == 3 and parts[2] == "?":
         parts = parts[:2]
     if len(parts) != 2 or not all(parts):
-        raise UserError(f"{text!r} is no query: write ENTITY, RELATION for tails or ?, RELATION, ENTITY for heads")
+        raise UserError(
+            f"{printable(text)!r} is no query: write ENTITY, RELATION for tails or ?, RELATION, ENTITY for heads, with "
+            "tabs in place of commas where names hold commas"
+        )
     return parts[0], parts[1], "tail"
