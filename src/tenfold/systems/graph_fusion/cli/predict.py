@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from tenfold.errors import UserError
-from tenfold.files import printable
+from tenfold.files import printable, read_text
 from tenfold.systems.graph_fusion.serve.student import Student, as_rows
 
 
@@ -45,11 +45,10 @@ def _queries(inputs: list[str]) -> list[str]:
     found = []
     for name in inputs:
         if _is_file(name):
-            try:
-                text = Path(name).read_text(encoding="utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(f"{name} is not UTF-8 text") from error
-            found += [line.rstrip("\r") for line in text.split("\n") if line.strip()]
+            lines = [line.rstrip("\r") for line in read_text(name).split("\n") if line.strip()]
+            if not lines:
+                raise UserError(f"{printable(name)} holds no query: write one a line")
+            found += lines
         else:
             found.append(name)
     return found
