@@ -61,8 +61,8 @@ def pykeen() -> str:
     return "\n\n".join(
         [
             f"`python benchmarks/graph_fusion_pykeen.py`: side by side with PyKEEN {environment['pykeen']} in one "
-            f"process, {environment['threads']} thread(s), by processor time: DistMult of width 64, trained in batches of "
-            "256, same data and scores; PyKEEN evaluates with the batch size that suits it best.",
+            f"process, {environment['threads']} thread(s), by processor time: DistMult of width 64, trained in batches "
+            "of 256, same data and scores; PyKEEN evaluates with the batch size that suits it best.",
             table(columns, rows),
             "PyKEEN's loop writes no checkpoints; ours through `fit` writes one per epoch, and an epoch of UMLS has "
             "six steps: there the trainer's fixed cost per step and epoch decides. The difference is the largest of "
