@@ -155,6 +155,10 @@ def test_a_killed_fusion_resumes_to_the_same_numbers(tmp_path, unbroken_fusions,
         if (name, epoch) == (where, 2) or (where == "between" and name == "round-1/e-step" and epoch == epochs):
             raise Killed
 
+    # What came before the kill is read from the unbroken fusion's folder, as a resumed one would read it.
+    before = {"mutual-1": ["warm"], "round-2/m-step": ["warm", "mutual-1", "round-1"]}.get(where, ["warm", "mutual-1"])
+    for phase in before:
+        shutil.copytree(unbroken.folder / phase, tmp_path / "broken" / phase)
     broken = fusion(tmp_path / "broken", structure=structure)
     broken.on_progress = kill
     with pytest.raises(Killed):
