@@ -6,12 +6,13 @@ from typing import Any, Literal
 import torch
 
 from tenfold.data import read_images
-from tenfold.systems.boosted_exits.builders import stages_of
-from tenfold.systems.boosted_exits.cli.loading import data_of, load_network, policy_of, preprocessing_of
+from tenfold.model_folder import load_manifest
+from tenfold.settings import PositiveInt
+from tenfold.systems.boosted_exits.cli.run_data import data_of
 from tenfold.systems.boosted_exits.policies.exit_policy import ExitPolicy, evaluate_policy, record_exits
 from tenfold.systems.boosted_exits.policies.metrics import calibration_errors, exit_accuracies
 from tenfold.systems.boosted_exits.policies.metrics import predict as predict_images
-from tenfold.systems.boosted_exits.serving.runner import EarlyExitRunner
+from tenfold.systems.boosted_exits.serving.served_model import SYSTEM, load, load_network
 
 CPU = torch.device("cpu")
 
@@ -22,7 +23,7 @@ def evaluate(
     data: str | None = None,
     root: str | None = None,
     unreadable: Literal["refuse", "leave-out"] = "refuse",
-    batch_size: int = 256,
+    batch_size: PositiveInt = 256,
     factory: str | None = None,
 ) -> dict[str, Any]:
     """Measure a run's network again on its test split: every exit, and the thresholds it was delivered with.
@@ -66,23 +67,21 @@ def predict(run: str, inputs: list[str], *, factory: str | None = None) -> str:
             height, width).
         factory: of a network of your own, see load_network.
     """
-    network, manifest = load_network(run, factory)
-    extra, shape = manifest.extra, manifest.arguments["image_shape"]
-    preprocessing = preprocessing_of(manifest)
-    runner = EarlyExitRunner(stages_of(network, torch.zeros(2, *shape)), policy_of(manifest, run).thresholds)
+    served = load(run, factory=factory)
+    costs = load_manifest(run, SYSTEM).extra["costs"]
     lines = []
-    for name, image in read_images(inputs, preprocessing):
-        output = runner(preprocessing.normalize(image[None]))
+    for name, image in read_images(inputs, served.preprocessing):
+        output = served.answer(served.preprocessing.normalize(image[None]))
         probabilities = output.logits[0].softmax(-1)
         label, leaving = int(probabilities.argmax()), int(output.exits[0])
         lines.append(
             {
                 "input": name,
                 "class": label,
-                "label": extra["classes"][label],
+                "label": served.classes[label] if served.classes else str(label),
                 "confidence": round(float(probabilities[label]), 6),
                 "exit": leaving + 1,
-                "cost": extra["costs"][leaving],
+                "cost": costs[leaving],
             }
         )
     return "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)

@@ -9,14 +9,15 @@ import torch
 from tenfold.data import Preprocessing
 from tenfold.data.splits import STATISTICS
 from tenfold.errors import UserError
-from tenfold.export import save_model
+from tenfold.files import make_folder
+from tenfold.model_folder import MANIFEST, WEIGHTS, save_model
 from tenfold.systems.boosted_exits.builders import stages_of
-from tenfold.systems.boosted_exits.cli.loading import load_network, policy_of
 from tenfold.systems.boosted_exits.networks.msdnet import MSDNet
 from tenfold.systems.boosted_exits.networks.official_arguments import parse_official_arguments, read_official_arguments
 from tenfold.systems.boosted_exits.networks.official_checkpoints import load_official
 from tenfold.systems.boosted_exits.policies.metrics import exit_costs
 from tenfold.systems.boosted_exits.serving.onnx_graphs import export_branching, export_staged
+from tenfold.systems.boosted_exits.serving.served_model import load_network, policy_of
 
 _SET_BY_BUILDER = ("num_classes", "image_channels", "reweight", "rescale")
 
@@ -35,10 +36,8 @@ def export(
     """
     network, manifest = load_network(run, factory)
     folder = Path(out) if out else Path(run) / "export"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+    _refuse_foreign(folder)
+    make_folder(folder)
     if to == "safetensors":
         save_model(folder, network, **manifest.model_dump(include={"system", "builder", "arguments", "extra"}))
         return {"safetensors": str(folder / "model.safetensors"), "manifest": str(folder / "model.json")}
@@ -54,6 +53,13 @@ def export(
     }
 
 
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse to write over a model that was not exported here."""
+    ours = (folder / "stages" / "stages.json").exists() or (folder / MANIFEST).exists()
+    if not ours and any((folder / name).exists() for name in ("model.onnx", WEIGHTS, "stages")):
+        raise UserError(f"{folder} holds a model that was not exported here; name another folder with --out")
+
+
 def import_official(
     checkpoint: str, *, network: str | None = None, settings: str | None = None, out: str | None = None
 ) -> dict[str, Any]:
@@ -67,7 +73,7 @@ def import_official(
         out: folder to write; the checkpoint's name without its suffixes where not given.
     """
     folder = Path(out) if out else Path(Path(checkpoint).name.split(".")[0])
-    if (folder / "model.json").exists():
+    if (folder / MANIFEST).exists() or (folder / WEIGHTS).exists():
         raise UserError(f"{folder} already holds a model; name another folder with --out")
     target = parse_official_arguments(read_official_arguments(settings)) if settings else network
     model = load_official(checkpoint, target).eval()
