@@ -1,12 +1,17 @@
 """``tenfold evaluate`` and ``tenfold predict``: a run's network on its test split, or on single images."""
 
 import json
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
-from tenfold.data import read_images
+from tenfold.data import Preprocessing, read_images
+from tenfold.errors import UserError
+from tenfold.files import printable
 from tenfold.model_folder import load_manifest
+from tenfold.onnx import onnx_session
 from tenfold.settings import PositiveInt
 from tenfold.systems.boosted_exits.cli.run_data import data_of
 from tenfold.systems.boosted_exits.policies.exit_policy import ExitPolicy, evaluate_policy, record_exits
@@ -72,16 +77,42 @@ def predict(run: str, inputs: list[str], *, factory: str | None = None) -> str:
     lines = []
     for name, image in read_images(inputs, served.preprocessing):
         output = served.answer(served.preprocessing.normalize(image[None]))
-        probabilities = output.logits[0].softmax(-1)
-        label, leaving = int(probabilities.argmax()), int(output.exits[0])
-        lines.append(
-            {
-                "input": name,
-                "class": label,
-                "label": served.classes[label] if served.classes else str(label),
-                "confidence": round(float(probabilities[label]), 6),
-                "exit": leaving + 1,
-                "cost": costs[leaving],
-            }
-        )
-    return "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+        lines.append(_line(name, output.logits[0], int(output.exits[0]), costs, served.classes))
+    return "\n".join(lines)
+
+
+def predict_onnx(path: str, inputs: list[str]) -> str:
+    """Predict with an exported model.onnx on onnxruntime; one JSON line per image, as ``predict`` gives.
+
+    Args:
+        path: the branching graph of ``tenfold export RUN --to onnx``, which carries classes and preprocessing along.
+        inputs: as for ``predict``.
+    """
+    session = onnx_session(path)
+    told = session.get_modelmeta().custom_metadata_map
+    try:
+        classes, costs, described = (json.loads(told[name]) for name in ("classes", "costs", "preprocessing"))
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path} carries no classes and preprocessing along: export it again with tenfold") from error
+    preprocessing = Preprocessing.from_dict(described)
+    if list(session.get_inputs()[0].shape) != [1, *preprocessing.image_shape]:
+        raise UserError(f"{path} takes inputs {session.get_inputs()[0].shape}, not what its preprocessing gives")
+    lines = []
+    for name, image in read_images(inputs, preprocessing):
+        logits, exit = session.run(["logits", "exit"], {"input": preprocessing.normalize(image[None]).numpy()})
+        lines.append(_line(name, torch.from_numpy(logits[0]), int(exit[0]), costs, classes))
+    return "\n".join(lines)
+
+
+def _line(name: str, logits: Tensor, leaving: int, costs: Sequence[float], classes: Sequence[str] | None) -> str:
+    probabilities = logits.softmax(-1)
+    label = int(probabilities.argmax())
+    answer = {
+        "input": printable(name),
+        "class": label,
+        "label": printable(classes[label]) if classes else str(label),
+        "confidence": round(float(probabilities[label]), 6),
+        "exit": leaving + 1,
+        "cost": costs[leaving],
+    }
+    return json.dumps(answer, ensure_ascii=False)

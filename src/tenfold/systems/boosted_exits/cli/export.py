@@ -1,5 +1,6 @@
 """``tenfold export`` and ``tenfold import``: for deployment, and from official checkpoints."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from tenfold.systems.boosted_exits.networks.official_arguments import parse_offi
 from tenfold.systems.boosted_exits.networks.official_checkpoints import load_official
 from tenfold.systems.boosted_exits.policies.metrics import exit_costs
 from tenfold.systems.boosted_exits.serving.onnx_graphs import export_branching, export_staged
-from tenfold.systems.boosted_exits.serving.served_model import load_network, policy_of
+from tenfold.systems.boosted_exits.serving.served_model import SYSTEM, load_network, policy_of, preprocessing_of
 
 _SET_BY_BUILDER = ("num_classes", "image_channels", "reweight", "rescale")
 
@@ -44,7 +45,15 @@ def export(
     shape = manifest.arguments["image_shape"]
     stages = stages_of(network, torch.zeros(2, *shape))
     thresholds = policy_of(manifest, run).thresholds
-    branching = export_branching(stages, torch.zeros(1, *shape), thresholds, folder / "model.onnx")
+    extra = manifest.extra
+    metadata = {
+        "system": SYSTEM,
+        "classes": json.dumps(extra.get("classes")),
+        "preprocessing": json.dumps(preprocessing_of(manifest).to_dict()),
+        "costs": json.dumps(extra["costs"]),
+    }
+    path = folder / "model.onnx"
+    branching = export_branching(stages, torch.zeros(1, *shape), thresholds, path, metadata=metadata)
     staged = export_staged(stages, torch.zeros(2, *shape), thresholds, folder / "stages", costs=manifest.extra["costs"])
     return {
         "branching": str(branching.path),
