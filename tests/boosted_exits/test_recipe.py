@@ -1,11 +1,9 @@
-"""The experiment end to end: killed and resumed, in two processes, on a user's network and photos."""
+"""The experiment: in two processes, on a user's network and photos, and what its numbers say."""
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -39,31 +37,9 @@ def here(folder, *arguments):
     return load_results(Path(folder) / "results.json")
 
 
-def numbers(folder):
-    results = json.loads((folder / "results.json").read_text())
-    for values in results["metrics"].values():
-        values.pop("train_seconds")
-    return {name: results[name] for name in ("claims", "metrics", "plots", "tables", "summary")}
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("recipe") / "whole"
-    here(folder, *FAST)
-    return folder
-
-
-def test_killed_run_resumes_to_the_same_numbers(whole, tmp_path):
-    folder = tmp_path / "killed"
-    process = start(folder, "--trainer.checkpoint_steps", "2")
-    while not (folder / "steps/joint/seed0/last.ckpt").exists():  # in the middle of the first arm
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (folder / "results.json").exists()
-    here(folder, *FAST, "--trainer.checkpoint_steps", 2, "--resume")
-    assert numbers(folder) == numbers(whole)
+@pytest.fixture
+def whole(finished_run):
+    return finished_run("boosted-exits")
 
 
 def test_two_processes_agree_with_one(tmp_path):

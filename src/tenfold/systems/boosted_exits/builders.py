@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tenfold.errors import UserError
+from tenfold.files import first_line
 from tenfold.model_folder import plain_arguments
 from tenfold.networks import named_network
 from tenfold.systems.boosted_exits.attach.attach_exits import AttachedExits, attach_exits, trainable_parameter_groups
@@ -73,8 +74,10 @@ def build_network(
             with torch.no_grad():  # a network too deep for its images fails here, not in the middle of a run
                 network(torch.zeros(1, *image_shape))
             return network.train()
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"model {name!r} cannot be built on images {tuple(image_shape)}: {error}") from error
+        except Exception as error:  # a network ends in any way on arguments that it does not expect
+            raise UserError(
+                f"model {name!r} cannot be built on images {tuple(image_shape)}: {first_line(error)}"
+            ) from error
     trunk = named_network(
         name,
         num_classes=num_classes,
