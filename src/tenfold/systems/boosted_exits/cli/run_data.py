@@ -1,55 +1,18 @@
-"""The network of a run or model folder, rebuilt."""
+"""The data that a model is measured on: those of its run, or others, prepared as the model wants them."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from tenfold.data import Preprocessing, Splits, load_splits
+from tenfold.data import Splits, load_splits
 from tenfold.data.options import FILE_SETS, ImageOptions
 from tenfold.errors import UserError
-from tenfold.export import Manifest, load_manifest, load_weights
+from tenfold.files import printable
+from tenfold.model_folder import Manifest
 from tenfold.run import read_config
-from tenfold.systems.boosted_exits.builders import ExitNetwork, build_network
-from tenfold.systems.boosted_exits.policies.exit_policy import ExitPolicy
-
-
-def load_network(folder: str | Path, factory: str | None = None) -> tuple[ExitNetwork, Manifest]:
-    """Rebuild the network of a run or model folder, in eval mode.
-
-    Args:
-        folder: holds ``model.safetensors`` and ``model.json``.
-        factory: must repeat the factory of a network of the user's own: a manifest alone never runs code.
-
-    Raises:
-        UserError: the folder holds no such network, the weights are damaged or do not fit.
-    """
-    manifest = load_manifest(folder)
-    if manifest.system != "boosted-exits":
-        raise UserError(f"{folder} holds a model of {manifest.system!r}, not of boosted-exits")
-    if manifest.builder == "factory" and factory != manifest.arguments.get("factory"):
-        raise UserError(
-            f"the network of {folder} is made by {manifest.arguments.get('factory')!r}: allow it with --factory"
-        )
-    network = build_network(manifest.builder, **manifest.arguments)
-    load_weights(network, folder)
-    return network.eval(), manifest
-
-
-def policy_of(manifest: Manifest, run: str) -> ExitPolicy:
-    """The exit policy that a model was delivered with, or a ``UserError`` where it has none yet."""
-    if not manifest.extra.get("policy"):
-        raise UserError(
-            f"{run} has no thresholds yet: solve them with tenfold boosted-exits thresholds RUN --save true"
-        )
-    return ExitPolicy.from_dict(manifest.extra["policy"])
-
-
-def preprocessing_of(manifest: Manifest) -> Preprocessing:
-    """What images go through into the network; a ``UserError`` where the model was saved without."""
-    if "preprocessing" not in manifest.extra:
-        raise UserError("this model was saved by an early version, without its preprocessing: train or import it again")
-    return Preprocessing.from_dict(manifest.extra["preprocessing"])
+from tenfold.settings import check_settings
+from tenfold.systems.boosted_exits.serving.served_model import preprocessing_of
 
 
 def data_of(
@@ -67,7 +30,10 @@ def data_of(
     Raises:
         UserError: there are no such data, or their images or classes are not the model's.
     """
-    saved: dict[str, Any] = dict(read_config(run)["data"]) if (Path(run) / "config.yaml").exists() else {}
+    config = read_config(run) if (Path(run) / "config.yaml").exists() else {}
+    if not isinstance(config.get("data", {}), dict):
+        raise UserError(f"{run}/config.yaml is damaged: its data are no settings")
+    saved: dict[str, Any] = dict(config.get("data", {}))
     if data is None and not saved:
         raise UserError(f"{run} names no data: name them with --data (and --root)")
     if data is not None and data != saved.get("name"):
@@ -78,7 +44,7 @@ def data_of(
         options = ImageOptions(**saved)
     except TypeError as error:
         raise UserError(f"the settings of the data in {run} are not those of this version: {error}") from error
-    options.check()
+    check_settings(options)
     splits = load_splits(**asdict(options), options="--")
     preprocessing = preprocessing_of(manifest)
     if options.name in FILE_SETS:
@@ -102,4 +68,4 @@ def data_of(
 
 
 def _listed(classes: Sequence[str]) -> str:
-    return ", ".join(classes[:6]) + (f" ... ({len(classes)})" if len(classes) > 6 else "")
+    return printable(", ".join(classes[:6])) + (f" ... ({len(classes)})" if len(classes) > 6 else "")
