@@ -48,6 +48,7 @@ def distill_relations(
     learning_rate: float = 1e-3,
     weight_decay: float = 0.05,
     warmup_epochs: float = 1.0,
+    keep_heads: bool = False,
     trainer: TrainerOptions | None = None,
     on_epoch: Callable[[int, dict[str, float]], None] | None = None,
     **settings: Any,
@@ -55,8 +56,9 @@ def distill_relations(
     """Train a student towards the token relations of a teacher, without labels (TinyMIM; MiniLM, MiniLMv2 for text).
 
     Args:
-        student: any attention network, trained in place.
-        teacher: any attention network; frozen, its weights stay as they are.
+        student: any attention network, trained in place. But for its weights it comes back as it was: mode, device,
+            parameters that learn, head counts.
+        teacher: any attention network; frozen while the student learns.
         batches: sized iterable, such as a ``DataLoader``: inputs of both networks, or pairs of the student's and the
             teacher's; each a tensor, or a dict of keyword arguments.
         epochs: passes over the batches.
@@ -66,6 +68,8 @@ def distill_relations(
         learning_rate: of AdamW (0.9, 0.95), which falls along a cosine.
         weight_decay: of matrices.
         warmup_epochs: of linear warm-up.
+        keep_heads: leave the student's layer with the head count that it learnt with, see
+            `RelationDistiller.release`.
         trainer: where it runs.
         on_epoch: called after every epoch.
         settings: further arguments of
@@ -80,8 +84,20 @@ def distill_relations(
     if first is None:
         raise UserError("there are no batches to distil from")
     prepare = inputs or (lambda batch: batch)
-    # The training moves both to its devices; until then they are where the batches are.
-    distiller = RelationDistiller(student.cpu(), teacher.cpu(), **(PRESETS[preset] | settings), example=prepare(first))
+    lent = Lent(student), Lent(teacher)  # before they move: the training moves both to its devices
+    try:
+        distiller = RelationDistiller(
+            student.cpu(), teacher.cpu(), **(PRESETS[preset] | settings), example=prepare(first)
+        )
+        fitted = _fit(distiller, batches, prepare, folder, epochs, learning_rate, weight_decay, warmup_epochs, trainer, on_epoch)
+        agreement = distiller.cpu().agreement(prepare(first))
+        return Distilled(student, fitted.history, agreement, distiller.untrained, distiller.heads, fitted)
+    finally:
+        for one in lent:
+            one.give_back(keep_heads=keep_heads)
+
+
+def _fit(distiller, batches, prepare, folder, epochs, learning_rate, weight_decay, warmup_epochs, trainer, on_epoch):
     steps = len(batches)  # type: ignore[arg-type]
 
     def objective(model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
@@ -99,7 +115,7 @@ def distill_relations(
         if on_epoch is not None:
             on_epoch(epoch, row)
 
-    fitted = fit(
+    return fit(
         distiller,
         objective,
         batches,
@@ -110,5 +126,3 @@ def distill_relations(
         options=trainer,
         on_epoch=logged,
     )
-    agreement = distiller.cpu().agreement(prepare(first))
-    return Distilled(student, fitted.history, agreement, distiller.untrained, distiller.heads, fitted)

@@ -32,7 +32,7 @@ def compare_forms(
     """
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     kind = dtype or (torch.bfloat16 if place == "cuda" else torch.float32)
-    names = forms or ("direct", "chunked", "identity", *(("triton",) if place == "cuda" else ()))
+    names = forms or ("direct", "chunked", *(("triton",) if place == "cuda" else ()))
     generator = torch.Generator().manual_seed(0)
 
     def random(width: int) -> torch.Tensor:

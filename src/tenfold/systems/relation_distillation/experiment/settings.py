@@ -138,7 +138,7 @@ class DistilOptions:
     pairs: list[str] = field(default_factory=lambda: ["qk", "vv"])
     teacher_layer: int | None = None
     heads: Literal["auto", "adaptive", "mean"] | int = "auto"
-    kernel: Literal["auto", "direct", "chunked", "identity", "triton"] = "auto"
+    kernel: Literal["auto", "direct", "chunked", "triton"] = "auto"
     mask_ratio: float = 0.6
     chain: list[int] = field(default_factory=lambda: [64])
 
