@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from tenfold.errors import UserError
 from tenfold.systems.relation_distillation.method import PRESETS, RelationDistiller
-from tenfold.systems.relation_distillation.training.epoch_log import EpochLog
-from tenfold.systems.relation_distillation.training.optimizers import adamw, cosine_schedule, parameter_groups
-from tenfold.training import FitResult, TrainerOptions, fit
+from tenfold.systems.relation_distillation.training.freezing import Lent
+from tenfold.systems.relation_distillation.training.pretrain import Pretraining, pretrain
+from tenfold.training import FitResult, TrainerOptions
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,7 @@ def distill_relations(
             `RelationDistiller.release`.
         trainer: where it runs.
         on_epoch: called after every epoch.
-        settings: further arguments of
-            `RelationDistiller`; they win over the preset.
+        settings: further arguments of `RelationDistiller`; they win over the preset.
 
     Raises:
         UserError: there is no such preset, no batch, or the networks cannot be aligned.
@@ -84,45 +83,16 @@ def distill_relations(
     if first is None:
         raise UserError("there are no batches to distil from")
     prepare = inputs or (lambda batch: batch)
+    schedule = Pretraining(epochs, learning_rate, weight_decay, warmup_epochs)
     lent = Lent(student), Lent(teacher)  # before they move: the training moves both to its devices
     try:
-        distiller = RelationDistiller(
-            student.cpu(), teacher.cpu(), **(PRESETS[preset] | settings), example=prepare(first)
+        example = prepare(first)
+        distiller = RelationDistiller(student.cpu(), teacher.cpu(), **(PRESETS[preset] | settings), example=example)
+        fitted = pretrain(
+            distiller, batches, schedule, folder=folder, inputs=prepare, trainer=trainer, on_epoch=on_epoch
         )
-        fitted = _fit(distiller, batches, prepare, folder, epochs, learning_rate, weight_decay, warmup_epochs, trainer, on_epoch)
-        agreement = distiller.cpu().agreement(prepare(first))
-        return Distilled(student, fitted.history, agreement, distiller.untrained, distiller.heads, fitted)
+        agreement = distiller.cpu().agreement(example)
     finally:
         for one in lent:
             one.give_back(keep_heads=keep_heads)
-
-
-def _fit(distiller, batches, prepare, folder, epochs, learning_rate, weight_decay, warmup_epochs, trainer, on_epoch):
-    steps = len(batches)  # type: ignore[arg-type]
-
-    def objective(model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        losses = model(prepare(batch))
-        return losses["loss"], {name: value for name, value in losses.items() if name != "loss"}
-
-    groups = parameter_groups(
-        distiller.named_parameters(), learning_rate=learning_rate, weight_decay=weight_decay, decay_tokens=True
-    )
-    optimizer = adamw(groups, (0.9, 0.95), trainer)
-    log = EpochLog(folder, optimizer)
-
-    def logged(epoch: int, row: dict[str, float]) -> None:
-        log(epoch, row)
-        if on_epoch is not None:
-            on_epoch(epoch, row)
-
-    return fit(
-        distiller,
-        objective,
-        batches,
-        epochs=epochs,
-        optimizer=optimizer,
-        schedule=cosine_schedule(epochs=epochs, steps=steps, warmup=min(warmup_epochs, epochs / 2)),
-        folder=folder,
-        options=trainer,
-        on_epoch=logged,
-    )
+    return Distilled(student, fitted.history, agreement, distiller.untrained, distiller.heads, fitted)

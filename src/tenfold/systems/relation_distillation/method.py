@@ -112,9 +112,14 @@ class RelationLoss(nn.Module):
             scales: dict[str, Any] = {"scale_s": student.scale, "scale_t": teacher.scale}
             if self.softmax:
                 value = relation_kl(
-                    *sides, **scales, mask=mask, causal=student.causal or teacher.causal, kernel=self.kernel,
-                    bias_s=_bias(student, pair, mask), bias_t=_bias(teacher, pair, mask),
-                )  # fmt: skip
+                    *sides,
+                    **scales,
+                    mask=mask,
+                    causal=student.causal or teacher.causal,
+                    kernel=self.kernel,
+                    bias_s=_bias(student, pair, mask),
+                    bias_t=_bias(teacher, pair, mask),
+                )
             else:
                 value = relation_mse(*sides, **scales, mask=mask)
             losses[pair] = value.detach()
@@ -326,10 +331,15 @@ class RelationDistiller(nn.Module):
         found: dict[str, float] = {}
         for pair in self.relation.pairs:
             overlap, share = relation_agreement(
-                *operands(student, pair), *operands(teacher, pair), scale_s=student.scale, scale_t=teacher.scale,
-                mask=mask, causal=student.causal or teacher.causal, bias_s=_bias(student, pair, mask),
+                *operands(student, pair),
+                *operands(teacher, pair),
+                scale_s=student.scale,
+                scale_t=teacher.scale,
+                mask=mask,
+                causal=student.causal or teacher.causal,
+                bias_s=_bias(student, pair, mask),
                 bias_t=_bias(teacher, pair, mask),
-            )  # fmt: skip
+            )
             found |= {f"{pair}_overlap": float(overlap), f"{pair}_share": float(share)}
         return found
 

@@ -176,9 +176,13 @@ class _SdpaMode(TorchFunctionMode):
             names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
             given = dict(zip(names, args, strict=False)) | kwargs
             self.see(
-                given["query"], given["key"], given["value"], given.get("attn_mask"),
-                bool(given.get("is_causal", False)), given.get("scale"),
-            )  # fmt: skip
+                given["query"],
+                given["key"],
+                given["value"],
+                given.get("attn_mask"),
+                bool(given.get("is_causal", False)),
+                given.get("scale"),
+            )
         return func(*args, **kwargs)
 
 

@@ -9,9 +9,18 @@ from tenfold.losses import relation_kl
 
 
 def compare_forms(
-    *, tokens: int, batch: int, heads: int, width_s: int, width_t: int, forms: tuple[str, ...] | None = None,
-    device: str | None = None, dtype: torch.dtype | None = None, threads: int | None = None, repeats: int = 7,
-) -> list[dict[str, Any]]:  # fmt: skip
+    *,
+    tokens: int,
+    batch: int,
+    heads: int,
+    width_s: int,
+    width_t: int,
+    forms: tuple[str, ...] | None = None,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+    threads: int | None = None,
+    repeats: int = 7,
+) -> list[dict[str, Any]]:
     """Forward and backward of the Q-K and the V-V divergence in each form, as ratios to the direct one.
 
     Args:
@@ -52,9 +61,12 @@ def compare_forms(
     rows: list[dict[str, Any]] = []
     for name in names:
         timed = measure_latency(
-            lambda name=name: step(name), threads=threads or torch.get_num_threads(), warmup=2, repeats=repeats,  # type: ignore[misc]
+            lambda name=name: step(name),
+            threads=threads or torch.get_num_threads(),
+            warmup=2,
+            repeats=repeats,  # type: ignore[misc]
             device=place,
-        )  # fmt: skip
+        )
         for x in (q, k, v):
             x.grad = None
         extra = measure_peak_memory(lambda name=name: step(name), device=place)  # type: ignore[misc]

@@ -50,8 +50,8 @@ from tenfold.systems.relation_distillation.experiment.pretraining import (
     save_weights,
     train_teacher,
 )
-from tenfold.systems.relation_distillation.experiment.settings import PRESETS, Config
-from tenfold.systems.relation_distillation.training.finetune import finetune
+from tenfold.systems.relation_distillation.experiment.settings import OWN_VALIDATION, PRESETS, Config
+from tenfold.systems.relation_distillation.training.finetune import Finetuning, finetune
 from tenfold.systems.relation_distillation.vit.build import build_vit, largest_difference
 from tenfold.systems.relation_distillation.vit.teachers import Teacher
 from tenfold.systems.relation_distillation.vit.vision_transformer import load_backbone
@@ -67,11 +67,7 @@ def run(config: Config, run: Run) -> Results:
         run: the run's folder; finished steps are read back from it.
     """
     arms = arms_of(config)
-    splits = load_images(
-        config.data.name, root=config.data.root, validation=config.data.validation,
-        image_size=config.data.image_size, workers=config.data.workers,
-        limit=config.data.limit,
-    )  # fmt: skip
+    splits = read_images(config)
     check_arms(config, splits, arms)
     learnt = run.step("teacher", lambda folder: train_teacher(config, splits, folder, run))
     teacher = make_teacher(config, splits, run.folder / "steps/teacher/weights.safetensors")
@@ -104,13 +100,37 @@ def run(config: Config, run: Run) -> Results:
         tables=tables_of(outcomes, splits.name, lengths),
         notes=[
             *splits.notes,
+            *_note_of_labels(config, splits),
             f"The teacher ({learnt['source']}) is the same in all arms and seeds; its nearest neighbours are right for "
-            f"{learnt['knn']:.1f} % of the test images." if learnt["knn"] is not None else "The teacher is given.",
+            f"{learnt['knn']:.1f} % of the test images."
+            if learnt["knn"] is not None
+            else "The teacher is given.",
             "All arms have the same student, the same budget of student updates and the same fine-tuning; no epoch is "
             "chosen, the last one counts. The test split is only measured.",
             "The cost is in multiply-adds of one image.",
         ],
-    )  # fmt: skip
+    )
+
+
+def _note_of_labels(config: Config, splits: Splits) -> list[str]:
+    used = len(labelled(config, splits).train)
+    if used == len(splits.train):
+        return []
+    return [f"Labels are used of the first {used:,} of the {len(splits.train):,} training images (finetune.labels)."]
+
+
+def read_images(config: Config) -> Splits:
+    """The images of the settings, split."""
+    data = config.data
+    return load_images(
+        data.name,
+        root=data.root,
+        validation=OWN_VALIDATION.get(data.name) if data.validation is None else data.validation,
+        image_size=data.image_size or 14 * config.teacher.patch,
+        workers=data.workers,
+        limit=data.limit,
+        unreadable=data.unreadable,
+    )
 
 
 def run_arm(
@@ -160,6 +180,7 @@ def measure_lengths(
 def check_arms(config: Config, splits: Splits, arms: dict[str, Arm]) -> None:
     """Build every arm once: what does not fit fails now, not after the teacher's training."""
     blank = make_teacher(config, splits, None)
+    finetuning_batches(splits, 2, seed=0, randaugment=config.finetune.randaugment)
     for arm in arms.values():
         make_task(config, splits, arm, blank, make_student(config, splits))
         make_classifier(config, splits, heads_per_block(make_student(config, splits)))
@@ -169,9 +190,17 @@ def check_arms(config: Config, splits: Splits, arms: dict[str, Arm]) -> None:
 
 
 def evaluate_arm(
-    config: Config, splits: Splits, arm: Arm, found: dict[str, Any], weights: Path, seed: int, labels: str,
-    folder: Path, run: Run, step: str,
-) -> dict[str, Any]:  # fmt: skip
+    config: Config,
+    splits: Splits,
+    arm: Arm,
+    found: dict[str, Any],
+    weights: Path,
+    seed: int,
+    labels: str,
+    folder: Path,
+    run: Run,
+    step: str,
+) -> dict[str, Any]:
     """Fine-tune a pre-trained student and measure it.
 
     Args:
@@ -206,23 +235,30 @@ def evaluate_arm(
     fitted = finetune(
         classifier,
         finetuning_batches(
-            splits, options.batch_size, seed=seed, crop_scale=(options.crop_scale, 1.0), flip=config.data.flip,
-            randaugment=options.randaugment, images=images,
+            splits,
+            options.batch_size,
+            seed=seed,
+            crop_scale=(options.crop_scale, 1.0),
+            flip=config.data.flip,
+            randaugment=options.randaugment,
+            images=images,
         ),
-        epochs=epochs,
-        learning_rate=options.learning_rate,
+        Finetuning(
+            epochs,
+            options.learning_rate,
+            weight_decay=options.weight_decay,
+            layer_decay=options.layer_decay,
+            warmup_epochs=options.warmup_epochs,
+            drop_path=options.drop_path,
+            mixup=options.mixup,
+            cutmix=options.cutmix,
+            smoothing=options.smoothing,
+            erase=options.erase,
+        ),
         folder=folder,
-        weight_decay=options.weight_decay,
-        layer_decay=options.layer_decay,
-        warmup_epochs=options.warmup_epochs,
-        drop_path=options.drop_path,
-        mixup=options.mixup,
-        cutmix=options.cutmix,
-        smoothing=options.smoothing,
-        erase=options.erase,
         trainer=config.trainer,
         on_epoch=lambda epoch, row: run.progress(step, epoch, epochs, f"loss {row['train/loss']:.3f}"),
-    )  # fmt: skip
+    )
     device = config.trainer.device
     measured = {
         part: accuracies(*collect(classifier, classifier, batches, device))
@@ -231,17 +267,28 @@ def evaluate_arm(
     if rank() == 0:
         save_weights(classifier, folder / "weights.safetensors")
     return {
-        labels: {**measured, "head_reset": moved, "heads": list(heads), "seconds": fitted.seconds,
-                 "history": fitted.history}
-    }  # fmt: skip
+        labels: {
+            **measured,
+            "head_reset": moved,
+            "heads": list(heads),
+            "seconds": fitted.seconds,
+            "history": fitted.history,
+        }
+    }
 
 
 def build_student_like(config: Config, splits: Splits, heads: Sequence[int], state: dict[str, Tensor]) -> Any:
     """The pre-trained student again, with the head counts that it was trained with."""
     student = build_vit(
-        config.student.name, image_size=splits.image_shape[-1], channels=splits.image_shape[0],
-        patch=config.teacher.patch, width=config.student.width, depth=config.student.depth, heads=list(heads),
-    )  # fmt: skip
+        config.student.name,
+        image_size=splits.image_shape[-1],
+        channels=splits.image_shape[0],
+        patch=config.teacher.patch,
+        width=config.student.width,
+        depth=config.student.depth,
+        heads=list(heads),
+        arguments=config.student.arguments,
+    )
     student.load_state_dict(state)
     return student.eval()
 
@@ -255,12 +302,15 @@ def deliver(config: Config, splits: Splits, teacher: Teacher, found: dict[str, A
     classifier.eval()
     student = build_student_like(config, splits, found["heads"], load_file(base / "pretraining/weights.safetensors"))
     arguments = {
-        "image_size": splits.image_shape[-1], "channels": splits.image_shape[0], "patch": config.teacher.patch,
-        "width": config.student.width, "depth": config.student.depth,
-    }  # fmt: skip
+        "image_size": splits.image_shape[-1],
+        "channels": splits.image_shape[0],
+        "patch": config.teacher.patch,
+        "width": config.student.width,
+        "depth": config.student.depth,
+        **({"arguments": config.student.arguments} if config.student.arguments else {}),
+    }
     shared = {
-        "mean": list(splits.mean),
-        "std": list(splits.std),
+        "preprocessing": splits.preprocessing.to_dict(),
         "prefix_tokens": classifier.num_prefix_tokens,
         "pairs": list(config.distil.pairs),
         "student_layer": len(classifier.blocks),
@@ -270,14 +320,21 @@ def deliver(config: Config, splits: Splits, teacher: Teacher, found: dict[str, A
     }
     if rank() == 0:
         save_model(
-            run.folder / "pretrained", student, system="relation-distillation", builder=config.student.name,
-            arguments=arguments | {"heads": found["heads"]}, extra=shared | {"untrained": found["untrained"]},
-        )  # fmt: skip
+            run.folder / "pretrained",
+            student,
+            system="relation-distillation",
+            builder=config.student.name,
+            arguments=arguments | {"heads": found["heads"]},
+            extra=shared | {"untrained": found["untrained"]},
+        )
         save_model(
-            run.folder, classifier, system="relation-distillation", builder=config.student.name,
+            run.folder,
+            classifier,
+            system="relation-distillation",
+            builder=config.student.name,
             arguments=arguments | {"heads": heads, "num_classes": len(splits.classes)},
             extra=shared | {"classes": list(splits.classes)},
-        )  # fmt: skip
+        )
     return {
         "params": count_parameters(classifier),
         "flops": count_flops(classifier, splits.example(1), convention="multiply-adds"),

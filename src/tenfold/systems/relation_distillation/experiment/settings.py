@@ -16,9 +16,13 @@ class DataOptions:
         root: folder of the data; ``TENFOLD_DATA`` where null.
         unlabelled: pre-train on these images instead of the training split: a folder of images at any depth, or tar
             shards such as ``shards/train-{0000..0146}.tar``.
-        validation: images taken from the training split for choices such as the sweep's.
+        validation: images taken from the training split for choices such as the sweep's; where null, as many as were
+            measured with for the data set (digits 200, fashion-mnist 2,000, imagenet 10,000), or a tenth.
         limit: use only so many of the training images, the first ones; all where null.
-        image_size: side of the images of ``clothing64``, ``folder`` and ``imagenet``.
+        image_size: side of the images of ``clothing64``, ``folder`` and ``imagenet``; 14 patches where null, which is
+            224 for patches of 16.
+        unreadable: what is done about files of ``folder`` that cannot be read: ``refuse`` names them, ``leave-out``
+            goes on without them and says how many.
         crop_scale: smallest share of an image's area that a pre-training crop takes.
         flip: mirror half of the images in training.
         jitter: strength of the colour jitter of the student's view.
@@ -30,9 +34,10 @@ class DataOptions:
     )
     root: str | None = None
     unlabelled: str | None = None
-    validation: int = 200
+    validation: int | None = None
     limit: int | None = None
-    image_size: int = 224
+    image_size: int | None = None
+    unreadable: Literal["refuse", "leave-out"] = "refuse"
     crop_scale: float = 0.2
     flip: bool = True
     jitter: float = 0.4
@@ -51,6 +56,7 @@ class TeacherOptions:
         depth: number of blocks.
         heads: of all blocks, or one number per block.
         patch: side of the patches; the student has the same grid.
+        arguments: further ones of ``timm/NAME``, such as ``{dynamic_img_size: true}``.
         mean: per channel, that it was trained with; the data's where null.
         std: likewise.
         epochs: of its pre-training.
@@ -70,6 +76,7 @@ class TeacherOptions:
     depth: int = 6
     heads: list[int] = field(default_factory=lambda: [8])
     patch: int = 2
+    arguments: dict[str, Any] = field(default_factory=dict)
     mean: list[float] | None = None
     std: list[float] | None = None
     epochs: int = 40
@@ -92,6 +99,7 @@ class StudentOptions:
         width: of the tokens.
         depth: number of blocks.
         heads: of its blocks before the last one adapts.
+        arguments: further ones of ``timm/NAME``.
         finetune_heads: ``as-pretrained`` keeps the adapted last block; ``uniform`` gives it back its own number of
             heads, as published.
     """
@@ -100,6 +108,7 @@ class StudentOptions:
     width: int = 32
     depth: int = 4
     heads: int = 2
+    arguments: dict[str, Any] = field(default_factory=dict)
     finetune_heads: Literal["as-pretrained", "uniform"] = "as-pretrained"
 
 
@@ -217,16 +226,29 @@ class Config:
     trainer: TrainerOptions = field(default_factory=TrainerOptions)
 
 
-_IMAGENET = DataOptions(name="imagenet", validation=10000, image_size=224, workers=10)
+OWN_VALIDATION = {"digits": 200, "fashion-mnist": 2000, "imagenet": 10000}
+"""Validation images of the data sets that presets were measured with, or were published for."""
+
+_IMAGENET = DataOptions(name="imagenet", workers=10)
 
 
 def _paper(preset: str, width: int, heads: int, teacher: TeacherOptions, **finetune: Any) -> Config:
     """Published settings (TinyMIM, section 4.1 and the released scripts)."""
     recipe: dict[str, Any] = {
-        "few_labels": 0, "batch_size": 1024, "learning_rate": 2e-3, "layer_decay": 0.65, "drop_path": 0.2,
-        "epochs": 100, "warmup_epochs": 5.0, "crop_scale": 0.08, "randaugment": "rand-m9-mstd0.5-inc1",
-        "mixup": 0.8, "cutmix": 1.0, "smoothing": 0.1, "erase": 0.25,
-    }  # fmt: skip
+        "few_labels": 0,
+        "batch_size": 1024,
+        "learning_rate": 2e-3,
+        "layer_decay": 0.65,
+        "drop_path": 0.2,
+        "epochs": 100,
+        "warmup_epochs": 5.0,
+        "crop_scale": 0.08,
+        "randaugment": "rand-m9-mstd0.5-inc1",
+        "mixup": 0.8,
+        "cutmix": 1.0,
+        "smoothing": 0.1,
+        "erase": 0.25,
+    }
     return Config(
         preset=preset,
         seeds=1,
@@ -244,10 +266,21 @@ def _paper(preset: str, width: int, heads: int, teacher: TeacherOptions, **finet
 
 def _paper_teacher(width: int, depth: int, heads: list[int], weights: str) -> TeacherOptions:
     return TeacherOptions(
-        weights=weights, width=width, depth=depth, heads=heads, patch=16, mask_ratio=0.75, epochs=1600,
-        batch_size=4096, learning_rate=2.4e-3, warmup_epochs=40.0, decoder_width=512, decoder_depth=8,
-        decoder_heads=16, normalize_pixels=True,
-    )  # fmt: skip
+        weights=weights,
+        width=width,
+        depth=depth,
+        heads=heads,
+        patch=16,
+        mask_ratio=0.75,
+        epochs=1600,
+        batch_size=4096,
+        learning_rate=2.4e-3,
+        warmup_epochs=40.0,
+        decoder_width=512,
+        decoder_depth=8,
+        decoder_heads=16,
+        normalize_pixels=True,
+    )
 
 
 # Of the small students the paper says only "higher learning rate and larger batch": these follow recipes published for
@@ -270,14 +303,20 @@ PRESETS = {
     ),
     "small": Config(
         preset="small",
-        data=DataOptions(name="fashion-mnist", validation=2000, crop_scale=0.6, jitter=0.2),
+        data=DataOptions(name="fashion-mnist", crop_scale=0.6, jitter=0.2),
         teacher=TeacherOptions(
             width=64, depth=4, heads=[8], patch=4, batch_size=50, epochs=8, learning_rate=2e-3, decoder_width=32
         ),
         student=StudentOptions(depth=3),
         distil=DistilOptions(epochs=4, batch_size=50, learning_rate=4e-3, drop_path=0.0, views=2),
         finetune=FinetuneOptions(
-            labels=1000, epochs=24, few_epochs=60, longer=2, batch_size=100, learning_rate=6e-3, layer_decay=1.0,
+            labels=1000,
+            epochs=24,
+            few_epochs=60,
+            longer=2,
+            batch_size=100,
+            learning_rate=6e-3,
+            layer_decay=1.0,
             crop_scale=0.8,
         ),
     ),
@@ -286,8 +325,11 @@ PRESETS = {
         "paper-small", 384, 6, _paper_teacher(768, 12, [12] * 11 + [16], "TinyMIM-PT-B.pth"), **_SMALL_STUDENTS
     ),
     "paper-tiny": _paper(
-        "paper-tiny", 192, 3, _paper_teacher(384, 12, [6] * 11 + [12], "TinyMIM-PT-S.pth"),
+        "paper-tiny",
+        192,
+        3,
+        _paper_teacher(384, 12, [6] * 11 + [12], "TinyMIM-PT-S.pth"),
         **(_SMALL_STUDENTS | {"epochs": 300, "mixup": 0.2, "cutmix": 0.0, "erase": 0.0, "smoothing": 0.0}),
     ),
-}  # fmt: skip
+}
 """Presets by name. ``paper...`` are the published settings, on data and teachers that the user has."""

@@ -54,9 +54,14 @@ class OfficialFile:
         side = round((self.encoder["pos_embed"].shape[1] - prefix) ** 0.5)
         head = self.encoder.get("head.weight")
         return {
-            "image_size": side * patch, "patch": patch, "width": width, "depth": depth, "channels": channels,
-            "num_classes": 0 if head is None else len(head), "prefix_tokens": prefix,
-        }  # fmt: skip
+            "image_size": side * patch,
+            "patch": patch,
+            "width": width,
+            "depth": depth,
+            "channels": channels,
+            "num_classes": 0 if head is None else len(head),
+            "prefix_tokens": prefix,
+        }
 
     def heads(self, given: Sequence[int] | None = None) -> list[int]:
         """Heads of each block: those given, one for all or one per block, else the published ones.
