@@ -17,12 +17,12 @@ from tenfold.systems.relation_distillation.attention.heads import heads_per_bloc
 from tenfold.systems.relation_distillation.cli.options import (
     NAMED,
     Distillation,
-    Views,
+    ViewOptions,
     require_range,
     training_results,
 )
 from tenfold.systems.relation_distillation.data.images import load_images, unlabelled_images
-from tenfold.systems.relation_distillation.data.views import pretraining_batches
+from tenfold.systems.relation_distillation.data.views import pretraining_batches, require_memory
 from tenfold.systems.relation_distillation.experiment.pretraining import save_weights
 from tenfold.systems.relation_distillation.method import RelationDistiller
 from tenfold.systems.relation_distillation.training.pretrain import Pretraining, agreement_on, pretrain_from_teacher
@@ -31,7 +31,7 @@ from tenfold.systems.relation_distillation.vit.teachers import IMAGENET_STATISTI
 from tenfold.systems.relation_distillation.vit.vision_transformer import SIZES, set_drop_path
 from tenfold.training import TrainerOptions
 
-_VIEWS, _DISTILLATION = Views(), Distillation()
+_VIEWS, _DISTILLATION = ViewOptions(), Distillation()
 
 
 @dataclass
@@ -47,7 +47,7 @@ class DistilConfig:
     teacher_heads: list[int] | None
     teacher_arguments: dict[str, Any] | None
     student_arguments: dict[str, Any] | None
-    views: Views
+    images: ViewOptions
     training: Distillation
     trainer: TrainerOptions
     seed: int
@@ -64,7 +64,7 @@ def distil(
     teacher_heads: list[int] | None = None,
     teacher_arguments: dict[str, Any] | None = None,
     student_arguments: dict[str, Any] | None = None,
-    views: Views = _VIEWS,
+    images: ViewOptions = _VIEWS,
     training: Distillation = _DISTILLATION,
     trainer: TrainerOptions | None = None,
     seed: int = 0,
@@ -83,7 +83,7 @@ def distil(
         teacher_heads: heads of a teacher's file that was not published: one number, or one per block.
         teacher_arguments: further arguments of a teacher timm/NAME, such as '{dynamic_img_size: true}'.
         student_arguments: likewise, of a student timm/NAME.
-        views: what the student sees.
+        images: what the student sees.
         training: how it learns.
         trainer: where it runs.
         seed: of weights, order and crops.
@@ -100,19 +100,21 @@ def distil(
         teacher_heads,
         teacher_arguments,
         student_arguments,
-        views,
+        images,
         training,
         trainer or TrainerOptions(),
         seed,
     )
     _check(config)
-    splits = _images(data, root, views)
+    splits = _images(data, root, images)
     shape = {"image_size": splits.image_shape[-1], "channels": splits.image_shape[0]}
     taught_by = load_teacher(
         teacher, **shape, weights=teacher_weights, heads=teacher_heads, arguments=teacher_arguments
     )
     name, sizes = student_sizes(student)
     sizes |= shape | {"patch": training.patch} | ({"arguments": student_arguments} if student_arguments else {})
+    if images.views is not None:
+        require_memory(images.views, len(splits.train), splits.image_shape, images.cache_mb)
     try:  # what does not fit fails before anything is written
         RelationDistiller(
             pretraining_student(name, **sizes),
@@ -143,16 +145,17 @@ def distil(
 
 
 def _check(config: DistilConfig) -> None:
-    training, views = config.training, config.views
-    require_range("training.epochs", training.epochs, 1)
-    require_range("training.batch_size", training.batch_size, 1)
-    require_range("training.learning_rate", training.learning_rate, 1e-12)
-    require_range("training.drop_path", training.drop_path, 0, 0.99)
-    require_range("training.patch", training.patch, 1)
-    require_range("views.size", views.size, 1)
-    require_range("views.crop_scale", views.crop_scale, 1e-6, 1)
-    require_range("views.fixed", views.fixed, 1)
-    require_range("views.workers", views.workers, 0)
+    training, images = config.training, config.images
+    require_range("epochs", training.epochs, 1)
+    require_range("batch_size", training.batch_size, 1)
+    require_range("learning_rate", training.learning_rate, 1e-12)
+    require_range("drop_path", training.drop_path, 0, 0.99)
+    require_range("patch", training.patch, 1)
+    require_range("image_size", images.image_size, 1)
+    require_range("crop_scale", images.crop_scale, 1e-6, 1)
+    require_range("views", images.views, 1)
+    require_range("cache_mb", images.cache_mb, 1)
+    require_range("workers", images.workers, 0)
     require_range("seed", config.seed, 0, 2**63 - 1)
 
 
@@ -177,10 +180,10 @@ def _train(
         splits,
         batch_size,
         seed=config.seed,
-        crop_scale=(config.views.crop_scale, 1.0),
+        crop_scale=(config.images.crop_scale, 1.0),
         jitter=0.4,
-        views=config.views.fixed,
-        cache_mb=config.views.cache_mb,
+        views=config.images.views,
+        cache_mb=config.images.cache_mb,
     )
     step = f"distil {config.student}"
     fitted = pretrain_from_teacher(
@@ -190,7 +193,7 @@ def _train(
         splits=splits,
         teacher=teacher,
         folder=folder,
-        cache_mb=config.views.cache_mb,
+        cache_mb=config.images.cache_mb,
         trainer=config.trainer,
         validate=lambda module: agreement_on(module, splits, teacher, device),
         on_epoch=lambda epoch, row: run.progress(step, epoch, training.epochs, f"loss {row['train/loss']:.4f}"),
@@ -271,7 +274,7 @@ def chain(
     teacher_weights: str | None = None,
     teacher_heads: list[int] | None = None,
     teacher_arguments: dict[str, Any] | None = None,
-    views: Views = _VIEWS,
+    images: ViewOptions = _VIEWS,
     training: Distillation = _DISTILLATION,
     trainer: TrainerOptions | None = None,
     seed: int = 0,
@@ -289,7 +292,7 @@ def chain(
         teacher_weights: see distil.
         teacher_heads: see distil.
         teacher_arguments: see distil.
-        views: see distil.
+        images: see distil.
         training: of each stage, see distil.
         trainer: see distil.
         seed: see distil.
@@ -317,7 +320,7 @@ def chain(
                 student,
                 out=str(folder),
                 root=root,
-                views=views,
+                images=images,
                 training=training,
                 trainer=trainer,
                 seed=seed,
@@ -348,17 +351,17 @@ def student_sizes(name: str) -> tuple[str, dict[str, Any]]:
     )
 
 
-def _images(data: str, root: str | None, views: Views) -> Splits:
+def _images(data: str, root: str | None, options: ViewOptions) -> Splits:
     """A named data set, or a user's images without labels, of which only the training split counts."""
     if data in NAMED:
-        return load_images(data, root=root, image_size=views.size, workers=views.workers)
-    images = unlabelled_images(data, leave_out=views.unreadable == "leave-out")
+        return load_images(data, root=root, image_size=options.image_size, workers=options.workers)
+    found = unlabelled_images(data, leave_out=options.unreadable == "leave-out")
     return Splits(
         name=data,
-        train=images,  # type: ignore[arg-type]
-        validation=images,  # type: ignore[arg-type]
-        test=images,  # type: ignore[arg-type]
-        preprocessing=Preprocessing.cropped(views.size, *IMAGENET_STATISTICS, interpolation="bicubic"),
-        workers=views.workers,
-        notes=tuple(getattr(images, "notes", ())),
+        train=found,  # type: ignore[arg-type]
+        validation=found,  # type: ignore[arg-type]
+        test=found,  # type: ignore[arg-type]
+        preprocessing=Preprocessing.cropped(options.image_size, *IMAGENET_STATISTICS, interpolation="bicubic"),
+        workers=options.workers,
+        notes=tuple(getattr(found, "notes", ())),
     )

@@ -15,22 +15,22 @@ NAMED = tuple(name for name in get_args(get_type_hints(DataOptions)["name"]) if 
 
 
 @dataclass(frozen=True)
-class Views:
+class ViewOptions:
     """What a student sees of images without labels.
 
     Attributes:
-        size: side of the images in pixels.
+        image_size: side of the images in pixels.
         crop_scale: smallest share of an image's area that a crop takes.
-        fixed: so many crops of each image, kept in memory, whose teacher's side is computed once: for small sets; new
+        views: so many crops of each image, kept in memory, whose teacher's side is computed once: for small sets; new
             crops in every epoch where null.
         cache_mb: largest size of what is so kept.
         unreadable: what is done about files that cannot be read: refuse names them, leave-out goes on without them.
         workers: processes that decode image files.
     """
 
-    size: int = 224
+    image_size: int = 224
     crop_scale: float = 0.2
-    fixed: int | None = None
+    views: int | None = None
     cache_mb: int = 2048
     unreadable: Literal["refuse", "leave-out"] = "refuse"
     workers: int = 0

@@ -67,8 +67,8 @@ def segment(
         quiet: no progress on the console.
     """
     for name in ("iterations", "batch_size"):
-        require_range(f"training.{name}", getattr(training, name), 1)
-    require_range("training.learning_rate", training.learning_rate, 1e-12)
+        require_range(name, getattr(training, name), 1)
+    require_range("learning_rate", training.learning_rate, 1e-12)
     require_range("crop", crop, 1)
     source = Path(run) / "pretrained" if (Path(run) / "pretrained" / "model.json").exists() else Path(run)
     backbone, manifest = load_model_folder(source), load_manifest(source)

@@ -97,7 +97,7 @@ def _find_archive(folder: Path) -> Path:
     raise UserError(f"neither {folder} nor its folder natural-images holds clothing64.tar.gz")
 
 
-def unlabelled_images(place: str, *, leave_out: bool = False, option: str = "--views.unreadable") -> Images:
+def unlabelled_images(place: str, *, leave_out: bool = False, option: str = "--unreadable") -> Images:
     """Images without labels for pre-training: a folder of image files at any depth, or tar shards.
 
     Args:

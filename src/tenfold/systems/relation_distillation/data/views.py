@@ -1,5 +1,6 @@
 """The views of images that pre-training sees: one crop for both networks, colours of its own for the student."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,12 +68,7 @@ def pretraining_batches(
         changes += [two_views(color_jitter(jitter, jitter, jitter))] if jitter is not None else []
         return TensorBatches(data, batch_size, seed=seed, mean=splits.mean, std=splits.std, augmentations=changes)
     if views is not None:
-        held = views * len(data) * 3 * size**2 / 2**20
-        if held > cache_mb:
-            raise UserError(
-                f"{views} views of {len(data)} images take {held:.0f} MiB, more than the {cache_mb} of cache_mb: take "
-                "fewer views, raise cache_mb, or leave views out for new crops in every epoch"
-            )
+        require_memory(views, len(data), (3, size, size), cache_mb)
         return FixedViews(
             data,
             batch_size,
@@ -87,6 +83,20 @@ def pretraining_batches(
     return FileBatches(
         data, batch_size, seed=seed, mean=splits.mean, std=splits.std, transform=transform, workers=splits.workers
     )
+
+
+def require_memory(views: int, images: int, shape: Sequence[int], limit_mb: int) -> None:
+    """Refuse fixed views that would not fit.
+
+    Raises:
+        UserError: they are larger than ``limit_mb``.
+    """
+    held = views * images * math.prod(shape) / 2**20
+    if held > limit_mb:
+        raise UserError(
+            f"{views} views of {images} images take {held:.0f} MiB, more than cache_mb = {limit_mb}: take fewer views, "
+            "raise cache_mb, or leave views out for new crops in every epoch"
+        )
 
 
 def two_views(jitter: Augmentation) -> Augmentation:

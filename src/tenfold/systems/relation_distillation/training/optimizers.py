@@ -69,4 +69,4 @@ def adamw(
             them only after that.
     """
     clipped = trainer is not None and trainer.gradient_clip is not None and trainer.precision == "16-mixed"
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=not clipped)
+    return torch.optim.AdamW([dict(group) for group in groups], lr=learning_rate, betas=betas, fused=not clipped)

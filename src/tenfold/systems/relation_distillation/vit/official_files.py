@@ -76,7 +76,10 @@ class OfficialFile:
                 raise UserError(f"the checkpoint has {depth} blocks; got heads for {len(heads)}")
             return heads
         if width not in _HEADS[self.kind]:
-            raise UserError(f"no {self.kind} network of width {width} was published: name its heads")
+            raise UserError(
+                f"no {self.kind} network of width {width} was published, and a file does not tell its heads: name its "
+                "heads (--teacher_heads of distil, --heads of import), or give it as the weights of timm/NAME"
+            )
         most, last = _HEADS[self.kind][width]
         return [most] * (depth - 1) + [last]
 

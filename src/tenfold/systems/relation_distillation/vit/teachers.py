@@ -13,7 +13,8 @@ from tenfold.errors import UserError, require
 from tenfold.export import load_manifest
 from tenfold.run import read_json
 from tenfold.systems.relation_distillation.vit.build import build_vit, load_model_folder
-from tenfold.systems.relation_distillation.vit.official_files import load_official, load_teacher_weights
+from tenfold.systems.relation_distillation.vit.official_files import load_official, load_teacher_weights, read_official
+from tenfold.systems.relation_distillation.vit.vision_transformer import vision_transformer
 
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -80,12 +81,22 @@ def load_teacher(
             found = read_json(processor)
             mean, std = tuple(found.get("image_mean") or mean), tuple(found.get("image_std") or std)
     elif path.exists():
-        network = load_official(path, heads=heads)
+        network = _backbone_of(path, heads)
     else:
         raise UserError(f"there is no teacher {name!r}: name a model folder, an official file, or timm/NAME")
     if len(mean) != channels:
         raise UserError(f"the teacher takes {len(mean)} channels; the images have {channels}")
     return Teacher(network.eval(), mean, std, fingerprint(network), name)
+
+
+def _backbone_of(path: Path, heads: Sequence[int] | None) -> Any:
+    """The ViT of a file without its head, which a teacher never reaches."""
+    file = read_official(path)
+    if file.kind == "tinymim-star":
+        return load_official(path, heads=heads)
+    network = vision_transformer(**file.architecture | {"num_classes": 0}, heads=file.heads(heads))
+    load_teacher_weights(network, str(path))
+    return network
 
 
 def statistics_of(extra: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
