@@ -15,6 +15,7 @@ from tenfold import distill_relations, load_results
 from tenfold.cli import main
 from tenfold.data import LabelledImages, TensorBatches
 from tenfold.errors import UserError
+from tenfold.options import TrainerOptions
 from tenfold.run import Run
 from tenfold.systems.relation_distillation.attention.heads import heads_per_block
 from tenfold.systems.relation_distillation.experiment.arms import ARMS, AXES, arms_of, sweep_config
@@ -22,7 +23,6 @@ from tenfold.systems.relation_distillation.experiment.pretraining import make_st
 from tenfold.systems.relation_distillation.experiment.recipe import read_images
 from tenfold.systems.relation_distillation.experiment.settings import PRESETS
 from tenfold.systems.relation_distillation.vit.vision_transformer import vision_transformer
-from tenfold.training import TrainerOptions
 
 FAST = [
     *("--seeds", "1", "--teacher.width", "32", "--teacher.depth", "3", "--teacher.epochs", "1", "--distil.epochs", "2"),

@@ -10,15 +10,16 @@ from safetensors.torch import load_file
 from tenfold.cost import count_flops, count_parameters
 from tenfold.data import Preprocessing, Splits
 from tenfold.errors import UserError
-from tenfold.export import save_model
+from tenfold.model_folder import save_model
+from tenfold.options import TrainerOptions
 from tenfold.parallel import rank
 from tenfold.run import Run, open_run
+from tenfold.settings import PositiveInt, Seed, check_settings
 from tenfold.systems.relation_distillation.attention.heads import heads_per_block
 from tenfold.systems.relation_distillation.cli.options import (
     NAMED,
     Distillation,
     ViewOptions,
-    require_range,
     training_results,
 )
 from tenfold.systems.relation_distillation.data.images import load_images, unlabelled_images
@@ -27,9 +28,9 @@ from tenfold.systems.relation_distillation.experiment.pretraining import save_we
 from tenfold.systems.relation_distillation.method import RelationDistiller
 from tenfold.systems.relation_distillation.training.pretrain import Pretraining, agreement_on, pretrain_from_teacher
 from tenfold.systems.relation_distillation.vit.build import SYSTEM, build_vit, pretraining_student
-from tenfold.systems.relation_distillation.vit.teachers import IMAGENET_STATISTICS, Teacher, load_teacher
+from tenfold.systems.relation_distillation.vit.preprocessing import IMAGENET_STATISTICS
+from tenfold.systems.relation_distillation.vit.teachers import Teacher, load_teacher
 from tenfold.systems.relation_distillation.vit.vision_transformer import SIZES, set_drop_path
-from tenfold.training import TrainerOptions
 
 _VIEWS, _DISTILLATION = ViewOptions(), Distillation()
 
@@ -44,13 +45,13 @@ class DistilConfig:
     student: str
     root: str | None
     teacher_weights: str | None
-    teacher_heads: list[int] | None
+    teacher_heads: list[PositiveInt] | None
     teacher_arguments: dict[str, Any] | None
     student_arguments: dict[str, Any] | None
     images: ViewOptions
     training: Distillation
     trainer: TrainerOptions
-    seed: int
+    seed: Seed
 
 
 def distil(
@@ -105,7 +106,7 @@ def distil(
         trainer or TrainerOptions(),
         seed,
     )
-    _check(config)
+    check_settings(config)
     splits = _images(data, root, images)
     shape = {"image_size": splits.image_shape[-1], "channels": splits.image_shape[0]}
     taught_by = load_teacher(
@@ -142,21 +143,6 @@ def distil(
         "loss": found["history"][-1]["train/loss"],
         "agreement": found["agreement"],
     }
-
-
-def _check(config: DistilConfig) -> None:
-    training, images = config.training, config.images
-    require_range("epochs", training.epochs, 1)
-    require_range("batch_size", training.batch_size, 1)
-    require_range("learning_rate", training.learning_rate, 1e-12)
-    require_range("drop_path", training.drop_path, 0, 0.99)
-    require_range("patch", training.patch, 1)
-    require_range("image_size", images.image_size, 1)
-    require_range("crop_scale", images.crop_scale, 1e-6, 1)
-    require_range("views", images.views, 1)
-    require_range("cache_mb", images.cache_mb, 1)
-    require_range("workers", images.workers, 0)
-    require_range("seed", config.seed, 0, 2**63 - 1)
 
 
 def _train(
@@ -253,6 +239,8 @@ def _deliver(
             metrics={"loss": found["history"][-1]["train/loss"], **found["agreement"]},
             flops=count_flops(student, splits.example(1), convention="multiply-adds"),
             device=config.trainer.device.type,
+            summary=f"{config.student} learnt its teacher's relations on {len(splits.train):,} images without labels: "
+            f"the loss fell from {found['history'][0]['train/loss']:.3f} to {found['history'][-1]['train/loss']:.3f}.",
             data=splits.name,
             train_images=len(splits.train),
             notes=[

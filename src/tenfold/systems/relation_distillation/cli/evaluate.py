@@ -8,10 +8,11 @@ import torch
 from tenfold.data import Splits
 from tenfold.data.options import FILE_SETS
 from tenfold.errors import UserError
-from tenfold.export import Manifest, load_manifest
+from tenfold.model_folder import Manifest, load_manifest
 from tenfold.run import read_config
-from tenfold.systems.relation_distillation.cli.loading import load_classifier, preprocessing_of
-from tenfold.systems.relation_distillation.cli.options import NAMED, require_range
+from tenfold.settings import PositiveInt
+from tenfold.systems.relation_distillation.cli.loading import load_classifier
+from tenfold.systems.relation_distillation.cli.options import NAMED
 from tenfold.systems.relation_distillation.data.images import load_images
 from tenfold.systems.relation_distillation.evaluation.accuracy import (
     accuracies,
@@ -22,6 +23,7 @@ from tenfold.systems.relation_distillation.evaluation.accuracy import (
 )
 from tenfold.systems.relation_distillation.evaluation.robustness import evaluate_corruptions, evaluate_restricted
 from tenfold.systems.relation_distillation.vit.build import load_model_folder
+from tenfold.systems.relation_distillation.vit.preprocessing import preprocessing_of
 
 CPU = torch.device("cpu")
 
@@ -55,7 +57,9 @@ def _splits_of(run: str, manifest: Manifest, data: str | None, root: str | None)
     return splits.prepared(preprocessing=preprocessing)
 
 
-def evaluate(run: str, *, data: str | None = None, root: str | None = None, batch_size: int = 256) -> dict[str, Any]:
+def evaluate(
+    run: str, *, data: str | None = None, root: str | None = None, batch_size: PositiveInt = 256
+) -> dict[str, Any]:
     """Measure a run's network again: fine-tuned ones by their accuracy, all by frozen features.
 
     Args:
@@ -73,7 +77,6 @@ def evaluate(run: str, *, data: str | None = None, root: str | None = None, batc
         found = measure(model, root, manifest.extra["classes"], preprocessing_of(manifest), batch_size=batch_size)
         return {"data": data} | found
     model, manifest = load_model_folder(run), load_manifest(run)
-    require_range("batch_size", batch_size, 1)
     splits = _splits_of(run, manifest, data, root)
     answer: dict[str, Any] = {"data": splits.name, "images": len(splits.test)}
     if manifest.arguments.get("num_classes"):

@@ -9,14 +9,15 @@ from safetensors.torch import load_file
 from tenfold.cost import count_flops, count_parameters
 from tenfold.data import Splits
 from tenfold.errors import UserError
-from tenfold.export import Manifest, load_manifest, save_model
+from tenfold.model_folder import Manifest, load_manifest, save_model
+from tenfold.options import TrainerOptions
 from tenfold.parallel import rank
 from tenfold.run import Run, open_run
+from tenfold.settings import Count, PositiveInt, Seed, check_settings
 from tenfold.systems.relation_distillation.attention.heads import heads_per_block
 from tenfold.systems.relation_distillation.cli.options import (
     NAMED,
     FinetuningOptions,
-    require_range,
     training_results,
 )
 from tenfold.systems.relation_distillation.data.finetuning_batches import finetuning_batches
@@ -26,9 +27,8 @@ from tenfold.systems.relation_distillation.experiment.pretraining import save_we
 from tenfold.systems.relation_distillation.training.finetune import Finetuning
 from tenfold.systems.relation_distillation.training.finetune import finetune as train_classifier
 from tenfold.systems.relation_distillation.vit.build import SYSTEM, build_vit, largest_difference, load_model_folder
-from tenfold.systems.relation_distillation.vit.teachers import statistics_of
+from tenfold.systems.relation_distillation.vit.preprocessing import statistics_of
 from tenfold.systems.relation_distillation.vit.vision_transformer import load_backbone
-from tenfold.training import TrainerOptions
 
 _FINETUNING = FinetuningOptions()
 
@@ -41,15 +41,15 @@ class FinetuneConfig:
     model: str
     data: str
     root: str | None
-    image_size: int | None
-    validation: int | None
-    labels: int | None
+    image_size: PositiveInt | None
+    validation: PositiveInt | None
+    labels: PositiveInt | None
     unreadable: str
     heads: str
     training: FinetuningOptions
     trainer: TrainerOptions
-    workers: int
-    seed: int
+    workers: Count
+    seed: Seed
 
 
 def finetune(
@@ -104,7 +104,7 @@ def finetune(
         workers,
         seed,
     )
-    _check(config)
+    check_settings(config)
     manifest, pretrained = load_manifest(model), load_model_folder(model)
     if manifest.arguments.get("num_classes"):
         raise UserError(f"{model} is fine-tuned already; name a pre-trained network")
@@ -128,24 +128,6 @@ def finetune(
         run.discard_if_nothing_was_done()
         raise
     return {"model": out} | {name: found[name] for name in ("heads", "head_reset", "validation", "test")}
-
-
-def _check(config: FinetuneConfig) -> None:
-    training = config.training
-    require_range("epochs", training.epochs, 1)
-    require_range("batch_size", training.batch_size, 1)
-    require_range("learning_rate", training.learning_rate, 1e-12)
-    require_range("layer_decay", training.layer_decay, 1e-6, 1)
-    require_range("drop_path", training.drop_path, 0, 0.99)
-    require_range("crop_scale", training.crop_scale, 1e-6, 1)
-    require_range("mixup", training.mixup, 0)
-    require_range("cutmix", training.cutmix, 0)
-    require_range("smoothing", training.smoothing, 0, 0.99)
-    require_range("erase", training.erase, 0, 1)
-    require_range("image_size", config.image_size, 1)
-    require_range("labels", config.labels, 1)
-    require_range("workers", config.workers, 0)
-    require_range("seed", config.seed, 0, 2**63 - 1)
 
 
 def _splits(config: FinetuneConfig, manifest: Manifest) -> Splits:
@@ -262,6 +244,8 @@ def _deliver(
             metrics={f"{part}_{name}": value for part in ("validation", "test") for name, value in found[part].items()},
             flops=count_flops(classifier, splits.example(1), convention="multiply-adds"),
             device=config.trainer.device.type,
+            summary=f"The classifier is right for {found['test']['top1']:.1f} % of {len(splits.test):,} test images "
+            f"after {config.training.epochs} epochs on {len(splits.train):,}.",
             data=splits.name,
             train_images=len(splits.train),
             notes=[

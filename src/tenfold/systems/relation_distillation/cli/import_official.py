@@ -6,9 +6,9 @@ from typing import Any
 from tenfold.cost import count_parameters
 from tenfold.data import Preprocessing
 from tenfold.errors import UserError
-from tenfold.export import save_model
+from tenfold.model_folder import save_model
 from tenfold.systems.relation_distillation.vit.official_files import Kind, load_official, read_official
-from tenfold.systems.relation_distillation.vit.teachers import IMAGENET_STATISTICS
+from tenfold.systems.relation_distillation.vit.preprocessing import IMAGENET_STATISTICS
 
 
 def import_official(

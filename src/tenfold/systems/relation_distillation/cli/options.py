@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
 
 import tenfold
-from tenfold.errors import UserError
 from tenfold.results import Cost, Plot, Results, Series
 from tenfold.run import Run, environment, peak_process_memory_mb
+from tenfold.settings import Count, NonNegativeFloat, PositiveFloat, PositiveInt, PositiveShare, ProperShare, Share
 from tenfold.systems.relation_distillation.experiment.settings import DataOptions
 
 NAMED = tuple(name for name in get_args(get_type_hints(DataOptions)["name"]) if name not in ("imagenet", "folder"))
@@ -28,12 +28,12 @@ class ViewOptions:
         workers: processes that decode image files.
     """
 
-    image_size: int = 224
-    crop_scale: float = 0.2
-    views: int | None = None
-    cache_mb: int = 2048
+    image_size: PositiveInt = 224
+    crop_scale: PositiveShare = 0.2
+    views: PositiveInt | None = None
+    cache_mb: PositiveInt = 2048
     unreadable: Literal["refuse", "leave-out"] = "refuse"
-    workers: int = 0
+    workers: Count = 0
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ class Distillation:
         patch: side of the student's patches.
     """
 
-    epochs: int = 300
-    batch_size: int = 4096
-    learning_rate: float | None = None
-    drop_path: float = 0.1
+    epochs: PositiveInt = 300
+    batch_size: PositiveInt = 4096
+    learning_rate: PositiveFloat | None = None
+    drop_path: ProperShare = 0.1
     pairs: list[str] = field(default_factory=lambda: ["qk", "vv"])
-    teacher_layer: int | None = None
-    heads: Literal["auto", "adaptive", "mean"] | int = "auto"
-    patch: int = 16
+    teacher_layer: PositiveInt | None = None
+    heads: Literal["auto", "adaptive", "mean"] | PositiveInt = "auto"
+    patch: PositiveInt = 16
 
 
 @dataclass(frozen=True)
@@ -80,29 +80,18 @@ class FinetuningOptions:
         erase: probability of a random rectangle of noise.
     """
 
-    epochs: int = 100
-    batch_size: int = 1024
-    learning_rate: float | None = None
-    layer_decay: float = 0.75
-    drop_path: float = 0.0
-    crop_scale: float = 0.08
+    epochs: PositiveInt = 100
+    batch_size: PositiveInt = 1024
+    learning_rate: PositiveFloat | None = None
+    layer_decay: PositiveShare = 0.75
+    drop_path: ProperShare = 0.0
+    crop_scale: PositiveShare = 0.08
     flip: bool = True
     randaugment: str | None = None
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    smoothing: float = 0.0
-    erase: float = 0.0
-
-
-def require_range(name: str, value: float | None, low: float, high: float = float("inf")) -> None:
-    """Refuse an option out of its range.
-
-    Raises:
-        UserError: names the option and its range.
-    """
-    if value is not None and not low <= value <= high:
-        span = f"at least {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
-        raise UserError(f"{name} must be {span}; got {value}")
+    mixup: NonNegativeFloat = 0.0
+    cutmix: NonNegativeFloat = 0.0
+    smoothing: ProperShare = 0.0
+    erase: Share = 0.0
 
 
 def training_results(
@@ -115,6 +104,7 @@ def training_results(
     params: int,
     flops: int,
     device: str,
+    summary: str,
     notes: Sequence[str],
     **data: Any,
 ) -> Results:
@@ -129,6 +119,7 @@ def training_results(
         params: of the network.
         flops: multiply-adds of one image.
         device: where it ran.
+        summary: one sentence of measured numbers.
         notes: what a reader must know.
         data: further entries of the environment.
     """
@@ -137,6 +128,7 @@ def training_results(
         preset=verb,
         seed=seed,
         version=tenfold.__version__,
+        summary=summary,
         claims=[],
         metrics={verb: dict(metrics)},
         cost=Cost(params=params, flops=flops, seconds=run.seconds, peak_memory_mb=peak_process_memory_mb()),

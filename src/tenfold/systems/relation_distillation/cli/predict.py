@@ -5,7 +5,8 @@ import json
 import torch
 
 from tenfold.data import read_images
-from tenfold.systems.relation_distillation.cli.loading import load_classifier, preprocessing_of
+from tenfold.systems.relation_distillation.cli.loading import load_classifier
+from tenfold.systems.relation_distillation.vit.preprocessing import preprocessing_of
 
 
 def predict(run: str, inputs: list[str]) -> str:

@@ -8,16 +8,17 @@ import torch
 
 from tenfold.cost import count_flops, count_parameters
 from tenfold.errors import UserError
-from tenfold.export import load_manifest
+from tenfold.model_folder import load_manifest
+from tenfold.options import TrainerOptions
 from tenfold.run import open_run
-from tenfold.systems.relation_distillation.cli.options import require_range, training_results
+from tenfold.settings import Count, PositiveInt, Seed, check_settings
+from tenfold.systems.relation_distillation.cli.options import training_results
 from tenfold.systems.relation_distillation.data.ade20k import find_ade20k
 from tenfold.systems.relation_distillation.evaluation.segmentation import evaluate_segmentation
 from tenfold.systems.relation_distillation.training.segmentation import SegmentationTraining, train_segmentation
 from tenfold.systems.relation_distillation.vit.build import SYSTEM, load_model_folder
+from tenfold.systems.relation_distillation.vit.preprocessing import statistics_of
 from tenfold.systems.relation_distillation.vit.segmentation_network import SegmentationNetwork
-from tenfold.systems.relation_distillation.vit.teachers import statistics_of
-from tenfold.training import TrainerOptions
 
 _TRAINING = SegmentationTraining()
 
@@ -29,12 +30,12 @@ class SegmentConfig:
     preset: str
     model: str
     root: str
-    crop: int
-    channels: int
+    crop: PositiveInt
+    channels: PositiveInt
     training: SegmentationTraining
     trainer: TrainerOptions
-    workers: int
-    seed: int
+    workers: Count
+    seed: Seed
 
 
 def segment(
@@ -66,10 +67,9 @@ def segment(
         resume: continue the training that the folder holds.
         quiet: no progress on the console.
     """
-    for name in ("iterations", "batch_size"):
-        require_range(name, getattr(training, name), 1)
-    require_range("learning_rate", training.learning_rate, 1e-12)
-    require_range("crop", crop, 1)
+    where = trainer or TrainerOptions()
+    config = SegmentConfig("segment", run, root, crop, channels, training, where, workers, seed)
+    check_settings(config)
     source = Path(run) / "pretrained" if (Path(run) / "pretrained" / "model.json").exists() else Path(run)
     backbone, manifest = load_model_folder(source), load_manifest(source)
     if manifest.arguments.get("num_classes"):
@@ -78,8 +78,6 @@ def segment(
     mean, std = statistics_of(manifest.extra)
     torch.manual_seed(seed)
     model = SegmentationNetwork(backbone, crop=crop, channels=channels)
-    where = trainer or TrainerOptions()
-    config = SegmentConfig("segment", str(source), root, crop, channels, training, where, workers, seed)
     opened = open_run(config, system=SYSTEM, out=out or Path(run) / "segmentation", resume=resume, quiet=quiet)
 
     def work(folder: Path) -> dict[str, Any]:
@@ -111,6 +109,7 @@ def segment(
                     params=count_parameters(model),
                     flops=count_flops(model, torch.zeros(1, 3, crop, crop), convention="multiply-adds"),
                     device=where.device.type,
+                    summary=f"Segmentation reaches {found['miou']:.1f} mIoU on {len(held):,} images.",
                     data="ade20k",
                     train_images=len(pairs),
                     notes=[f"mIoU and pixel accuracy at the original size of {len(held)} images."],

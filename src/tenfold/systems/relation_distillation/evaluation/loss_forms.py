@@ -61,10 +61,10 @@ def compare_forms(
     rows: list[dict[str, Any]] = []
     for name in names:
         timed = measure_latency(
-            lambda name=name: step(name),
+            lambda name=name: step(name),  # type: ignore[misc]
             threads=threads or torch.get_num_threads(),
             warmup=2,
-            repeats=repeats,  # type: ignore[misc]
+            repeats=repeats,
             device=place,
         )
         for x in (q, k, v):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from tenfold.errors import UserError
-from tenfold.systems.relation_distillation.experiment.ranges import check_settings
+from tenfold.settings import check_settings
 from tenfold.systems.relation_distillation.experiment.settings import Config
 from tenfold.systems.relation_distillation.training.feature_targets import TARGETS
 

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.data import Splits, normalize
+from tenfold.options import TrainerOptions
 from tenfold.systems.relation_distillation.data.fixed_views import FixedViews
 from tenfold.systems.relation_distillation.data.views import renormalized
 from tenfold.systems.relation_distillation.training.epoch_log import EpochLog
 from tenfold.systems.relation_distillation.training.optimizers import adamw, plain_groups
 from tenfold.systems.relation_distillation.training.teacher_cache import TeacherCache
 from tenfold.systems.relation_distillation.vit.teachers import Teacher
-from tenfold.training import FitResult, TrainerOptions, Validation, fit, learning_rate_factor
+from tenfold.training import FitResult, Validation, fit, learning_rate_factor
 
 
 @dataclass(frozen=True)

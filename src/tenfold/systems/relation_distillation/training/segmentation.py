@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tenfold.data import FileBatches
+from tenfold.options import TrainerOptions
+from tenfold.settings import Count, NonNegativeFloat, PositiveFloat, PositiveInt, PositiveShare, ProperShare
 from tenfold.systems.relation_distillation.data.ade20k import (
     IGNORED,
     SegmentationFiles,
@@ -19,7 +21,7 @@ from tenfold.systems.relation_distillation.vit.segmentation_network import Segme
 from tenfold.systems.relation_distillation.vit.vision_transformer import (
     set_drop_path,
 )
-from tenfold.training import FitResult, TrainerOptions, fit, learning_rate_factor
+from tenfold.training import FitResult, fit, learning_rate_factor
 
 
 def segmentation_groups(
@@ -48,13 +50,13 @@ class SegmentationTraining:
         warmup: steps of linear warm-up from a millionth; at most half of all.
     """
 
-    iterations: int = 160_000
-    batch_size: int = 16
-    learning_rate: float = 1e-4
-    weight_decay: float = 0.05
-    layer_decay: float = 0.75
-    drop_path: float = 0.1
-    warmup: int = 1500
+    iterations: PositiveInt = 160_000
+    batch_size: PositiveInt = 16
+    learning_rate: PositiveFloat = 1e-4
+    weight_decay: NonNegativeFloat = 0.05
+    layer_decay: PositiveShare = 0.75
+    drop_path: ProperShare = 0.1
+    warmup: Count = 1500
 
 
 def train_segmentation(

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from tenfold.errors import UserError, require
-from tenfold.export import Manifest, load_manifest, load_weights
+from tenfold.model_folder import Manifest, load_manifest, load_weights, refuse_code
 from tenfold.systems.relation_distillation.attention.heads import set_heads_per_block
+from tenfold.systems.relation_distillation.vit.preprocessing import preprocessing_of
 from tenfold.systems.relation_distillation.vit.vision_transformer import freeze_positions, vision_transformer
 
 SYSTEM = "relation-distillation"
@@ -140,6 +141,27 @@ def network_of(manifest: Manifest) -> Any:
     if missing:
         raise UserError(f"the model's manifest lacks {sorted(missing)[0]}")
     return build_vit(manifest.builder, **sizes, heads=heads, arguments=further)
+
+
+def load(folder: str | Path, *, factory: str | None = None) -> Any:
+    """The served network of a run or model folder, in eval mode: maps normalized images to logits, or to tokens.
+
+    Args:
+        folder: of a run, of a verb's training, or of a model; ``RUN/pretrained`` is the student before fine-tuning.
+        factory: code of the user's own that may run; models of this system have none.
+
+    Returns:
+        The network; ``preprocessing`` on it says what its images go through, ``classes`` what its logits mean (empty
+        for a pre-trained one).
+
+    Raises:
+        UserError: the folder holds no such model, or its files are damaged.
+    """
+    manifest = load_manifest(folder, SYSTEM)
+    refuse_code(manifest, factory)
+    model = load_model_folder(folder)
+    model.preprocessing, model.classes = preprocessing_of(manifest), tuple(manifest.extra.get("classes") or ())
+    return model
 
 
 def load_model_folder(folder: str | Path) -> Any:

@@ -10,13 +10,12 @@ from safetensors.torch import save
 from torch import nn
 
 from tenfold.errors import UserError, require
-from tenfold.export import load_manifest
-from tenfold.run import read_json
+from tenfold.files import read_json
+from tenfold.model_folder import load_manifest
 from tenfold.systems.relation_distillation.vit.build import build_vit, load_model_folder
 from tenfold.systems.relation_distillation.vit.official_files import load_official, load_teacher_weights, read_official
+from tenfold.systems.relation_distillation.vit.preprocessing import IMAGENET_STATISTICS, statistics_of
 from tenfold.systems.relation_distillation.vit.vision_transformer import vision_transformer
-
-IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -97,15 +96,6 @@ def _backbone_of(path: Path, heads: Sequence[int] | None) -> Any:
     network = vision_transformer(**file.architecture | {"num_classes": 0}, heads=file.heads(heads))
     load_teacher_weights(network, str(path))
     return network
-
-
-def statistics_of(extra: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of a model's images, from its manifest's ``extra``."""
-    found = extra.get("preprocessing", extra)
-    try:
-        return tuple(map(float, found["mean"])), tuple(map(float, found["std"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError("the model's manifest does not say what its images are normalized with") from error
 
 
 def load_transformers(folder: str | None) -> Any:

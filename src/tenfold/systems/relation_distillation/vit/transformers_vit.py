@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tenfold.checkpoints import load_strictly
 from tenfold.errors import UserError, require
-from tenfold.export import load_strictly
 from tenfold.systems.relation_distillation.attention.heads import heads_per_block
 from tenfold.systems.relation_distillation.vit.vision_transformer import vision_transformer
 
