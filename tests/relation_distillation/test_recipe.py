@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from systems_for_tests import CASES
 
+import tenfold
 from tenfold import distill_relations, load_results
 from tenfold.cli import main
 from tenfold.data import LabelledImages, TensorBatches
 from tenfold.errors import UserError
 from tenfold.options import TrainerOptions
-from tenfold.run import Run
 from tenfold.systems.relation_distillation.attention.heads import heads_per_block
 from tenfold.systems.relation_distillation.experiment.arms import ARMS, AXES, arms_of, sweep_config
 from tenfold.systems.relation_distillation.experiment.pretraining import make_student, make_task, make_teacher
@@ -24,52 +25,11 @@ from tenfold.systems.relation_distillation.experiment.recipe import read_images
 from tenfold.systems.relation_distillation.experiment.settings import PRESETS
 from tenfold.systems.relation_distillation.vit.vision_transformer import vision_transformer
 
-FAST = [
-    *("--seeds", "1", "--teacher.width", "32", "--teacher.depth", "3", "--teacher.epochs", "1", "--distil.epochs", "2"),
-    *("--finetune.epochs", "1", "--finetune.few_epochs", "2", "--student.width", "16", "--student.depth", "2"),
-    *("--data.validation", "1000", "--trainer.threads", "1"),
-]
+FAST = CASES["relation-distillation"].fast[:-4]  # but its arms and steps between checkpoints
 
 
 def command(folder, *arguments):
-    return ["run", "relation-distillation", "--out", str(folder), "--quiet", *FAST, *arguments]
-
-
-def numbers(folder):
-    results = json.loads((folder / "results.json").read_text())
-    for values in results["metrics"].values():
-        values.pop("pretraining_seconds")
-    for table in results["tables"]:
-        if "seconds" in table["columns"]:
-            place = table["columns"].index("seconds")
-            for row in table["rows"]:
-                row[place] = None
-    return {name: results[name] for name in ("claims", "metrics", "plots", "tables")}
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("recipe") / "whole"
-    assert main(command(folder, "--arms", "[scratch]")) == 0
-    return folder
-
-
-def test_a_stopped_run_resumes_to_the_same_numbers(whole, tmp_path, monkeypatch):
-    """Stopped in the second epoch of the students' pre-training: views, masks and optimizer go on where they were."""
-    folder, show = tmp_path / "stopped", Run.progress
-
-    def stop(run, name, done, total, note=""):
-        show(run, name, done, total, note)
-        if "relations" in name and done == 1:
-            raise ZeroDivisionError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "progress", stop)
-        with pytest.raises(ZeroDivisionError):
-            main(command(folder, "--arms", "[scratch]"))
-    assert not (folder / "results.json").exists()
-    assert main(command(folder, "--arms", "[scratch]", "--resume")) == 0
-    assert numbers(folder) == numbers(whole)
+    return ["run", "relation-distillation", "--out", str(folder), "--quiet", "--workers", "1", *FAST, *arguments]
 
 
 def distilled(folder, devices):
@@ -111,9 +71,11 @@ def test_two_halves_of_a_batch_are_the_whole(tmp_path):
     assert two == pytest.approx(distilled(tmp_path / "one", 1), rel=1e-4, abs=1e-4)
 
 
-def test_a_finished_run_and_what_can_be_done_with_it(whole, tmp_path, capsys):
+def test_a_finished_run_and_what_can_be_done_with_it(finished_run, tmp_path, capsys):
+    whole = finished_run("relation-distillation")
     results = load_results(whole / "results.json")
     assert {claim.id for claim in results.claims} == {"scratch", "scratch-few"}
+    assert all(claim.interval for claim in results.claims)  # with one seed, over its test images
     assert results.metrics["relations"]["qk_share"] < 1
     manifest = json.loads((whole / "pretrained/model.json").read_text())
     assert manifest["arguments"]["heads"] == [2, 8] and manifest["extra"]["teacher_layer"] == 2
@@ -124,15 +86,14 @@ def test_a_finished_run_and_what_can_be_done_with_it(whole, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["knn"] == pytest.approx(results.metrics["relations"]["knn"], abs=0.3)
     picture = tmp_path / "digit.png"
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(picture)
-    assert main(["predict", str(whole), str(picture)]) == 0
-    assert json.loads(capsys.readouterr().out)["label"] in "0123456789"
     assert main(["predict", str(whole / "pretrained"), str(picture)]) == 2
-    assert main(["export", str(whole), "--to", "onnx", "--out", str(tmp_path / "onnx")]) == 0
     assert main(["export", str(whole), "--to", "safetensors", "--out", str(tmp_path / "weights")]) == 0
     assert main(["evaluate", str(tmp_path / "weights"), "--data", "digits"]) == 0
     capsys.readouterr()
     assert main(["export", str(whole / "pretrained"), "--to", "transformers", "--out", str(tmp_path / "hf")]) == 2
     assert "one head count" in capsys.readouterr().err
+    served = tenfold.load(whole)
+    assert served(torch.zeros(1, 1, 8, 8)).shape == (1, 10) and served.preprocessing.size == (8, 8)
 
 
 def test_every_arm_has_a_loss_that_reaches_the_student():
@@ -199,45 +160,27 @@ def test_distilling_networks_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--distil.teacher_layer", "9"], "layers 1 to 3"),
         (["--distil.heads", "5"], "do not divide"),
-        (["--finetune.batch_size", "0"], "finetune.batch_size must be at least 1"),
-        (["--finetune.few_labels", "-1"], "finetune.few_labels must be at least 0"),
-        (["--finetune.smoothing", "2"], "finetune.smoothing must be from 0 to 0.99"),
-        (["--teacher.decoder_heads", "0"], "teacher.decoder_heads must be from 1"),
-        (["--teacher.decoder_width", "30"], "not a multiple of teacher.decoder_heads"),
-        (["--distil.learning_rate", "-1"], "distil.learning_rate must be above 0"),
-        (["--distil.pairs", "[qx]"], "distil.pairs"),
-        (["--finetune.randaugment", "rand-m9"], "randaugment"),
-        (["--data.root", "/nowhere"], "no effect on the embedded digits"),
-        (["--data.image_size", "32"], "no effect"),
-        (["--student.arguments", "{depth: 3}"], "student.arguments"),
-        (["--student.name", "timm/vit_tiny_patch16_224", "--student.arguments", "{pretrained: true}"], "is not taken"),
-        (["--arms", "[colour]"], "there is no arm 'colour'"),
-        (["--student.width", "18"], "multiple"),
-        (["--teacher.weights", "missing.pth"], "missing.pth"),
         (["--teacher.patch", "3"], "patch"),
         (["--data.name", "folder", "--data.root", "ROOT"], "class"),
-        (["--distil.epochs", "0"], "at least 1"),
-        (["--data.unlabelled", "nowhere"], "nowhere"),
+        (["--student.name", "timm/vit_tiny_patch16_224", "--student.arguments", "{pretrained: true}"], "is not taken"),
     ],
 )
-def test_wrong_settings_end_with_one_line(tmp_path, capsys, arguments, said):
+def test_what_does_not_fit_ends_with_one_line_before_any_work(tmp_path, capsys, arguments, said):
     (tmp_path / "photos" / "train" / "only").mkdir(parents=True)
     (tmp_path / "photos" / "test" / "only").mkdir(parents=True)
     arguments = [str(tmp_path / "photos") if argument == "ROOT" else argument for argument in arguments]
-    out = tmp_path / "run"
-    assert main(["run", "relation-distillation", "--out", str(out), "--quiet", *FAST, *arguments]) == 2
+    assert main(command(tmp_path / "run", *arguments)) == 2
     error = capsys.readouterr().err
     assert said in error and len(error.splitlines()) == 1
-    assert not (out / "results.json").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(tmp_path, capsys):
     other = vision_transformer(image_size=8, patch=2, width=64, depth=3, heads=8, channels=1)
     torch.save({"model": other.state_dict()}, tmp_path / "other.pth")
     arguments = ["--teacher.weights", str(tmp_path / "other.pth")]
-    assert main(["run", "relation-distillation", "--out", str(tmp_path / "run"), "--quiet", *FAST, *arguments]) == 2
+    assert main(command(tmp_path / "run", *arguments)) == 2
     assert "has shape" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
@@ -247,6 +190,6 @@ def test_a_run_with_given_weights_and_unlabelled_images(tmp_path):
     torch.save({"model": teacher.state_dict()}, tmp_path / "mae.pth")
     arguments = ["--arms", "[]", "--teacher.weights", str(tmp_path / "mae.pth"), "--data.limit", "100",
                  "--finetune.few_labels", "0"]  # fmt: skip
-    assert main(["run", "relation-distillation", "--out", str(tmp_path / "run"), "--quiet", *FAST, *arguments]) == 0
+    assert main(command(tmp_path / "run", *arguments)) == 0
     results = load_results(tmp_path / "run/results.json")
     assert any("mae.pth" in note for note in results.notes)
