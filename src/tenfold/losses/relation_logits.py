@@ -88,7 +88,7 @@ def differentiable_gradients(gradient: Tensor, needed: tuple[bool, bool], a_s: T
     """
     # Views of their own tell rows from columns where both are one tensor.
     sides = [x.view_as(x) for x in (a_s, b_s)]
-    value = direct_kl(*sides, *rest)
+    value = direct_kl(sides[0], sides[1], *rest)
     wanted = [side for side, need in zip(sides, needed, strict=True) if need]
     found = iter(torch.autograd.grad(value, wanted, gradient, create_graph=True))
     return [next(found) if need else None for need in needed]

@@ -192,13 +192,14 @@ def regrouped(one: Tap, heads: int | Literal["mean"], *, attention: bool = True)
         UserError: the number does not divide the width, or attention with a bias of its own for each head is to be
             split into relation heads.
     """
-    if one.bias is not None and one.bias.shape[1] != 1:
+    bias = one.bias
+    if bias is not None and bias.shape[1] != 1:
         if heads == "mean":
-            one = replace(one, bias=one.bias.mean(1, keepdim=True))
+            one = replace(one, bias=bias.mean(1, keepdim=True))
         elif not attention:  # what no head sees stays out of sight
-            lowest = torch.finfo(one.bias.dtype).min
-            excluded = (one.bias.detach() <= lowest / 2).all(1, keepdim=True)
-            one = replace(one, bias=torch.zeros_like(one.bias[:, :1]).masked_fill(excluded, lowest))
+            lowest = torch.finfo(bias.dtype).min
+            excluded = (bias.detach() <= lowest / 2).all(1, keepdim=True)
+            one = replace(one, bias=torch.zeros_like(bias[:, :1]).masked_fill(excluded, lowest))
         else:
             raise UserError(
                 "the layer adds a bias of its own to each head (relative positions), which relation heads would mix: "

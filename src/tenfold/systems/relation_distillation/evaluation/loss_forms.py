@@ -65,7 +65,6 @@ def compare_forms(
             threads=threads or torch.get_num_threads(),
             warmup=2,
             repeats=repeats,
-            device=place,
         )
         for x in (q, k, v):
             x.grad = None

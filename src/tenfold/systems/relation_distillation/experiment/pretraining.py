@@ -158,10 +158,10 @@ def make_task(config: Config, splits: Splits, arm: Arm, teacher: Teacher, studen
         return FeatureDistiller(
             student,
             teacher.network,
-            arm.target,
+            arm.target,  # type: ignore[arg-type]
             teacher_layer=layer,
             autoencoder=auxiliary,
-            example=example,  # type: ignore[arg-type]
+            example=example,
         )
     if arm.teacher_drop_path:
         set_drop_path(teacher.network, arm.teacher_drop_path)

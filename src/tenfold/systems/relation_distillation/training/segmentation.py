@@ -89,10 +89,10 @@ def train_segmentation(
     set_drop_path(model.backbone, recipe.drop_path, "linear")
     model.train()
     batches = FileBatches(
-        files,
+        files,  # type: ignore[arg-type]
         recipe.batch_size,
         seed=seed,
-        transform=TrainingCrop(model.crop, mean),  # type: ignore[arg-type]
+        transform=TrainingCrop(model.crop, mean),
         # Labels travel as a fourth channel: this normalizes them to themselves.
         mean=(*mean, 0.0),
         std=(*std, 1 / 255),

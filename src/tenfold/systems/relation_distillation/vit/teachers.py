@@ -61,6 +61,8 @@ def load_teacher(
         UserError: there is no such teacher, or it does not fit the images.
     """
     path = Path(name)
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     mean, std = IMAGENET_STATISTICS
     if not name.startswith("timm/") and (weights or arguments):
         raise UserError("weights and arguments of a teacher belong to timm/NAME; a file or folder has its own")
