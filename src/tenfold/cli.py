@@ -19,6 +19,7 @@ from tenfold.arguments import call, parse_run, parser, run_parser
 from tenfold.catalog import SYSTEMS, System, find_system
 from tenfold.console import INTERRUPTED, Terminated, print_claims, say, sigterm_as_interrupt, warnings_in_one_line
 from tenfold.errors import RunStopped, UserError
+from tenfold.files import printable
 
 _DESCRIPTION = "Makes deep networks smaller, faster and more trustworthy; every run measures the baseline, too."
 
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:  # what no part said better
-        name = f"{error.filename}: " if error.filename else ""
+        name = f"{printable(error.filename, 120)}: " if error.filename else ""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         return say(f"{name}{error.strerror or error}{'; make room and try again' if full else ''}", 1 if full else 2)
     except SystemExit as leaving:  # --help and --version
@@ -253,7 +254,7 @@ def _report(arguments: list[str]) -> int:
         help="the page; by default report.html of the run, or comparison.html beside the first",
     )
     options = arguments_of.parse_args(arguments)
-    from tenfold.report import write_comparison, write_report
+    from tenfold.report import differences, write_comparison, write_report
     from tenfold.run import finished_results
 
     results = [(name, finished_results(name)) for name in options.runs]
@@ -263,6 +264,8 @@ def _report(arguments: list[str]) -> int:
     else:
         page = Path(options.out) if options.out else Path(options.runs[0]).parent / "comparison.html"
         write_comparison(results, page)
+        if differences(results):
+            say(f"warning: {differences(results)}", 0)
     print(page)
     return 0
 
