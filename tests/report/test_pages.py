@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from tenfold.errors import UserError
-from tenfold.report import differences, write_comparison
+from tenfold.report import IndexEntry, differences, write_comparison, write_index, write_report
 from tenfold.report.grids import table_grid
 from tenfold.report.plots import COLOURS, draw, overlay
 from tenfold.results import Plot, Series, Table
