@@ -38,12 +38,14 @@ class Case:
         kill_at: a file of the run folder; when it is there, the run is in the middle of its work.
         inputs: makes what ``predict`` takes, in a folder.
         wrong: settings that must be refused, each with a word that the line must hold.
+        loads: what the library of its network loads by itself, though nobody trains.
     """
 
     fast: list[str]
     kill_at: str
     inputs: Callable[[Path], list]
     wrong: dict[str, str]
+    loads: frozenset[str] = frozenset()
 
 
 CASES = {
@@ -70,7 +72,14 @@ CASES = {
         kill_at="steps/relations/seed0/pretraining/last.ckpt",
         inputs=an_image,
         wrong={"--finetune.batch_size=0": "batch_size", "--teacher.decoder_heads=0": "decoder_heads",
-               "--finetune.few_labels=-1": "few_labels"},
+               "--finetune.few_labels=-1": "few_labels", "--finetune.smoothing=2": "smoothing",
+               "--teacher.decoder_width=30": "decoder_heads", "--distil.learning_rate=-1": "learning_rate",
+               "--distil.pairs=[qx]": "pairs", "--finetune.randaugment=rand-m9": "randaugment",
+               "--data.image_size=32": "image_size", "--student.arguments={depth: 3}": "arguments",
+               "--student.width=18": "multiple", "--distil.teacher_layer=9": "layers 1 to 4",
+               "--arms=[colour]": "colour", "--data.unlabelled=nowhere": "nowhere",
+               "--teacher.weights=missing.pth": "missing.pth"},
+        loads=frozenset({"torch._dynamo", "torch._inductor", "sympy"}),  # timm loads torchvision, which loads these
     ),
     "graph-fusion": Case(
         fast=["--seeds=1", "--arms=[m2l]", "--structure.arguments={dim: 16, channels: 4, normalize: false}",
