@@ -23,6 +23,7 @@ from tenfold.errors import UserError
 from tenfold.systems.activation_uncertainty.data.criteo import Clicks, CriteoEncoder, load_criteo
 from tenfold.systems.activation_uncertainty.data.movielens import Ratings, load_movielens
 from tenfold.systems.activation_uncertainty.data.synthetic_movielens import synthetic_movielens
+from tenfold.systems.activation_uncertainty.network.batches import Batch
 from tenfold.systems.activation_uncertainty.network.calling import Inputs
 
 Part = Literal["train", "auxiliary", "test"]
@@ -70,9 +71,9 @@ class TaskData:
         """``(inputs, labels, indices)`` in order, all of them on every rank: estimators are fitted on all rows."""
         return self.parts(part, batch_size)
 
-    def numbered(self, part: Part, batch_size: int = 512) -> Iterator[tuple[Inputs, Tensor]]:
-        """``(inputs, indices)`` in order."""
-        return ((inputs, indices) for inputs, _, indices in self.batches(part, batch_size))
+    def numbered(self, part: Part, batch_size: int = 512) -> Iterator[Batch]:
+        """Inputs with their indices, in order."""
+        return (Batch(inputs, indices) for inputs, _, indices in self.batches(part, batch_size))
 
     def labels(self, part: Part) -> Tensor:
         """What the main model should have said on a part."""

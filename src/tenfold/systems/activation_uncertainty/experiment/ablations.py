@@ -107,7 +107,7 @@ def _training_rows(
         given = 0
         for inputs, ids in data.numbered("train"):
             if given < rows:
-                yield inputs, ids
+                yield Batch(inputs, ids)
             given += len(ids)
 
     trained = learner.label(some(), seed=16)

@@ -207,7 +207,7 @@ def _first(batches: Iterable[Any], rows: int) -> Iterable[Any]:
     for inputs, ids in batches:
         if given >= rows:
             return
-        yield inputs, ids
+        yield Batch(inputs, ids)
         given += len(ids)
 
 
