@@ -5,8 +5,8 @@ value stands, and ids are whole numbers only where all of them are. A Parquet fi
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tenfold.errors import UserError, require
+from tenfold.files import atomic_path, first_line, printable
 from tenfold.systems.activation_uncertainty.network.batches import Batch, Ids, check_ids
 
 _BLOCK_ROWS = 65_536
@@ -65,7 +66,7 @@ def read_table(path: str | Path, columns: TableColumns) -> Iterator[Any]:
             rows += len(batch)
             yield batch
     except (OSError, UnicodeDecodeError, EOFError, arrow.ArrowException) as error:
-        raise UserError(f"cannot read {path}: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(f"cannot read {path}: {first_line(error)}") from error
     if not rows:
         raise UserError(f"{path} holds no rows")
 
@@ -208,8 +209,8 @@ def named_rows(
         inputs: dict[str, Tensor] = {}
         for name, fact in example.items():
             values = np.stack([numbers_of(batch, column, path, given) for column in named[name]], axis=1)
-            if fact["type"] == "int64":
-                _check_sizes(values, name, sizes[name], path, given)
+            if "int" in fact["type"]:
+                _check_sizes(values, name, sizes.get(name), path, given)
             tensor = torch.from_numpy(values).to(getattr(torch, fact["type"]))
             inputs[name] = tensor if fact["shape"] else tensor[:, 0]
         yield Batch(inputs, ids_of(batch, columns, path, given))
@@ -217,7 +218,9 @@ def named_rows(
 
 
 def _check_sizes(values: np.ndarray, name: str, sizes: Any, path: str | Path, first: int) -> None:
-    limits = np.broadcast_to(np.array(sizes), values.shape[1:])
+    if sizes is not None and np.size(sizes) not in (1, values.shape[1]):
+        raise UserError(f"the model's manifest names {np.size(sizes)} sizes for the {values.shape[1]} places of {name!r}")
+    limits = np.broadcast_to(2**53 if sizes is None else np.array(sizes), values.shape[1:])
     bad = (values != np.rint(values)) | (values < 0) | (values >= limits)
     if bad.any():
         row, place = np.argwhere(bad)[0]
@@ -228,11 +231,21 @@ def _check_sizes(values: np.ndarray, name: str, sizes: Any, path: str | Path, fi
         )
 
 
+def check_scores_file(path: str | Path) -> None:
+    """Refuse a name of another kind of file.
+
+    Raises:
+        UserError: it ends neither in ``.csv`` nor in ``.parquet``.
+    """
+    if Path(path).suffix not in (".csv", ".parquet"):
+        raise UserError(f"{printable(path)}: scores are written as .csv or .parquet")
+
+
 def write_scores(path: str | Path, parts: Iterable[dict[str, Any]]) -> int:
     """Write score columns as ``.csv`` or ``.parquet``, whole or not at all; gives the number of rows.
 
     Args:
-        path: the file.
+        path: the file; not written where there are no rows.
         parts: columns of the same names, a block at a time.
 
     Raises:
@@ -242,29 +255,18 @@ def write_scores(path: str | Path, parts: Iterable[dict[str, Any]]) -> int:
     import pyarrow as arrow
     from pyarrow import csv, parquet
 
-    path = Path(path)
-    if path.suffix not in (".csv", ".parquet"):
-        raise UserError(f"{path}: scores are written as .csv or .parquet")
-    temporary = path.with_name(f".{path.name}.tmp")
-    writer: Any = None
+    check_scores_file(path)
+    make = parquet.ParquetWriter if Path(path).suffix == ".parquet" else csv.CSVWriter
     rows = 0
+    tables = (arrow.table(part) for part in parts)
+    first = next(tables, None)
+    if first is None:
+        return 0
     try:
-        for part in parts:
-            table = arrow.table(part)
-            if writer is None:
-                make = parquet.ParquetWriter if path.suffix == ".parquet" else csv.CSVWriter
-                writer = make(str(temporary), table.schema)
-            writer.write_table(table)
-            rows += len(table)
-        if writer is not None:
-            writer.close()
-            writer = None
-            temporary.replace(path)
-    except (OSError, arrow.ArrowException) as error:
-        raise UserError(f"cannot write {path}: {error}") from error
-    finally:
-        if writer is not None:
-            writer.close()
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        with atomic_path(path) as temporary, make(str(temporary), first.schema) as writer:
+            for table in chain([first], tables):
+                writer.write_table(table)
+                rows += len(table)
+    except arrow.ArrowException as error:
+        raise UserError(f"cannot write {printable(path)}: {first_line(error)}") from error
     return rows

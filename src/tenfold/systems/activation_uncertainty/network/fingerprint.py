@@ -32,7 +32,7 @@ _COLUMNS = 4096
 """Columns that get bounds of their own; of more (an image's bytes) all share one."""
 
 Shape = Annotated[list[Annotated[int, Field(ge=0, le=2**20)]], Field(max_length=8)]
-_DTYPES = r"^(bfloat16|float16|float32|float64|u?int8|int16|int32|int64|bool)$"
+DTYPES = r"^(bfloat16|float16|float32|float64|u?int8|int16|int32|int64|bool)$"
 _Bounds = int | list[int]
 
 
@@ -53,7 +53,7 @@ class Probe(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     shape: Shape | None = None
-    type: str | None = Field(default=None, pattern=_DTYPES)
+    type: str | None = Field(default=None, pattern=DTYPES)
     mean: float | None = None
     deviation: float | None = None
     low: _Bounds | None = None
