@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 
 from tenfold.cost import count_parameters
-from tenfold.data import Splits
+from tenfold.data import Preprocessing, Splits
 from tenfold.errors import UserError
 from tenfold.export import load_manifest, save_model
 from tenfold.parallel import rank
@@ -170,11 +170,14 @@ def _images(data: str, root: str | None, size: int, workers: int) -> Splits:
     if data in NAMED:
         return load_images(data, root=root, image_size=size, workers=workers)
     images: Any = unlabelled_images(data)
-    mean, std = IMAGENET_STATISTICS
     return Splits(
-        name=data, train=images, validation=images, test=images, mean=mean, std=std, image_shape=(3, size, size),
-        augment="none", workers=workers, interpolation="bicubic",
-    )  # fmt: skip
+        name=data,
+        train=images,
+        validation=images,
+        test=images,
+        preprocessing=Preprocessing.cropped(size, *IMAGENET_STATISTICS, interpolation="bicubic"),
+        workers=workers,
+    )
 
 
 def _student_of(name: str) -> StudentOptions:

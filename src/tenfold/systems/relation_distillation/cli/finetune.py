@@ -1,6 +1,5 @@
 """The verb ``finetune``."""
 
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -72,7 +71,7 @@ def finetune(
         raise UserError(
             f"the network takes images {(sizes['channels'], size, size)}, those of {data} are {splits.image_shape}"
         )
-    splits = replace(splits, mean=tuple(manifest.extra["mean"]), std=tuple(manifest.extra["std"]))
+    splits = splits.prepared(mean=tuple(manifest.extra["mean"]), std=tuple(manifest.extra["std"]))
     counts = heads_per_block(pretrained)
     used = [counts[0]] * len(counts) if heads == "uniform" else counts
     torch.manual_seed(seed)

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from tenfold.data.idx import read_idx
+from tenfold.data.formats.idx import read_idx
 from tenfold.data.images import LabelledImages, find_data
 from tenfold.errors import UserError
 
