@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from tenfold.data import normalize, read_images
+from tenfold.data import find_unreadable, read_images
+from tenfold.data.folder import is_image_name
 from tenfold.errors import UserError
 from tenfold.files import printable
 from tenfold.networks import import_object
@@ -33,7 +34,8 @@ def open_data(
 
     Args:
         data: ``package.module:function``, which gives an iterable of inputs or ``Batch``; a ``.csv`` or ``.parquet``
-            file; a ``.npy`` file of float32 inputs (of uint8 images for a run on images).
+            file; a ``.npy`` file of float32 inputs. For a run on images: a folder of image files, which are named by
+            their paths in it, or a ``.npy`` file of uint8 images.
         model: whose columns and normalization decide how rows become inputs.
         columns: of a table; its inputs are for a model of the user's.
         parts: what the parts of a batch are that a function gives.
@@ -53,17 +55,22 @@ def open_data(
         if model.facts is not None:
             return _table_of_run(data, model, columns)
         return lambda: feature_rows(data, columns)
+    if Path(data).is_dir():
+        return _image_rows(Path(data), model, min(batch_size, 64))
     if Path(data).suffix == ".npy":
         return lambda: _array_rows(Path(data), model, batch_size)
     if is_function:
         return _from_function(data, parts)
-    raise UserError(f"{printable(data)}: data are a .csv, .csv.gz, .parquet or .npy file, or package.module:function")
+    raise UserError(
+        f"{printable(data)}: data are a .csv, .csv.gz, .parquet or .npy file, a folder of images, or "
+        "package.module:function"
+    )
 
 
 def _table_of_run(data: str, model: MainModel, columns: TableColumns) -> Rows:
     facts, manifest = model.facts, model.manifest
     assert facts is not None and manifest is not None
-    if facts.normalization:
+    if model.preprocessing is not None:
         raise UserError(f"{printable(data)} is a table, and the run's model takes images: give image files or a .npy")
     if columns.inputs is not None:
         raise UserError(f"--columns is for a model of your own; this run takes {', '.join(facts.example)} by name")
@@ -104,6 +111,29 @@ def first_inputs(batches: Rows, data: str) -> Inputs:
     raise UserError(f"{printable(data)} holds no rows")
 
 
+def _image_rows(folder: Path, model: MainModel, batch_size: int) -> Rows:
+    preprocessing = model.preprocessing
+    if preprocessing is None:
+        raise UserError(f"{printable(folder)} is a folder; a model of your own takes its batches from a function")
+    files = sorted(path for path in folder.rglob("*") if is_image_name(path) and path.is_file())
+    if not files:
+        raise UserError(f"{printable(folder)} holds no image files")
+    if bad := find_unreadable(files):
+        first, reason = next(iter(bad.items()))
+        raise UserError(
+            f"{len(bad)} of {len(files)} images in {printable(folder)} cannot be read, {printable(first.name)} first "
+            f"({reason}): move them away"
+        )
+
+    def batches() -> Iterator[Batch]:
+        for start in range(0, len(files), batch_size):
+            some = files[start : start + batch_size]
+            images = preprocessing.normalize(torch.stack([preprocessing.read(path) for path in some]))
+            yield Batch(images, np.array([path.relative_to(folder).as_posix() for path in some], dtype=object))
+
+    return batches
+
+
 def _array_rows(path: Path, model: MainModel, batch_size: int) -> Iterator[Batch]:
     try:
         array = np.load(path, allow_pickle=False, mmap_mode="r")
@@ -113,17 +143,15 @@ def _array_rows(path: Path, model: MainModel, batch_size: int) -> Iterator[Batch
         raise UserError(f"{printable(path)} holds no array of rows")
     if array.dtype.kind not in "fiub":
         raise UserError(f"{printable(path)} holds {array.dtype}; inputs are numbers")
-    facts = model.facts
-    images = facts is not None and bool(facts.normalization)
-    shape = list(facts.example["x"].shape) if facts is not None and "x" in facts.example else None
-    if images and array.dtype != np.uint8:
+    preprocessing = model.preprocessing
+    if preprocessing is not None and array.dtype != np.uint8:
         raise UserError(f"{printable(path)} holds {array.dtype}; images are uint8, 0 to 255")
-    if images and list(array.shape[1:]) != shape:
-        raise UserError(f"{printable(path)} has shape {array.shape}; the model takes (n, {shape})")
+    if preprocessing is not None and tuple(array.shape[1:]) != preprocessing.image_shape:
+        raise UserError(f"{printable(path)} has shape {array.shape}; the model takes (n, *{preprocessing.image_shape})")
     for start in range(0, len(array), batch_size):
         part = torch.from_numpy(np.array(array[start : start + batch_size]))
-        if images and facts is not None:
-            part = normalize(part, facts.normalization["mean"], facts.normalization["std"])
+        if preprocessing is not None:
+            part = preprocessing.normalize(part)
         elif part.is_floating_point():
             part = part.float()
             if not torch.isfinite(part).all():
@@ -135,11 +163,9 @@ def _array_rows(path: Path, model: MainModel, batch_size: int) -> Iterator[Batch
 
 def named_inputs(inputs: Sequence[str], model: MainModel) -> Iterator[tuple[list[str], Inputs]]:
     """What ``tenfold predict`` is given: image files, or tables for a run on tables; names and inputs."""
-    facts, manifest = model.facts, model.manifest
-    assert facts is not None and manifest is not None
-    if facts.normalization:
-        for name, image in read_images(inputs, manifest.arguments["image_shape"]):
-            yield [name], normalize(image[None], facts.normalization["mean"], facts.normalization["std"])
+    if model.preprocessing is not None:
+        for name, image in read_images(inputs, model.preprocessing):
+            yield [name], model.preprocessing.normalize(image[None])
         return
     for rows, ids in chain.from_iterable(open_data(path, model)() for path in inputs):
         yield [str(number) for number in ids.tolist()], rows  # type: ignore[union-attr]

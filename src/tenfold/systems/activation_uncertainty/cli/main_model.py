@@ -7,9 +7,10 @@ from torch import nn
 
 import tenfold
 from tenfold.checkpoints import load_strictly, read_checkpoint, unwrap_state
+from tenfold.data import Preprocessing
 from tenfold.errors import UserError
 from tenfold.files import printable
-from tenfold.model_folder import MANIFEST
+from tenfold.model_folder import MANIFEST, load_manifest
 from tenfold.networks import network_from_factory
 from tenfold.run import system_of
 from tenfold.systems.activation_uncertainty.serving.loading import SYSTEM, MainModel, load_own
@@ -36,7 +37,8 @@ def load_main_model(source: str, *, factory: str | None = None, weights: str | N
             raise UserError(
                 f"{printable(source)} is of {system_of(source)}, which serves a {type(served).__name__} and no network"
             )
-        return MainModel(served.eval())
+        said = load_manifest(source).extra.get("preprocessing")
+        return MainModel(served.eval(), preprocessing=None if said is None else Preprocessing.from_dict(said))
     model = network_from_factory(source, "the model")
     if weights is not None:
         load_strictly(model, unwrap_state(read_checkpoint(weights), weights), weights)

@@ -257,7 +257,7 @@ def deliver(config: Config, task: TaskSettings, data: TaskData, chosen: Sequence
             extra={
                 "kind": data.kind,
                 "classes": list(data.classes),
-                "normalization": data.normalization,
+                "preprocessing": None if data.preprocessing is None else data.preprocessing.to_dict(),
                 "example": _example_facts(data),
             },
         )

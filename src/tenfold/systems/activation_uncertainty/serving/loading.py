@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
+from tenfold.data import Preprocessing
 from tenfold.errors import UserError
 from tenfold.files import printable
 from tenfold.model_folder import Manifest, load_manifest, load_weights, plain_arguments, refuse_code
@@ -34,7 +35,7 @@ class ServingFacts(BaseModel):
     Attributes:
         kind: what the main model predicts.
         classes: names of the classes; empty for values.
-        normalization: ``mean`` and ``std`` per channel of images; empty for tables.
+        preprocessing: of images; none for tables.
         example: inputs by name; an only one that is given by position is called ``x``.
     """
 
@@ -42,7 +43,7 @@ class ServingFacts(BaseModel):
 
     kind: Literal["classes", "value", "binary"]
     classes: list[str] = []
-    normalization: dict[Literal["mean", "std"], list[float]] = {}
+    preprocessing: dict[str, Any] | None = None
     example: dict[str, InputFacts]
 
 
@@ -67,11 +68,13 @@ class MainModel:
         network: the model.
         manifest: of its folder; none for one that a function makes, and for those of other systems.
         facts: what it is served with, likewise.
+        preprocessing: of images, where its folder says it.
     """
 
     network: nn.Module
     manifest: Manifest | None = None
     facts: ServingFacts | None = None
+    preprocessing: Preprocessing | None = None
 
 
 def load_own(folder: str | Path, factory: str | None = None) -> MainModel:
@@ -96,7 +99,8 @@ def load_own(folder: str | Path, factory: str | None = None) -> MainModel:
     arguments = building.model_dump() | {"arguments": plain_arguments(building.arguments, folder)}
     network = build_model(manifest.builder, **arguments)
     load_weights(network, folder)
-    return MainModel(network.eval(), manifest, facts)
+    preprocessing = None if facts.preprocessing is None else Preprocessing.from_dict(facts.preprocessing)
+    return MainModel(network.eval(), manifest, facts, preprocessing)
 
 
 def load(run: str | Path, *, factory: str | None = None) -> UncertainModel:
