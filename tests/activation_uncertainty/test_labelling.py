@@ -13,7 +13,7 @@ import torch
 from uncertainty_job import batches, make_model
 
 from tenfold.errors import UserError
-from tenfold.systems.activation_uncertainty import ActivationUncertainty, label_to_folder, read_labels
+from tenfold.systems.activation_uncertainty import ActivationUncertainty, Batch, label_to_folder, read_labels
 
 JOB = Path(__file__).parents[1] / "shared" / "uncertainty_job.py"
 
@@ -69,9 +69,14 @@ def test_a_lost_shard_is_named_and_made_again_by_any_number_of_processes(whole, 
         read_labels(folder)
     label_to_folder(learner(), batches(), folder, block=2)
     same(read_labels(folder), whole)
-    (folder / "block-000002.safetensors").write_bytes(b"cut short")
-    with pytest.raises(UserError, match="damaged"):
-        read_labels(folder)
+    damaged = folder / "block-000002.safetensors"
+    content = damaged.read_bytes()
+    for wrong in (b"cut short", content[:-3], content[:-3] + b"abc"):
+        damaged.write_bytes(wrong)
+        with pytest.raises(UserError, match="damaged"):
+            read_labels(folder)
+    label_to_folder(learner(), batches(), folder, block=2)
+    same(read_labels(folder), whole)
 
 
 def test_other_settings_and_other_folders_are_refused(tmp_path):
@@ -99,7 +104,7 @@ def test_other_settings_and_other_folders_are_refused(tmp_path):
 
 
 def test_an_id_that_comes_twice_is_named(tmp_path):
-    twice = [(x, ids * 0 + 7) for x, ids in batches()]
+    twice = [Batch(x, ids * 0 + 7) for x, ids in batches()]
     label_to_folder(learner(), twice, tmp_path / "labels")
     with pytest.raises(UserError, match="id 7 comes twice"):
         read_labels(tmp_path / "labels")

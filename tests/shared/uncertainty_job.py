@@ -5,6 +5,8 @@ import sys
 import torch
 from torch import nn
 
+from tenfold.systems.activation_uncertainty import Batch
+
 
 def make_model():
     torch.manual_seed(0)
@@ -14,7 +16,7 @@ def make_model():
 def batches():
     random = torch.Generator().manual_seed(1)
     for number in range(10):
-        yield torch.randn(20, 6, generator=random), torch.arange(20 * number, 20 * number + 20)
+        yield Batch(torch.randn(20, 6, generator=random), torch.arange(20 * number, 20 * number + 20))
 
 
 if __name__ == "__main__":

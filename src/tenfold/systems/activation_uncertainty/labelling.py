@@ -324,12 +324,12 @@ def read_labels(folder: str | Path) -> DropoutLabels:
     if manifest.blocks is None:
         raise UserError(f"the labels in {folder} are not finished; start the same job again")
     files = sorted(folder.glob("block-*.safetensors"))
+    if len(files) > manifest.blocks:
+        raise UserError(f"{folder} holds {len(files)} blocks of labels, and not the {manifest.blocks} of {MANIFEST}")
     if missing := manifest.blocks - len(files):
         raise UserError(
-            f"{missing} of {manifest.blocks} blocks of labels are missing in {folder}; start the same job again, in all "
-            "its processes"
-            if missing > 0
-            else f"{folder} holds {len(files)} blocks of labels, and not the {manifest.blocks} of {MANIFEST}"
+            f"{missing} of {manifest.blocks} blocks of labels are missing in {folder}; start the same job again, in "
+            "all its processes"
         )
     target = Target(manifest.target)
     blocks = []
@@ -342,7 +342,7 @@ def read_labels(folder: str | Path) -> DropoutLabels:
             raise UserError(f"{path} is damaged: start the same job again, which makes it anew") from error
     merged = merge_labels(blocks)
     merged = merged.subset(order_of_ids(merged.ids))
-    same = merged.ids[1:] == merged.ids[:-1]
+    same: Any = merged.ids[1:] == merged.ids[:-1]
     if same.any() and manifest.features.get("pool") != "tokens":  # tokens share their input's id
         twice = merged.ids[1:][same][0]
         raise UserError(f"id {twice} comes twice in the labels of {folder}; give each row an id of its own")

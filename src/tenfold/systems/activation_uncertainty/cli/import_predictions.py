@@ -56,5 +56,7 @@ def _one_array(path: str) -> np.ndarray:
     if not isinstance(array, np.ndarray):
         raise UserError(f"{printable(path)} is an archive of arrays; give a .npy file with one")
     if array.ndim not in (1, 2) or array.dtype.kind not in "fiu" or array.size == 0:
-        raise UserError(f"{printable(path)} holds {array.dtype} of shape {array.shape}; give (passes * rows[, classes])")
+        raise UserError(
+            f"{printable(path)} holds {array.dtype} of shape {array.shape}; give (passes * rows[, classes])"
+        )
     return array.astype(np.float64)

@@ -168,4 +168,4 @@ def named_inputs(inputs: Sequence[str], model: MainModel) -> Iterator[tuple[list
             yield [name], model.preprocessing.normalize(image[None])
         return
     for rows, ids in chain.from_iterable(open_data(path, model)() for path in inputs):
-        yield [str(number) for number in ids.tolist()], rows  # type: ignore[union-attr]
+        yield [str(number) for number in ids.tolist()], rows

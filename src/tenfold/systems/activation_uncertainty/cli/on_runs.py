@@ -93,7 +93,9 @@ def export(
     folder = make_folder(out or Path(run) / "export")
     refuse_overwriting(folder, run)
     if to == "safetensors":
-        save_model(folder, main.network, **main.manifest.model_dump(include={"system", "builder", "arguments", "extra"}))
+        save_model(
+            folder, main.network, **main.manifest.model_dump(include={"system", "builder", "arguments", "extra"})
+        )
         for name in (ESTIMATOR_WEIGHTS, ESTIMATOR_MANIFEST):
             write_atomically(folder / name, (Path(run) / name).read_bytes())
         return {"model": str(folder / "model.safetensors"), "estimator": str(folder / ESTIMATOR_WEIGHTS)}

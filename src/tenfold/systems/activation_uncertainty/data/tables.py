@@ -124,8 +124,13 @@ def numbers_of(batch: Any, name: str, path: str | Path, first: int = 0) -> np.nd
 
     column = batch.column(name)
     kind = column.type
-    if not (arrow.types.is_integer(kind) or arrow.types.is_floating(kind) or arrow.types.is_boolean(kind)
-            or arrow.types.is_decimal(kind) or arrow.types.is_null(kind)):
+    if not (
+        arrow.types.is_integer(kind)
+        or arrow.types.is_floating(kind)
+        or arrow.types.is_boolean(kind)
+        or arrow.types.is_decimal(kind)
+        or arrow.types.is_null(kind)
+    ):
         raise UserError(f"{path}: column {name!r} does not hold numbers: it holds {kind}")
     if column.null_count:
         row = first + int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
@@ -219,7 +224,9 @@ def named_rows(
 
 def _check_sizes(values: np.ndarray, name: str, sizes: Any, path: str | Path, first: int) -> None:
     if sizes is not None and np.size(sizes) not in (1, values.shape[1]):
-        raise UserError(f"the model's manifest names {np.size(sizes)} sizes for the {values.shape[1]} places of {name!r}")
+        raise UserError(
+            f"the model's manifest names {np.size(sizes)} sizes for the {values.shape[1]} places of {name!r}"
+        )
     limits = np.broadcast_to(2**53 if sizes is None else np.array(sizes), values.shape[1:])
     bad = (values != np.rint(values)) | (values < 0) | (values >= limits)
     if bad.any():

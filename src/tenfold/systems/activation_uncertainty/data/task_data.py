@@ -39,7 +39,7 @@ _AUXILIARY = {
     "movielens-1m": 100_000,
     "criteo": 200_000,
 }
-"""Rows kept for the estimator where none are named: what the presets were measured with. Of other data it is a fifth."""
+"""Rows kept for the estimator where none are named: what the presets were measured with. Of other data, a fifth."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,8 @@ def _large_enough(data: TaskData) -> TaskData:
     for part in ("auxiliary", "test"):
         if data.sizes[part] < FEWEST_AUXILIARY:
             raise UserError(
-                f"{data.sizes[part]} {part} rows of {data.name} are too few to judge an estimator by; it takes at least "
-                f"{FEWEST_AUXILIARY}: give more rows, or more to the estimator with --data.auxiliary"
+                f"{data.sizes[part]} {part} rows of {data.name} are too few to judge an estimator by; it takes at "
+                f"least {FEWEST_AUXILIARY}: give more rows, or more to the estimator with --data.auxiliary"
             )
     return data
 
@@ -172,7 +172,9 @@ def _images(splits: Splits) -> TaskData:
     )
 
 
-def _ratings(name: str, ratings: Ratings, auxiliary: int | None, threshold: float | None, notes: tuple[str, ...]) -> TaskData:
+def _ratings(
+    name: str, ratings: Ratings, auxiliary: int | None, threshold: float | None, notes: tuple[str, ...]
+) -> TaskData:
     label = ratings.rating if threshold is None else (ratings.rating >= threshold).float()
     return _table(
         name,
@@ -220,8 +222,8 @@ def _table(
     auxiliary = auxiliary or (own if own <= count // 3 else count // 5)
     if auxiliary + held >= count:
         raise UserError(
-            f"data.auxiliary {auxiliary} and a test of {held} leave none of the {count} rows to train on; leave it out, "
-            f"or take fewer, as with --data.auxiliary {max(count // 5, 1)}"
+            f"data.auxiliary {auxiliary} and a test of {held} leave none of the {count} rows to train on; leave it "
+            f"out, or take fewer, as with --data.auxiliary {max(count // 5, 1)}"
         )
     names = ("test", "auxiliary", "train")
     rows = dict(zip(names, split_indices(count, [held, auxiliary, count - held - auxiliary], seed=0), strict=True))

@@ -20,6 +20,7 @@ from tenfold.systems.activation_uncertainty.experiment.main_training import (
 from tenfold.systems.activation_uncertainty.experiment.settings import Config, TaskSettings
 from tenfold.systems.activation_uncertainty.labels.passes import DropoutLabels
 from tenfold.systems.activation_uncertainty.method import ActivationUncertainty
+from tenfold.systems.activation_uncertainty.network.batches import Batch
 from tenfold.systems.activation_uncertainty.network.calling import Inputs
 
 RATES = (0.05, 0.1, 0.3, 0.5)

@@ -45,6 +45,7 @@ from tenfold.systems.activation_uncertainty.experiment.settings import PRESETS, 
 from tenfold.systems.activation_uncertainty.labels.passes import DropoutLabels
 from tenfold.systems.activation_uncertainty.labels.prefix_cache import PrefixCache
 from tenfold.systems.activation_uncertainty.method import ActivationUncertainty
+from tenfold.systems.activation_uncertainty.network.batches import Batch
 from tenfold.systems.activation_uncertainty.network.calling import call
 from tenfold.systems.activation_uncertainty.serving.uncertain_model import UncertainModel
 

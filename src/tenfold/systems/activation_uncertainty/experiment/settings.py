@@ -36,8 +36,8 @@ class DataOptions:
             ``cifar10``, ``cifar100``, ``imagenet``, ``folder``; tables: ``ratings`` (generated, in MovieLens' layout),
             ``movielens-100k``, ``movielens-1m``, ``movielens-25m``, ``criteo`` (train.txt, or a .csv with a header).
         root: folder of the data (for ``criteo`` also the file); ``TENFOLD_DATA`` where null.
-        auxiliary: rows taken from the training split for the estimator; the main model never sees them. Where null, what
-            the presets were measured with, or a fifth of other data.
+        auxiliary: rows taken from the training split for the estimator; the main model never sees them. Where null,
+            what the presets were measured with, or a fifth of other data.
         rows: read only so many rows of a table, all where null.
         threshold: for ratings, predict whether there are at least so many stars, instead of how many.
         hashed: for ``criteo``, hash categories into so many places each instead of counting them.
@@ -133,7 +133,9 @@ class EstimatorOptions:
         tolerance: how far below all layers' R2 the chosen layers may be, on validation rows.
     """
 
-    target: Literal["auto", "class", "mean-class", "mutual-information", "kl", "regression", "binary", "binary-logit"] = "auto"
+    target: Literal[
+        "auto", "class", "mean-class", "mutual-information", "kl", "regression", "binary", "binary-logit"
+    ] = "auto"
     passes: Annotated[int, Ge(2)] = 100
     test_passes: Annotated[int, Ge(2)] = 100
     taps: str | list[str] = "auto"

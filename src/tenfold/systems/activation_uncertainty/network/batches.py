@@ -38,7 +38,7 @@ class Batch(NamedTuple):
     """
 
     inputs: Inputs
-    ids: Ids | None = None
+    ids: Any = None
 
 
 def structure_of(inputs: Inputs) -> Any:
@@ -146,8 +146,9 @@ def take_ids(ids: Ids, rows: Tensor | slice) -> Ids:
 
 def join_ids(parts: Sequence[Ids]) -> Ids:
     """Ids of several blocks as one; numbers and texts together are texts."""
-    if all(isinstance(part, Tensor) for part in parts):
-        return torch.cat([*parts])  # type: ignore[arg-type]
+    numbers = [part for part in parts if isinstance(part, Tensor)]
+    if len(numbers) == len(parts):
+        return torch.cat(numbers)
     return np.concatenate([np.asarray([str(name) for name in part.tolist()], dtype=object) for part in parts])
 
 

@@ -210,8 +210,9 @@ def check_repeatable(model: nn.Module, example: Inputs, output: Chooser | None =
         for seed in (0, 1):
             torch.manual_seed(seed)
             found.append(main_output(call(model, given), output))
-        if found[0].shape == found[1].shape and torch.allclose(*found, rtol=1e-3, atol=1e-5, equal_nan=True):
-            return found[0]
+        first, second = found
+        if first.shape == second.shape and torch.allclose(first, second, rtol=1e-3, atol=1e-5, equal_nan=True):
+            return first
         active = _record(model, given).active
     where = f" (dropout at {active[0] or 'the model itself'!r} ignores it)" if active else ""
     raise UserError(

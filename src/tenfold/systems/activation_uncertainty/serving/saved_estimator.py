@@ -40,7 +40,7 @@ class EstimatorSettings(BaseModel):
     features: Annotated[int, Field(ge=1)]
     hidden: list[Annotated[int, Field(ge=1)]]
     loss: Literal["mse_std", "mse_var", "gamma"]
-    power: Literal[0.5, 1.0]
+    power: Annotated[float, Field(ge=0.5, le=1)]
     buckets: Annotated[int, Field(ge=0)]
 
 
