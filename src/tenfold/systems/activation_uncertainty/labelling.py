@@ -281,7 +281,7 @@ def _ids_of(tensors: dict[str, Tensor]) -> Ids:
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
-    return digest_of_rows(tensors, torch.empty(0))
+    return digest_of_rows(dict(sorted(tensors.items())), torch.empty(0))
 
 
 def _read_block(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

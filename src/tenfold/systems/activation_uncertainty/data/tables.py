@@ -19,8 +19,8 @@ from tenfold.files import atomic_path, first_line, printable
 from tenfold.systems.activation_uncertainty.network.batches import Batch, Ids, check_ids
 
 _BLOCK_ROWS = 65_536
-_WHOLE = r"^(0|-?[1-9][0-9]{0,17})$"
-"""Whole numbers that are written in one way only, and fit 64 bits."""
+_WHOLE = r"^(0|-?[1-9][0-9]{0,18})$"
+"""Whole numbers that are written in one way only."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _chosen(known: Sequence[str], columns: TableColumns, path: Path) -> list[str
 def _csv_batches(path: Path, columns: TableColumns) -> Iterable[Any]:
     """Record batches of a CSV file, its types declared and not taken from its first block."""
     import pyarrow as arrow
-    from pyarrow import compute, csv
+    from pyarrow import csv
 
     text = csv.ConvertOptions(default_column_type=arrow.string(), strings_can_be_null=False)
     with csv.open_csv(path, convert_options=text) as reader:
@@ -97,15 +97,26 @@ def _csv_batches(path: Path, columns: TableColumns) -> Iterable[Any]:
             column_types={columns.id: arrow.string()}, include_columns=[columns.id], strings_can_be_null=False
         )
         with csv.open_csv(path, convert_options=ids) as reader:
-            whole = all(
-                compute.all(compute.match_substring_regex(batch.column(0), _WHOLE)).as_py() is not False
-                for batch in reader
-            )
+            whole = all(_is_whole(batch.column(0)) for batch in reader)
         types[columns.id] = arrow.int64() if whole else arrow.string()
     options = csv.ConvertOptions(
         column_types=types, include_columns=names, strings_can_be_null=False, quoted_strings_can_be_null=False
     )
     return csv.open_csv(path, convert_options=options)
+
+
+def _is_whole(texts: Any) -> bool:
+    """Whether all texts are whole numbers that fit 64 bits and come back as they are written."""
+    import pyarrow as arrow
+    from pyarrow import compute
+
+    if compute.all(compute.match_substring_regex(texts, _WHOLE)).as_py() is False:
+        return False
+    try:
+        texts.cast(arrow.int64())
+    except arrow.ArrowInvalid:  # too large
+        return False
+    return True
 
 
 def numbers_of(batch: Any, name: str, path: str | Path, first: int = 0) -> np.ndarray:

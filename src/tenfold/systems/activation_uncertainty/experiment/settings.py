@@ -1,6 +1,6 @@
 """Settings of the experiment: options, tasks, presets."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Interval
@@ -227,6 +227,10 @@ class TaskSettings:
     model: ModelOptions
     dropout: DropoutOptions
     optimizer: OptimizerOptions
+
+    def at_rate(self, rate: float | None) -> "TaskSettings":
+        """The same with another dropout rate; its own where ``None``."""
+        return self if rate is None else replace(self, dropout=replace(self.dropout, rate=rate))
 
 
 _RATINGS_MODEL = ModelOptions(name="ratings", arguments={"widths": [64, 32, 16]})
