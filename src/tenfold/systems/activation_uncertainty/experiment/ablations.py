@@ -129,7 +129,7 @@ def _shift(data: TaskData, learner: ActivationUncertainty) -> list[dict[str, Any
 
     served, rows = learner.serve(), []
     for angle in ANGLES:
-        turned = [(rotate(inputs, angle) if angle else inputs, ids) for inputs, ids in data.numbered("test")]
+        turned = [Batch(rotate(inputs, angle) if angle else inputs, ids) for inputs, ids in data.numbered("test")]
         labels = learner.label(turned, seed=17)
         scores = [served.score(inputs) for inputs, _ in turned]
         measured = quality(labels.uncertainty, torch.cat([score.uncertainty for score in scores]))

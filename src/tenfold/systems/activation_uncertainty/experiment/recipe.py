@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import tenfold
 from tenfold.cost import count_flops, count_parameters
 from tenfold.model_folder import save_model
+from tenfold.networks import arguments_to_keep
 from tenfold.parallel import rank
 from tenfold.results import Cost, Results
 from tenfold.run import Run, environment, peak_process_memory_mb
@@ -329,7 +330,7 @@ def deliver(config: Config, task: TaskSettings, data: TaskData, chosen: Sequence
             arguments={
                 **data.model_facts,
                 "rate": task.dropout.rate,
-                "arguments": task.model.arguments,
+                "arguments": arguments_to_keep(task.model.arguments),
                 "factory": task.model.factory,
             },
             extra={

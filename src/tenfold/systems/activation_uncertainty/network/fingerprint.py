@@ -76,8 +76,8 @@ class Fingerprint(BaseModel):
 
     shapes: str
     values: str
-    probe: Probe | None
-    outputs: Annotated[list[float], Field(max_length=_PROBES)] | None
+    probe: Probe | None = None
+    outputs: Annotated[list[float], Field(max_length=_PROBES)] | None = None
 
 
 def fingerprint(model: nn.Module, example: Inputs, output: Chooser | None = None) -> Fingerprint:

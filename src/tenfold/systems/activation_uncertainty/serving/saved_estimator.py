@@ -100,7 +100,7 @@ def save_estimator(folder: str | Path, uncertain: UncertainModel, manifest: Esti
     weights = save(state)
     manifest = manifest.model_copy(update={"sha256": hashlib.sha256(weights).hexdigest()})
     write_atomically(folder / ESTIMATOR_WEIGHTS, weights)
-    write_atomically(folder / ESTIMATOR_MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+    write_atomically(folder / ESTIMATOR_MANIFEST, manifest.model_dump_json(indent=1, exclude_none=True) + "\n")
     return manifest
 
 
