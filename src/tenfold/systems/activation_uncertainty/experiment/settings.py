@@ -71,9 +71,10 @@ class DataOptions:
             "root": self.name not in ("digits", "ratings"),
         }
         for setting, effect in fits.items():
-            if getattr(self, setting) is not None and not effect:
+            value = getattr(self, setting)
+            if value is not None and not effect:
                 raise UserError(
-                    f"data.{setting} has no effect on {self.name!r}: leave it out, or name the data it is for with "
+                    f"data.{setting} {value!r} has no effect on {self.name!r}: leave it out, or name the data it is for with "
                     "--data.name"
                 )
         if self.unreadable != "refuse" and self.name != "folder":
