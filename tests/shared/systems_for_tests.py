@@ -17,13 +17,6 @@ def an_image(folder):
     return [path]
 
 
-def a_row(folder):
-    """A row of the digits that activation uncertainty learns from."""
-    path = folder / "rows.npy"
-    np.save(path, np.zeros((2, 64), np.float32))
-    return [path]
-
-
 def a_query(folder):
     """Nothing to make: graph fusion answers queries of names."""
     return ["virus, affects", "?, affects, virus"]
@@ -61,8 +54,10 @@ CASES = {
         fast=["--seeds", "1", "--optimizer.epochs", "2", "--estimator.passes", "20", "--estimator.test_passes", "20",
               "--model.arguments", "{widths: [16, 8]}"],
         kill_at="steps/main/digits/seed0/result.json",
-        inputs=a_row,
-        wrong={"--estimator.passes=0": "passes", "--optimizer.learning_rate=nan": "learning_rate"},
+        inputs=an_image,
+        wrong={"--estimator.passes=0": "passes", "--optimizer.learning_rate=nan": "learning_rate",
+               "--dropout.rate=1.5": "dropout.rate must be less than 1", "--data.rows=10": "no effect on 'digits'",
+               "--companions=[digits]": "companions"},
     ),
     "relation-distillation": Case(
         fast=["--seeds", "1", "--teacher.width", "32", "--teacher.depth", "3", "--teacher.epochs", "1",
