@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from planted import LinearNet, clean_ensemble, digit_data, planted_ensemble
+from planted import LinearNet, calibration_of, clean_ensemble, digit_data, planted_ensemble
 
 from tenfold.data import digits
 from tenfold.errors import UserError
@@ -15,7 +15,7 @@ from tenfold.systems.condensation_audit.attacks.naive_attack import NaiveAttack
 from tenfold.systems.condensation_audit.attacks.success import binomial_interval, mcnemar
 from tenfold.systems.condensation_audit.attacks.triggers import white_patch
 from tenfold.systems.condensation_audit.auditing.audit import audit, audit_model
-from tenfold.systems.condensation_audit.auditing.calibrate import CalibrationPlan, calibrate
+from tenfold.systems.condensation_audit.auditing.calibrate import CalibrationPlan, calibrate, plan_like
 from tenfold.systems.condensation_audit.auditing.confirmation import confirm, control_set
 from tenfold.systems.condensation_audit.auditing.page import to_results
 from tenfold.systems.condensation_audit.auditing.report import EXIT_CODES, NOT_TESTED
@@ -23,19 +23,23 @@ from tenfold.systems.condensation_audit.condensers.condense import condense
 from tenfold.systems.condensation_audit.data.partition import halves
 from tenfold.systems.condensation_audit.defences import calibration as calibrations
 from tenfold.systems.condensation_audit.defences.calibration import (
-    Calibration,
     VerdictCount,
     class_evidence,
     from_lines,
     load_calibration,
     parse_calibration,
-    shipped_calibration,
 )
 from tenfold.systems.condensation_audit.defences.patch_scan import Cell, provisional_evidence
+from tenfold.systems.condensation_audit.experiment.settings import PRESETS, settings_of
 from tenfold.systems.condensation_audit.sets.condensed_set import TrainingRecipe
+from tenfold.systems.condensation_audit.sets.kind import SetKind, kind_of
 
-ARGUMENTS = {"width": 16, "depth": 2}
-RECIPE = TrainingRecipe("convnet", ARGUMENTS, epochs=60, learning_rate=0.05, batch_size=256)
+KIND = SetKind(
+    "dm", {}, 10.0, "convnet", {}, {}, (1, 8, 8), tuple("0123456789"), (0.3,), (0.4,), images=100,
+    pixel_mean=(0.3,), pixel_std=(0.4,),
+)  # fmt: skip
+ARGUMENTS = {"width": 12, "depth": 2}
+RECIPE = TrainingRecipe("convnet", ARGUMENTS, epochs=40, learning_rate=0.05, batch_size=256)
 
 
 @pytest.fixture(scope="module")
@@ -45,29 +49,21 @@ def data():
 
 @pytest.fixture(scope="module")
 def clean():
-    return digits().subset(slice(1197, 1797))
+    return digits().subset(slice(1197, 1597))
 
 
 def make(data, attack=None, seed=0):
-    return condense(data, "random", 10, network_arguments=ARGUMENTS, recipe=RECIPE, attack=attack, seed=seed)
+    return condense(data, "random", 8, network_arguments=ARGUMENTS, recipe=RECIPE, attack=attack, seed=seed)
 
 
 @pytest.fixture(scope="module")
-def poisoned_report(data, clean):
-    attack = NaiveAttack(0.2, 4, 2, white_patch((1, 8, 8), 2, 3, 6))
-    return audit(make(data, attack), clean, networks=3, calibration=plain())
+def attacked(data):
+    return make(data, NaiveAttack(0.2, 4, 2, white_patch((1, 8, 8), 2, 3, 6)))
 
 
-def plain():
-    return Calibration((1, 8, 8), 10, "random", 3)
-
-
-def usual(level=0.25, spread=0.1, **changes):
-    """A calibration from clean sets whose scores are random about a level."""
-    scores = level + spread * np.random.default_rng(0).standard_normal((12, 2, 10)).round(3)
-    nested = tuple(tuple(tuple(row) for row in one) for one in scores.tolist())
-    about = {"classes": tuple("0123456789"), "sizes": (1, 2), "scores": nested} | changes
-    return Calibration((1, 8, 8), 10, "random", 3, **about)
+@pytest.fixture(scope="module")
+def poisoned_report(attacked, clean):
+    return audit(attacked, clean, networks=2, calibration=calibration_of(attacked, 2))
 
 
 def test_a_poisoned_set_is_found_explained_and_repaired(poisoned_report):
@@ -80,7 +76,7 @@ def test_a_poisoned_set_is_found_explained_and_repaired(poisoned_report):
     assert found.trigger.excess <= 1
     repairs = {row.name: row for row in report.repairs}
     assert repairs["none"].success > 0.4 and len(repairs) >= 4
-    assert report.attribution is not None and len(report.attribution.images) == 10
+    assert report.attribution is not None and len(report.attribution.images) == 8
     assert {row.name for row in report.defences} >= {"neural cleanse", "neuron stimulation (ABS)", "STRIP"}
     clusters = next(row for row in report.defences if row.name == "activation clustering")
     assert "those of clean sets are flagged, too" in clusters.note
@@ -88,7 +84,7 @@ def test_a_poisoned_set_is_found_explained_and_repaired(poisoned_report):
 
 def test_the_report_is_a_page_and_plain_json(poisoned_report, tmp_path):
     text = json.dumps(poisoned_report.to_dict(), allow_nan=False)
-    assert all(line in text for line in NOT_TESTED) and "probability" not in poisoned_report.calibration
+    assert all(line in text for line in NOT_TESTED)
     results = to_results(poisoned_report)
     assert not results.claims[0].holds and len(results.pictures) == 2
     write_report(results, tmp_path / "report.html")
@@ -97,10 +93,20 @@ def test_the_report_is_a_page_and_plain_json(poisoned_report, tmp_path):
 
 
 def test_a_clean_set_passes(data, clean):
-    report = audit(make(data, seed=1), clean, networks=2, published=False, calibration=usual())
-    assert report.verdict == "clean (as far as tested)" and report.exit_code == 0
+    found = make(data, seed=1)
+    report = audit(found, clean, networks=1, published=False, calibration=calibration_of(found, 1, level=0.6))
+    assert report.verdict == "clean (as far as tested)" and report.exit_code == 0 and report.uncalibrated == ""
     assert report.repairs == [] and report.attribution is None
-    assert "another kind" not in report.calibration
+
+
+def test_a_set_of_an_uncalibrated_kind_is_never_called_backdoored(data, clean, attacked):
+    """The same set, poisoned and found, judged by clean sets of another kind."""
+    other = calibration_of(make(data, seed=1), 1)
+    other = dataclasses.replace(other, kind=dataclasses.replace(other.kind, reading={"from": [28, 28]}))
+    report = audit(attacked, clean, networks=1, published=False, repairs=False, calibration=other)
+    assert report.verdict == "not calibrated for this kind" and report.exit_code == 13
+    assert "the clean sets differ in reading" in report.reason and "calibrate --like" in report.reason
+    assert report.to_dict()["uncalibrated"] == report.uncalibrated != ""
 
 
 def test_search_and_judgement_share_no_image(clean):
@@ -114,31 +120,23 @@ def test_search_and_judgement_share_no_image(clean):
     assert (counts[0] - counts[1]).abs().max() <= 1
 
 
-def test_without_clean_images_the_evidence_is_weak(data):
-    attack = NaiveAttack(0.2, 4, 2, white_patch((1, 8, 8), 2, 3, 6))
-    report = audit(make(data, attack), None, networks=1, published=False, calibration=plain())
+def test_without_clean_images_the_evidence_is_weak(attacked):
+    calibration = calibration_of(attacked, 1, level=0.0)
+    report = audit(attacked, None, networks=1, published=False, calibration=calibration)
     assert report.weak and report.verdict in ("suspicious", "not assessable") and "weak" in report.notes[0]
 
 
 def test_an_altered_set_is_told_by_its_accuracy(data, clean):
     found = dataclasses.replace(make(data), results={"accuracy": 0.995})
-    report = audit(found, clean, networks=1, published=False, repairs=False, calibration=plain())
-    assert any("its manifest says 0.995" in note for note in report.notes)
-    useless = dataclasses.replace(found, images=torch.zeros_like(found.images))
-    assert audit(useless, clean, networks=1, published=False, calibration=plain()).verdict == "not assessable"
+    calibration = calibration_of(found, 1, level=0.9)
+    report = audit(found, clean, networks=1, published=False, repairs=False, calibration=calibration)
+    assert any("was altered" in note for note in report.notes)
 
 
-def test_a_suspected_trigger_is_measured_beside_its_control(data, clean):
-    attack = NaiveAttack(0.2, 4, 2, white_patch((1, 8, 8), 2, 3, 6))
-    report = audit(
-        make(data, attack),
-        clean,
-        networks=1,
-        published=False,
-        repairs=False,
-        suspected=(attack.trigger, 4),
-        calibration=plain(),
-    )
+def test_a_suspected_trigger_is_measured_beside_its_control(attacked, clean):
+    trigger = white_patch((1, 8, 8), 2, 3, 6)
+    options = {"networks": 1, "published": False, "repairs": False, "suspected": (trigger, 4)}
+    report = audit(attacked, clean, calibration=calibration_of(attacked, 1, level=0.9), **options)
     assert report.suspected.kind == "backdoor" and report.suspected.effect > 0.2
 
 
@@ -173,7 +171,7 @@ def test_the_control_set_holds_real_images_of_the_class(data, clean):
     control = control_set(found, clean, 3)
     own = found.labels == 3
     assert torch.equal(control.images[~own], found.images[~own])
-    real = data.preprocessing.normalize(clean.images[clean.labels == 3][:10])
+    real = data.preprocessing.normalize(clean.images[clean.labels == 3][:8])
     assert torch.equal(control.images[own], real)
 
 
@@ -201,31 +199,52 @@ def test_what_does_not_fit_is_one_line(data, clean, change, message):
     }
     images = wrong.get(change.get("clean"), clean)
     with pytest.raises(UserError, match=message):
-        audit(make(data), images, networks=1, published=False, suspected=change.get("suspected"), calibration=plain())
+        audit(make(data), images, networks=1, published=False, suspected=change.get("suspected"))
 
 
 # --- calibration ------------------------------------------------------------------------------------------------
 
 
-def test_calibration_on_digits_goes_on_where_it_stopped(data, clean, tmp_path):
+def test_calibration_goes_on_where_it_stopped_and_only_with_what_it_began(data, clean, tmp_path):
+    few = data.subset(torch.arange(200))
     plan = CalibrationPlan(
-        sets=10,
-        poisoned=2,
-        networks=1,
-        images=60,
-        method="random",
-        arguments=ARGUMENTS,
-        recipe=dataclasses.replace(RECIPE, epochs=3),
-    )
+        sets=10, poisoned=1, networks=1, images=20, method="random", images_per_class=2,
+        arguments={"width": 4, "depth": 2}, recipe=dataclasses.replace(RECIPE, epochs=2),
+    )  # fmt: skip
     counted = []
-    whole = calibrate(data, clean, plan, kept=tmp_path / "a", progress=lambda done, of: counted.append((done, of)))
-    assert counted[-1] == (12, 12) and len(whole.scores) == 10 and whole.false_alarms == 1 / 11
+    whole = calibrate(few, clean, plan, kept=tmp_path / "a", progress=lambda done, of: counted.append((done, of)))
+    assert counted[-1] == (11, 11) and len(whole.scores) == 10 and whole.false_alarms == 1 / 11
+    assert whole.kind.method == "random" and whole.kind.images == 180 and whole.scanned == 20
     lines = (tmp_path / "a").read_text().splitlines(keepends=True)
-    (tmp_path / "b").write_text("".join(lines[:7]))
-    resumed = calibrate(data, clean, plan, kept=tmp_path / "b")
-    assert resumed == whole
+    (tmp_path / "b").write_text("".join(lines[:9]))
+    assert calibrate(few, clean, plan, kept=tmp_path / "b") == whole
     (tmp_path / "c.json").write_text(whole.to_json())
     assert load_calibration(tmp_path / "c.json") == whole
+    for other in (dataclasses.replace(plan, seed=1), dataclasses.replace(plan, networks=2)):
+        with pytest.raises(UserError, match="of other data or settings"):
+            calibrate(few, clean, other, kept=tmp_path / "a")
+    with pytest.raises(UserError, match="of other data or settings"):
+        calibrate(data.subset(torch.arange(201)), clean, plan, kept=tmp_path / "a")
+
+
+def test_the_kind_of_a_set_is_all_that_moves_its_scores(data):
+    found = make(data)
+    kind = kind_of(found)
+    assert kind.difference(kind_of(make(data, seed=5))) == ""
+    assert kind.difference(kind_of(make(data.subset(torch.arange(1000))))) == ""  # a little fewer images
+    assert "number of real images" in kind.difference(kind_of(make(data.subset(torch.arange(500)))))
+    brighter = dataclasses.replace(data, pixels=data.pixels // 2)
+    assert "pixel mean" in kind.difference(kind_of(make(brighter)))
+    resized = dataclasses.replace(data, reading={"from": [16, 16], "resize": "squeeze"})
+    assert "reading" in kind.difference(kind_of(make(resized)))
+    for change in ({"recipe": dataclasses.replace(RECIPE, epochs=41)}, {"classes": tuple("abcdefghij")}):
+        assert next(iter(change)) in kind.difference(kind_of(dataclasses.replace(found, **change)))
+    imported = dataclasses.replace(found, method="imported", source={})
+    assert "method" in kind.difference(kind_of(imported))
+    with pytest.raises(UserError, match="does not say how it was condensed"):
+        plan_like(imported, data)
+    plan = plan_like(found, data, sets=12)
+    assert (plan.method, plan.images_per_class, plan.recipe, plan.sets) == ("random", 8, RECIPE, 12)
 
 
 def test_thresholds_and_power_come_from_the_sets():
@@ -236,9 +255,7 @@ def test_thresholds_and_power_come_from_the_sets():
     lines = [{"scores": scores.tolist()} for scores in clean]
     for asr, target, scores in ((0.5, 2, attacked), (0.3, 2, clean[1]), (0.1, 2, attacked), (0.4, 1, attacked)):
         lines.append({"scores": scores.tolist(), "size": 2, "asr": asr, "target": target})
-    made = from_lines(
-        lines, image_shape=(1, 8, 8), images_per_class=10.0, method="dm", networks=3, classes=tuple("abcd"), sizes=(2,)
-    )
+    made = from_lines(lines, kind=dataclasses.replace(KIND, classes=tuple("abcd")), networks=3, sizes=(2,))
     z = [((clean[k] - np.delete(clean, k, 0).mean(0)) / np.delete(clean, k, 0).std(0, ddof=1)).max() for k in range(15)]
     assert made.threshold == pytest.approx(max(z), rel=1e-4) and made.false_alarms == 1 / 16
     assert [dataclasses.astuple(power) for power in made.power] == [(2, 3, 1)]
@@ -258,31 +275,32 @@ def test_a_class_that_is_always_weak_is_no_alarm():
     clean = 0.05 + 0.02 * rng.random((12, 1, 10))
     clean[:, 0, 0] += 0.4
     assert provisional_evidence(clean[0]).max() > 1
-    about = {"image_shape": (1, 8, 8), "images_per_class": 10.0, "method": "dm", "networks": 3}
     lines = [{"scores": scores.tolist()} for scores in clean[1:]]
-    made = from_lines(lines, classes=tuple("0123456789"), sizes=(2,), **about)
+    made = from_lines(lines, kind=KIND, networks=3, sizes=(2,))
     assert class_evidence(clean[0], np.asarray(made.scores)).max() <= made.threshold
 
 
-def test_sets_of_another_kind_get_the_provisional_thresholds(data, monkeypatch):
-    found = make(data)
-    monkeypatch.setattr(calibrations, "shipped_calibration", lambda: usual(classes=tuple("abcdefghij")))
-    assert calibrations.calibration_for(found).provisional
-    monkeypatch.setattr(calibrations, "shipped_calibration", usual)
-    assert not calibrations.calibration_for(found).provisional
-    assert shipped_calibration().image_shape == (1, 14, 14)
+def test_what_is_shipped_is_of_the_presets():
+    for made in calibrations.shipped_calibrations():
+        preset = PRESETS[made.note.split()[-1].strip("`.")]
+        options = preset.attack
+        assert made.kind.method == options.method and made.kind.images_per_class == options.images_per_class
+        assert made.networks == preset.training.networks and len(made.scores) >= 10
+        assert made.kind.recipe["epochs"] == preset.training.epochs
+        asked = settings_of(preset, options.method, options.images_per_class)
+        assert {name: made.kind.settings[name] for name in asked} == asked
 
 
 def test_files_that_are_no_calibration(tmp_path):
-    for text in ("{", "[]", '{"power": [], "image_shape": [1], "scores": [[]]}', "{}"):
+    for text in ("{", "[]", '{"kind": {}, "power": [], "scores": [[]]}', "{}"):
         with pytest.raises(UserError, match="not a calibration"):
             parse_calibration(text, "file")
     with pytest.raises(UserError, match="cannot read"):
         load_calibration(tmp_path / "none")
     with pytest.raises(UserError, match="at least 10"):
-        calibrate(None, None, CalibrationPlan(sets=3))
+        CalibrationPlan(sets=3)
 
 
 def test_exit_codes():
     assert not {1, 2} & set(EXIT_CODES.values()), "a stopped run and wrong input have these"
-    assert len(set(EXIT_CODES.values())) == 4
+    assert len(set(EXIT_CODES.values())) == 5
