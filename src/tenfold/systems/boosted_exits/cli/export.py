@@ -1,20 +1,20 @@
 """``tenfold export`` and ``tenfold import``: for deployment, and from official checkpoints."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from tenfold.data import Preprocessing
+from tenfold.data.splits import STATISTICS
 from tenfold.errors import UserError
 from tenfold.export import save_model
 from tenfold.systems.boosted_exits.builders import stages_of
 from tenfold.systems.boosted_exits.cli.loading import load_network, policy_of
 from tenfold.systems.boosted_exits.networks.msdnet import MSDNet
-from tenfold.systems.boosted_exits.networks.official_checkpoints import (
-    load_official,
-    parse_official_arguments,
-    read_official_arguments,
-)
+from tenfold.systems.boosted_exits.networks.official_arguments import parse_official_arguments, read_official_arguments
+from tenfold.systems.boosted_exits.networks.official_checkpoints import load_official
 from tenfold.systems.boosted_exits.policies.metrics import exit_costs
 from tenfold.systems.boosted_exits.serving.onnx_graphs import export_branching, export_staged
 
@@ -63,7 +63,7 @@ def import_official(
         checkpoint: the .pth or .pth.tar file, or latest.txt, which names one; nothing in it is executed.
         network: published network that it holds; found by the shapes of the weights where neither this nor settings
             is given.
-        settings: the args.pth that the official program wrote beside it, for any other network.
+        settings: for any other network, what it was trained with: args.pth, args.txt, log.txt, or the script.
         out: folder to write; the checkpoint's name without its suffixes where not given.
     """
     folder = Path(out) if out else Path(Path(checkpoint).name.split(".")[0])
@@ -87,6 +87,18 @@ def import_official(
             "reweight": list(model.reweight),
             "rescale": model.rescale,
         },
-        extra={"costs": list(counted), "cost_convention": "msdnet", "policy": None},
+        extra={
+            "costs": list(counted),
+            "cost_convention": "msdnet",
+            "policy": None,
+            "preprocessing": _official_preprocessing(own["num_classes"], shape).to_dict(),
+        },
     )
     return {"model": str(folder), "exits": model.exits, "num_classes": own["num_classes"], "costs": list(counted)}
+
+
+def _official_preprocessing(classes: int, image_shape: Sequence[int]) -> Preprocessing:
+    """What the official programs do to the images of the data set with so many classes."""
+    if image_shape[-1] == 224:
+        return Preprocessing.cropped(224, *STATISTICS["imagenet"])
+    return Preprocessing.squeezed(image_shape, *STATISTICS["cifar10" if classes == 10 else "cifar100"])

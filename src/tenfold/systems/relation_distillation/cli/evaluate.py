@@ -1,6 +1,5 @@
 """The command ``evaluate``."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ def _splits_of(run: str, manifest: Manifest, data: str | None, root: str | None)
     shape = (manifest.arguments["channels"], *(manifest.arguments["image_size"],) * 2)
     if splits.image_shape != shape:
         raise UserError(f"the network takes images {shape}, those of {splits.name} are {splits.image_shape}")
-    return replace(splits, mean=tuple(manifest.extra["mean"]), std=tuple(manifest.extra["std"]))
+    return splits.prepared(mean=tuple(manifest.extra["mean"]), std=tuple(manifest.extra["std"]))
 
 
 def evaluate(run: str, *, data: str | None = None, root: str | None = None, batch_size: int = 256) -> dict[str, Any]:

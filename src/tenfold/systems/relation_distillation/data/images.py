@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from tenfold.data import (
     ImageFiles,
     LabelledImages,
+    Preprocessing,
     Splits,
     channel_statistics,
     find_data,
@@ -52,7 +53,7 @@ def load_images(
         if name == "clothing64"
         else load_splits(name, root=root, validation=validation, image_size=image_size, workers=workers)
     )
-    splits = replace(splits, interpolation="bicubic")  # as recipes of vision transformers resize
+    splits = splits.prepared(interpolation="bicubic")  # as recipes of vision transformers resize
     return splits if limit is None else replace(splits, train=splits.train.subset(range(min(limit, len(splits.train)))))
 
 
@@ -67,10 +68,7 @@ def _read_clothing(root: str | None, image_size: int) -> Splits:
         train=train,
         validation=held,
         test=test,
-        mean=mean,
-        std=std,
-        image_shape=train.image_shape,
-        augment="none",
+        preprocessing=Preprocessing.squeezed(train.image_shape, mean, std),
         notes=("Photographs of garments, ten unbalanced classes: accuracy is the mean over classes.",),
     )
 
