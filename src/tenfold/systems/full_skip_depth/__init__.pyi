@@ -9,6 +9,9 @@ from .decoders.local_planar import LocalPlanarDecoder as LocalPlanarDecoder
 from .decoders.local_planar import planar_depth as planar_depth
 from .decoders.unet import DPTDecoder as DPTDecoder
 from .decoders.unet import UNetDecoder as UNetDecoder
+from .delivery.models import load as load
+from .delivery.onnx import export_depth_onnx as export_depth_onnx
+from .delivery.point_clouds import write_ply as write_ply
 from .method import DepthObjective as DepthObjective
 from .method import SiLogLoss as SiLogLoss
 from .method import bins_chamfer as bins_chamfer

@@ -8,13 +8,12 @@ from typing import Any, Literal
 import numpy as np
 
 from tenfold.errors import UserError
-from tenfold.export import MANIFEST
-from tenfold.run import write_atomically
+from tenfold.files import inside, write_atomically
+from tenfold.model_folder import MANIFEST
 from tenfold.systems.full_skip_depth.cli.predicting import camera_of, depth_of_photo
 from tenfold.systems.full_skip_depth.delivery.models import load_network
 from tenfold.systems.full_skip_depth.scoring.calibration import calibrate as solve
 from tenfold.systems.full_skip_depth.sets.frames import read_photo
-from tenfold.systems.full_skip_depth.sets.pairs import inside
 
 
 def calibrate(
@@ -85,7 +84,7 @@ def _rows(path: Path) -> list[tuple[Path, float, float, float, str]]:
                     raise UserError(f"{where}: x, y and metres must be numbers") from error
                 if not (math.isfinite(metres) and metres > 0):
                     raise UserError(f"{where}: the distance must lie above 0 metres; got {metres}")
-                rows.append((inside(path.parent, row["image"] or "", where), x, y, metres, where))
+                rows.append((inside(path.parent, row["image"] or ""), x, y, metres, where))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"cannot read {path}: {error}") from error
     if not rows:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tenfold.errors import UserError
-from tenfold.run import write_atomically
+from tenfold.files import write_atomically
 from tenfold.systems.full_skip_depth.delivery.colours import coloured
 from tenfold.systems.full_skip_depth.delivery.models import load_network, served
 from tenfold.systems.full_skip_depth.delivery.point_clouds import Intrinsics, write_ply

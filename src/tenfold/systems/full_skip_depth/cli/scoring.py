@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 
 from tenfold.errors import UserError
-from tenfold.run import read_config, write_atomically
+from tenfold.files import write_atomically
+from tenfold.run import read_config
 from tenfold.systems.full_skip_depth.delivery.models import load_network, served
 from tenfold.systems.full_skip_depth.experiment.recipe import protocol_of, score_network
 from tenfold.systems.full_skip_depth.experiment.settings import USUAL_MAX_DEPTH

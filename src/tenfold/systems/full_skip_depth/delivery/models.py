@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from tenfold.errors import UserError
-from tenfold.export import Manifest, load_manifest, load_weights
+from tenfold.files import printable
+from tenfold.model_folder import Manifest, load_manifest, load_weights, plain_arguments
 from tenfold.systems.full_skip_depth.delivery.onnx import Served
 from tenfold.systems.full_skip_depth.networks.depth_network import FullSkipDepth, build_network
 
@@ -18,19 +19,37 @@ def load_network(folder: str | Path) -> tuple[FullSkipDepth, Manifest]:
     Raises:
         UserError: the folder holds no depth model of this system, or weights that are not its own.
     """
-    manifest = load_manifest(folder)
-    if manifest.system != SYSTEM or manifest.builder != BUILDER:
-        raise UserError(f"{folder} holds a model {manifest.builder!r} of {manifest.system!r}, not of {SYSTEM}")
+    manifest = load_manifest(folder, SYSTEM)
+    if manifest.builder != BUILDER:
+        raise UserError(f"{folder} holds a network {printable(manifest.builder)!r}, which is none of {SYSTEM}")
     known = inspect.signature(build_network).parameters
-    unknown = [name for name in manifest.arguments if name not in known or name == "pretrained"]
+    encoder = str(manifest.arguments.get("encoder", "")).removeprefix("timm/")
+    others = {name: value for name, value in manifest.arguments.items() if name != "encoder"}
+    plain_arguments(others | {"backbone": encoder}, folder)
+    unknown = [name for name in manifest.arguments if name not in known]
     if unknown:
-        raise UserError(f"{folder}: the manifest's argument {unknown[0]!r} is none of a depth network's")
+        raise UserError(f"{folder}: the manifest's argument {printable(unknown[0])!r} is none of a depth network's")
     try:
         network = build_network(**manifest.arguments)
     except TypeError as error:
         raise UserError(f"{folder}: the manifest's arguments are not right: {error}") from error
     load_weights(network, folder)
     return network.eval(), manifest
+
+
+def load(folder: str | Path, *, factory: str | None = None) -> Served:
+    """The served network of a run or model folder, ready to call: images in [0, 1] to metres, calibration inside.
+
+    Args:
+        folder: of the run or model.
+        factory: depth models are built by name only; a factory is refused.
+
+    Raises:
+        UserError: the folder holds no depth model of this system.
+    """
+    if factory is not None:
+        raise UserError("depth models are built by name: --factory has no effect here")
+    return served(*load_network(folder))
 
 
 def served(network: FullSkipDepth, manifest: Manifest) -> Served:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.errors import UserError, require
-from tenfold.export import onnx_session
+from tenfold.onnx import onnx_session
 
 
 @dataclass(frozen=True)

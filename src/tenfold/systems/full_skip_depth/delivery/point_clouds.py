@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tenfold.errors import UserError
-from tenfold.run import write_atomically
+from tenfold.files import write_atomically
 from tenfold.systems.full_skip_depth.sets.depth_files import Depth
 
 Intrinsics = tuple[float, float, float, float]

@@ -7,6 +7,7 @@ comparison over seeds, delivery of FSCN. Every function can be called on its own
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,16 @@ from torch import nn
 import tenfold
 from tenfold.cost import count_flops, count_parameters
 from tenfold.errors import UserError
-from tenfold.export import save_model
+from tenfold.model_folder import save_model
 from tenfold.parallel import rank
-from tenfold.results import Cost, Results
+from tenfold.results import Cost, Picture, Results
 from tenfold.run import Run, environment, peak_process_memory_mb
 from tenfold.systems.full_skip_depth.delivery.models import BUILDER, SYSTEM, load_network
 from tenfold.systems.full_skip_depth.experiment.comparison import (
     claims_of,
     plots_of,
     summarise,
+    summary_of,
     tables_of,
 )
 from tenfold.systems.full_skip_depth.experiment.pictures import compare_pictures, weights_picture
@@ -45,6 +47,7 @@ from tenfold.systems.full_skip_depth.sets.splits import DepthSplits, load_splits
 from tenfold.systems.full_skip_depth.training.augmentation import Augmentation
 from tenfold.systems.full_skip_depth.training.recipes import Recipe
 from tenfold.training import fit
+from tenfold.workers import Step, do_steps
 
 __all__ = ["ARMS", "PRESETS", "Config", "deliver", "network_arguments", "run", "score_network", "train_arm"]
 
@@ -59,39 +62,29 @@ def run(config: Config, run: Run) -> Results:
         run: the run's folder; finished steps are read back from it.
     """
     arms = arms_of(config)
-    sets = {name: load_data(config, name) for name in (config.data.name, *config.data.also)}
-    networks = {name: arm_arguments(config, splits, arms) for name, splits in sets.items()}
-    outcomes: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for name, splits in sets.items():
-        outcomes[name] = {arm: [] for arm in arms}
-        for seed in range(config.seed, config.seed + config.seeds):
-            for arm in arms:
-                step = f"{name}/{arm}/seed{seed}"
-                arguments, epochs = networks[name][arm], epochs_on(config, sets, name)
-                outcomes[name][arm].append(
-                    run.step(
-                        step,
-                        lambda folder: train_arm(config, splits, arguments, seed, epochs, folder, run, step),  # noqa: B023
-                    )
-                )
+    place = Place(config)
+    for name, splits in place.sets.items():
+        for note in splits.notes:
+            run.say(f"{name}: {note}")
+    seeds = range(config.seed, config.seed + config.seeds)
+    steps = [
+        Step(f"{name}/{arm}/seed{seed}", (name, arm, seed)) for name in place.sets for seed in seeds for arm in arms
+    ]
+    alone = config.trainer.device.type != "cpu" or config.trainer.devices * config.trainer.num_nodes > 1
+    found = do_steps(run, [steps], partial(Place, config), workers=1 if alone else config.workers, work=place)
+    outcomes = {
+        name: {arm: [found[f"{name}/{arm}/seed{seed}"] for seed in seeds] for arm in arms} for name in place.sets
+    }
     main = config.data.name
-    delivered = run.step("delivery", lambda _: deliver(config, sets[main], networks[main]["fscn"], run))
-    shown = {name: load_trained(run, name, arm, config.seed, networks[name][arm]) for name in sets for arm in ["fscn"]}
-    pictures = []
-    for name, splits in sets.items():
-        compared = {"FSCN": shown[name]}
-        if "unet" in arms:
-            compared["U-Net"] = load_trained(run, name, "unet", config.seed, networks[name]["unet"])
-        pictures.append(compare_pictures(name, splits, compared, top_of(networks[name]["fscn"])))
-        if hasattr(shown[name].decoder, "contributions"):
-            pictures.append(weights_picture(name, shown[name], splits))
-    first = sets[main]
+    first = place.sets[main]
+    delivered = run.step("delivery", lambda _: deliver(config, first, place.arguments[main]["fscn"], run))
     return Results(
         system=SYSTEM,
         preset=config.preset,
         seed=config.seed,
         version=tenfold.__version__,
-        claims=claims_of(outcomes, {name: splits.dense for name, splits in sets.items()}),
+        summary=summary_of(outcomes),
+        claims=claims_of(outcomes, {name: splits.dense for name, splits in place.sets.items()}),
         metrics=summarise(outcomes),
         cost=Cost(
             params=delivered["params"],
@@ -99,12 +92,12 @@ def run(config: Config, run: Run) -> Results:
             seconds=run.seconds,
             peak_memory_mb=peak_process_memory_mb(),
         ),
-        environment=environment(config.trainer.device.type, data=", ".join(sets), train_images=len(first.train)),
+        environment=environment(config.trainer.device.type, data=", ".join(place.sets), train_images=len(first.train)),
         plots=plots_of(outcomes),
-        tables=tables_of(outcomes, delivered),
-        pictures=pictures,
+        tables=tables_of(outcomes),
+        pictures=pictures_of(config, place, arms, run),
         notes=[
-            *(f"{name}: {note}" for name, splits in sets.items() for note in splits.notes),
+            *(f"{name}: {note}" for name, splits in place.sets.items() for note in splits.notes),
             f"Protocol: {delivered['protocol']}; {'with' if config.flip_test else 'without'} flip test; loss: SiLog "
             f"with lambda {config.optimizer.variance_focus:g}. Epochs are chosen by abs rel on validation frames, in "
             "every arm alike; test frames are only measured.",
@@ -112,6 +105,37 @@ def run(config: Config, run: Run) -> Results:
             "than its abstract, so none of its numbers stand here.",
         ],
     )
+
+
+class Place:
+    """The frames and networks that every step needs; calling it does a step.
+
+    Args:
+        config: the settings.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.sets = {name: load_data(config, name) for name in (config.data.name, *config.data.also)}
+        self.arguments = {name: arm_arguments(config, splits, arms_of(config)) for name, splits in self.sets.items()}
+
+    def __call__(self, step: Step, folder: Path, run: Run) -> dict[str, Any]:
+        """Train an arm on a data set with a seed, see :func:`train_arm`."""
+        name, arm, seed = step.arguments
+        epochs = epochs_on(self.config, self.sets, name)
+        return train_arm(self.config, self.sets[name], self.arguments[name][arm], seed, epochs, folder, run, step.name)
+
+
+def pictures_of(config: Config, place: Place, arms: Sequence[str], run: Run) -> list[Picture]:
+    """Predictions and errors side by side, and what every level takes from where, of the first seed's networks."""
+    pictures = []
+    for name, splits in place.sets.items():
+        shown = [arm for arm in ("unet", "fscn") if arm in arms]
+        networks = {arm: load_trained(run, name, arm, config.seed, place.arguments[name][arm]) for arm in shown}
+        pictures.append(compare_pictures(name, splits, networks, float(place.arguments[name]["fscn"]["max_depth"])))
+        if config.model.decoder in ("full-skip", "unet3plus"):
+            pictures.append(weights_picture(name, networks["fscn"], splits))
+    return pictures
 
 
 def load_data(config: Config, name: str) -> DepthSplits:
@@ -294,7 +318,11 @@ def measure(network: nn.Module, splits: DepthSplits, max_depth: float, *, flip: 
     return {
         "protocol": score.text,
         "metrics": {name: None if math.isnan(value) else value for name, value in score.metrics.items()},
-        "rows": score.rows["abs_rel"],
+        "rows": {
+            name: [None if math.isnan(value) else value for value in score.rows[name]]
+            for name in ("abs_rel", "rmse", "edge_abs_rel", "boundary_f")
+            if name in score.rows
+        },
         "distances": score.distances,
         "images": len(score.names),
         "skipped": len(score.skipped),
@@ -336,11 +364,6 @@ def deliver(config: Config, splits: DepthSplits, arguments: dict[str, Any], run:
         "image_size": [height, width],
         "protocol": protocol_of(splits, arguments["max_depth"]).text,
     }
-
-
-def top_of(arguments: dict[str, Any]) -> float:
-    """The largest depth of a network's arguments."""
-    return float(arguments["max_depth"])
 
 
 def _narrowed(arguments: dict[str, Any], limit: int) -> dict[str, Any]:

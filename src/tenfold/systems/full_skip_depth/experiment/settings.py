@@ -4,7 +4,15 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tenfold.errors import UserError
-from tenfold.training import TrainerOptions
+from tenfold.options import TrainerOptions
+from tenfold.settings import (
+    Count,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Seed,
+    Share,
+)
 
 
 @dataclass
@@ -38,23 +46,23 @@ class DataOptions:
     name: str = "rooms"
     also: list[str] = field(default_factory=list)
     root: str | None = None
-    images: int = 300
+    images: PositiveInt = 200
     image_size: list[int] | None = None
-    depth_scale: float | None = None
-    focal: float | None = None
+    depth_scale: PositiveFloat | None = None
+    focal: PositiveFloat | None = None
     border: Literal["none", "kitti", "nyu"] = "none"
     train_list: str | None = None
     test_list: str | None = None
-    validation: float = 0.1
-    test: float = 0.2
+    validation: Share = 0.1
+    test: Share = 0.2
     order: Literal["name", "random"] = "name"
     skip_unpaired: bool = False
-    degrees: float = 0.0
+    degrees: NonNegativeFloat = 0.0
     crop: list[int] | None = None
-    flip: float = 0.5
-    colour: float = 0.5
-    brightness: float = 0.1
-    workers: int = 0
+    flip: Share = 0.5
+    colour: Share = 0.5
+    brightness: Share = 0.1
+    workers: Count = 0
 
 
 @dataclass
@@ -86,12 +94,12 @@ class ModelOptions:
     connectivity: Literal["none", "same", "shallow", "full"] = "shallow"
     fusion: Literal["concat", "scalar", "se", "scalar+se", "pixel", "cbam"] = "scalar+se"
     resize: Literal["area", "max", "strided", "bilinear_aa", "bilinear"] = "area"
-    skip_projection: int | None = None
-    width: int = 48
+    skip_projection: PositiveInt | None = None
+    width: PositiveInt = 48
     head: Literal["sigmoid", "exp", "softplus", "bins"] = "sigmoid"
-    min_depth: float = 1e-3
-    max_depth: float | None = None
-    focal_reference: float | None = None
+    min_depth: NonNegativeFloat = 1e-3
+    max_depth: PositiveFloat | None = None
+    focal_reference: PositiveFloat | None = None
     frozen_batch_norm: bool = False
 
 
@@ -113,15 +121,15 @@ class OptimizerOptions:
     """
 
     recipe: Literal["adabins", "bts"] = "adabins"
-    epochs: int = 8
-    batch_size: int = 8
-    learning_rate: float = 5e-3
-    weight_decay: float = 0.01
-    encoder_factor: float = 1.0
-    variance_focus: float = 0.85
-    least_depth: float = 1e-3
+    epochs: PositiveInt = 6
+    batch_size: PositiveInt = 8
+    learning_rate: PositiveFloat = 5e-3
+    weight_decay: NonNegativeFloat = 0.01
+    encoder_factor: PositiveFloat = 1.0
+    variance_focus: Share = 0.85
+    least_depth: NonNegativeFloat = 1e-3
     auxiliary: list[float] = field(default_factory=list)
-    bins: float = 0.1
+    bins: NonNegativeFloat = 0.1
 
 
 @dataclass
@@ -137,18 +145,43 @@ class Config:
         data: see :class:`DataOptions`.
         model: see :class:`ModelOptions`.
         optimizer: see :class:`OptimizerOptions`.
-        trainer: see :class:`tenfold.training.TrainerOptions`; changes where a run computes, not what.
+        workers: processes that share the arms and seeds; one per free core where null.
+        trainer: see :class:`tenfold.TrainerOptions`; changes where a run computes, not what.
     """
 
     preset: str = "tiny"
-    seed: int = 0
-    seeds: int = 1
+    seed: Seed = 0
+    seeds: PositiveInt = 1
     arms: list[str] = field(default_factory=lambda: ["unet"])
     flip_test: bool = False
+    workers: PositiveInt | None = None
     data: DataOptions = field(default_factory=DataOptions)
     model: ModelOptions = field(default_factory=ModelOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     trainer: TrainerOptions = field(default_factory=lambda: TrainerOptions(gradient_clip=0.1))
+
+    def check(self) -> None:
+        """Refuse names that are not there, and settings that do not go together.
+
+        Raises:
+            UserError: names the setting.
+        """
+        unknown = [name for name in self.arms if name not in ARMS]
+        if unknown:
+            raise UserError(f"arms: there is no arm {unknown[0]!r}; there are: {', '.join(ARMS)}")
+        data = self.data
+        if len({data.name, *data.also}) != 1 + len(data.also):
+            raise UserError(f"data.also repeats data: {data.name}, {', '.join(data.also)}")
+        for name, value, least in (("crop", data.crop, 32), ("image_size", data.image_size, 32)):
+            if value is not None and (len(value) != 2 or min(value) < least):
+                raise UserError(f"data.{name} is [height, width], {least} or more each; got {value}")
+        if not 0 < data.validation < 1 or not 0 < data.test < 1 or data.degrees >= 90:
+            raise UserError("data.validation and data.test are shares in (0, 1), data.degrees lies below 90")
+        if any(weight <= 0 for weight in self.optimizer.auxiliary):
+            raise UserError(f"optimizer.auxiliary holds weights above 0; got {self.optimizer.auxiliary}")
+        top = self.model.max_depth
+        if top is not None and not self.model.min_depth < top:
+            raise UserError(f"model.min_depth must lie below max_depth; got {self.model.min_depth} and {top}")
 
 
 ARMS: dict[str, dict[str, Any]] = {
@@ -171,38 +204,7 @@ USUAL_MAX_DEPTH = {"rooms": 10.0, "rooms-easy": 10.0, "nyu": 10.0, "kitti": 80.0
 
 
 def arms_of(config: Config) -> list[str]:
-    """Names of all arms, ``fscn`` last.
-
-    Raises:
-        UserError: a name that is not in :data:`ARMS`, or settings out of range.
-    """
-    unknown = [name for name in config.arms if name not in ARMS]
-    if unknown:
-        raise UserError(f"arms: there is no arm {unknown[0]!r}; there are: {', '.join(ARMS)}")
-    options = config.optimizer
-    if config.seeds < 1 or options.epochs < 1 or options.batch_size < 1:
-        raise UserError("seeds, optimizer.epochs and optimizer.batch_size must be at least 1")
-    if options.learning_rate <= 0 or options.weight_decay < 0 or options.encoder_factor <= 0:
-        raise UserError("optimizer.learning_rate and encoder_factor must lie above 0, weight_decay not below 0")
-    if not 0 <= options.variance_focus <= 1 or options.least_depth < 0 or options.bins < 0:
-        raise UserError("optimizer.variance_focus lies in [0, 1]; least_depth and bins are not below 0")
-    if any(weight <= 0 for weight in options.auxiliary):
-        raise UserError(f"optimizer.auxiliary holds weights above 0; got {options.auxiliary}")
-    data = config.data
-    if (
-        not 0 <= data.degrees < 90
-        or not 0 <= data.flip <= 1
-        or not 0 <= data.colour <= 1
-        or not 0 <= data.brightness < 1
-    ):
-        raise UserError("data.degrees lies in [0, 90), flip and colour in [0, 1], brightness in [0, 1)")
-    if data.crop is not None and (len(data.crop) != 2 or min(data.crop) < 32):
-        raise UserError(f"data.crop is [height, width], 32 or more each; got {data.crop}")
-    if len({data.name, *data.also}) != 1 + len(data.also):
-        raise UserError(f"data.also repeats data: {data.name}, {', '.join(data.also)}")
-    top = config.model.max_depth
-    if config.model.min_depth < 0 or (top is not None and not config.model.min_depth < top):
-        raise UserError("model.min_depth lies in [0, max_depth)")
+    """Names of all arms, ``fscn`` last."""
     return [*config.arms, "fscn"]
 
 

@@ -6,10 +6,9 @@ import numpy as np
 import torch
 
 from tenfold.errors import UserError
-from tenfold.run import read_json
+from tenfold.files import inside, read_json
 from tenfold.systems.full_skip_depth.sets.frames import FrameArrays, read_photo
 from tenfold.systems.full_skip_depth.sets.lidar import project_points, to_sensor
-from tenfold.systems.full_skip_depth.sets.pairs import inside
 
 FARTHEST = 80.0
 
@@ -50,12 +49,12 @@ def drive_frames(
             for number in splits[part]:
                 frame = by_number[number]
                 view = frame["cameras"][camera]
-                photo = read_photo(inside(root, view["file"], "frames.json"))
+                photo = read_photo(inside(root, view["file"]))
                 resized = torch.nn.functional.interpolate(
                     photo[None].float(), size=size, mode="bilinear", antialias=True
                 )[0]
                 images.append(resized.round().clamp(0, 255).to(torch.uint8))
-                points = _points(inside(root, frame["lidar"]["file"], "frames.json"))
+                points = _points(inside(root, frame["lidar"]["file"]))
                 seen = to_sensor(points, view["pose"]["heading"], view["pose"]["position"])
                 depths.append(torch.from_numpy(project_points(seen, intrinsics, size)))
             names = [f"{camera}/{number:02d}" for number in splits[part]]

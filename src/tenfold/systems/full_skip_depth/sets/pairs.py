@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tenfold.errors import UserError
+from tenfold.files import inside
 from tenfold.systems.full_skip_depth.sets.depth_files import DEPTH_SUFFIXES
 
 IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"))
@@ -112,8 +113,8 @@ def pairs_of_csv(path: str | Path) -> dict[str, list[Pair]]:
     for number, row in enumerate(rows, 2):
         if not row["image"] or None in row or None in row.values():
             raise UserError(f"{path}, line {number}: expected {len(columns)} cells with an image among them")
-        image = inside(path.parent, row["image"], f"{path}, line {number}")
-        depth = inside(path.parent, row["depth"], f"{path}, line {number}") if row["depth"] else None
+        image = inside(path.parent, row["image"])
+        depth = inside(path.parent, row["depth"]) if row["depth"] else None
         focal = _number(row.get("focal") or "nan", f"{path}, line {number}")
         parts.setdefault(row.get("split") or "all", []).append(Pair(row["image"], image, depth, focal))
     if not parts:
@@ -173,22 +174,10 @@ def read_lines(path: str | Path) -> list[str]:
         raise UserError(f"cannot read {path}: {error}") from error
 
 
-def inside(folder: Path, name: str, where: str) -> Path:
-    """``folder / name``, which must not leave the folder.
-
-    Raises:
-        UserError: it does.
-    """
-    path = folder / name
-    if Path(name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"{where}: {name!r} leaves the folder {folder}; name files within it")
-    return path
-
-
 def _find(name: str, roots: Sequence[Path], where: str) -> Path:
     relative = name.lstrip("/")
     for root in roots:
-        path = inside(root, relative, where)
+        path = inside(root, relative)
         if path.is_file():
             return path
     raise UserError(f"{where}: {relative} is in none of {', '.join(map(str, roots))}")

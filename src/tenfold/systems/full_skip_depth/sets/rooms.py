@@ -39,7 +39,7 @@ def render_rooms(
         images: number of rooms.
         height: of an image.
         width: of an image.
-        boxes: in a room; three quarters stand on the floor.
+        boxes: in a room, at least 1; three quarters stand on the floor.
         thin: boxes of 0.06 to 0.56 m and 0.1 to 1.7 m height, most of them thin; else of 0.25 to 1.15 m.
         seed: of everything.
     """

@@ -96,7 +96,7 @@ def load_splits(
     size = None if image_size is None else (int(image_size[0]), int(image_size[1]))
     if name in ("rooms", "rooms-easy"):
         if root is not None:
-            raise UserError(f"{name} are rendered: --data.root has no effect; name your data with --data.name pairs")
+            raise UserError(f"{name} are rendered, {root} has no effect: name your data with --data.name pairs")
         return _rooms(name, images, size or (72, 96))
     if name == "drive":
         folder = find_data(root)
