@@ -349,7 +349,7 @@ def deliver(config: Config, splits: DepthSplits, arguments: dict[str, Any], run:
             network,
             system=SYSTEM,
             builder=BUILDER,
-            arguments=arguments | {"pretrained": False},
+            arguments={name: value for name, value in arguments.items() if name != "pretrained"},
             extra={
                 "data": splits.name,
                 "image_size": [height, width],

@@ -250,7 +250,7 @@ PRESETS = {
         preset="small",
         seeds=3,
         arms=["none", "unet", "same-acm", "shallow-concat", "full-acm", "fscn-equal", "bts", "adabins", "dpt"],
-        data=DataOptions(images=320, also=["drive"]),
+        data=DataOptions(images=240, also=["drive"]),
         optimizer=OptimizerOptions(epochs=3),
     ),
     "paper": _published("nyu", "adabins"),
