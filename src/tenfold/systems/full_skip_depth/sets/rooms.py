@@ -44,7 +44,9 @@ def render_rooms(
         seed: of everything.
     """
     generator = torch.Generator().manual_seed(seed)
-    made = [_render(min(64, images - start), height, width, boxes, thin, generator) for start in range(0, images, 64)]
+    part = max(1, 64 * 72 * 96 // (height * width))  # so many at a time that memory stays below a few hundred MiB
+    starts = range(0, images, part)
+    made = [_render(min(part, images - start), height, width, boxes, thin, generator) for start in starts]
     pixels, depths = (torch.cat(parts) for parts in zip(*made, strict=True))
     return Rooms(pixels, depths, FOCAL_OF_WIDTH * width)
 
