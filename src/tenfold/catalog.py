@@ -72,6 +72,14 @@ SYSTEMS = (
         package="tenfold.systems.boosted_exits",
     ),
     System(
+        id="full-skip-depth",
+        alias="fscn",
+        summary="monocular depth in metres with full skip connections, and a scorer that names its protocol",
+        paper="Rethinking Skip Connections in Encoder-decoder Networks for Monocular Depth Estimation, arXiv 2208.13441, "
+        "2022",
+        package="tenfold.systems.full_skip_depth",
+    ),
+    System(
         id="activation-uncertainty",
         alias="activation-strength",
         summary="dropout-grade prediction uncertainty from neuron activations in one forward pass",

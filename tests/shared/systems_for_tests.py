@@ -50,6 +50,15 @@ CASES = {
         wrong={"--optimizer.learning_rate=-1": "learning_rate", "--model.arguments={widths: []}": "widths",
                "--budget=2": "budget", "--optimizer.epochs=0": "epochs"},
     ),
+    "full-skip-depth": Case(
+        fast=["--seeds", "1", "--data.images", "20", "--data.image_size", "[40, 56]", "--optimizer.epochs", "2",
+              "--model.encoder", "tiny-4-6-8-8", "--model.width", "32", "--trainer.checkpoint_steps", "1"],
+        kill_at="steps/rooms/unet/seed0/last.ckpt",
+        inputs=an_image,
+        wrong={"--optimizer.variance_focus=2": "variance_focus", "--model.max_depth=-1": "max_depth",
+               "--data.crop=[8, 8]": "crop", "--arms=[unets]": "unets", "--data.name=moon": "moon",
+               "--model.encoder=timm/vit_tiny_patch16_224": "no pyramid"},
+    ),
     "activation-uncertainty": Case(
         fast=["--seeds", "1", "--optimizer.epochs", "2", "--estimator.passes", "20", "--estimator.test_passes", "20",
               "--model.arguments", "{widths: [16, 8]}"],
