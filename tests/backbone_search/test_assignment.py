@@ -101,7 +101,7 @@ def test_number_of_cells_of_a_box_is_cut_not_rounded():
 
 
 def test_images_without_boxes_have_a_loss_and_half_precision_is_as_single():
-    raw, places, strides, boxes, classes, present = scene(3, 2, 5, 3)
+    raw, _, _, boxes, classes, present = scene(3, 2, 5, 3)
     present[:] = False
     losses = DetectionLoss()(raw.requires_grad_(), (128, 128), Truth(boxes, classes, present))
     assert losses.total == losses.objectness > 0 and losses.positives == 0

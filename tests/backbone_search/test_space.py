@@ -46,8 +46,8 @@ def test_counted_costs_are_those_of_torch_for_random_genomes():
         adds, parameters = _mobile(plan, 32, 64)
         assert (2 * adds, parameters) == (count_flops(backbone, image), count_parameters(backbone))
     light = DarknetSpace(yolox("nano").backbone)
-    for plan in (plan, light.plan(light.random(generator))):
-        detector = YOLOXLite(DetectorPlan(plan, **NECK))
+    for last in (plan, light.plan(light.random(generator))):
+        detector = YOLOXLite(DetectorPlan(last, **NECK))
         counted = count_costs(detector.plan, 32, 64)
         assert counted["parameters"] == count_parameters(detector)
         assert 2 * counted["multiply_adds"] == count_flops(detector, image)
@@ -80,7 +80,7 @@ def test_size_of_the_space_is_counted_after_canonicalisation(per_stage):
     space = MobileSpace(tiny, per_stage=per_stage, sizes=[(32, 32), (64, 64)])
     assert space.size() == count_by_enumeration(space)
     full = MobileSpace(tiny, mode="full", per_stage=True)
-    # 2 widths; 3 kernels of 2 operators with 2 expansions (the first stage: 1) and of Tucker blocks; 3 depths in stage 3
+    # 2 widths; 3 kernels of two operators with 2 expansions (stage 1: one) and of Tucker blocks; 3 depths in stage 3
     assert full.size() == (2 * 3 * 3) * (2 * 3 * 5) * (2 * 3 * 3 * 5) * (2 * 3 * 5)
     assert MobileSpace().size() > 1e15
 
@@ -102,7 +102,8 @@ def test_own_spaces_and_what_they_refuse():
     for genes in ({}, {"a": ()}, {"a": (1, 1)}, {"a": ((1,),)}):
         with pytest.raises(UserError):
             SearchSpace(genes)
-    for genome, word in (({"a.x": 1}, "lacks 'b'"), ({"a.x": 3, "b": "p"}, "choices"), ({"a.x": 1, "b": "p", "c": 1}, "no gene")):  # fmt: skip
+    cases = {"lacks 'b'": {"a.x": 1}, "choices": {"a.x": 3, "b": "p"}, "no gene": {"a.x": 1, "b": "p", "c": 1}}
+    for word, genome in cases.items():
         with pytest.raises(UserError, match=word):
             space.check(genome)
     with pytest.raises(UserError):

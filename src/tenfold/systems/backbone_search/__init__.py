@@ -1,4 +1,4 @@
-"""Backbone search: the accuracy-cost front of detectors on your data, by evolution with weight mapping (arXiv 2211.02791)."""
+"""Backbone search (arXiv 2211.02791): the accuracy-cost front of detectors on your data, by weight mapping."""
 
 import lazy_loader
 

@@ -59,7 +59,7 @@ class DarknetPlan:
 
 
 class Focus(nn.Module):
-    """Every second pixel in both directions as channels (top left, bottom left, top right, bottom right), then 3 x 3."""
+    """Every second pixel in both directions as channels (top and bottom left, top and bottom right), then 3 x 3."""
 
     def __init__(self, outgoing: int, act: Activation) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class PyramidPooling(nn.Module):
 
 
 class TinyPyramidPooling(PyramidPooling):
-    """The same windows by chained 3 x 3 maxima (2, 4 and 6 of them), for chips that have no larger ones (YOLOX-ti-lite)."""
+    """The same windows by chained 3 x 3 maxima (2, 4 and 6 of them), as YOLOX-ti-lite: some chips have no larger."""
 
     def forward(self, x: Tensor) -> Tensor:
         """``(batch, incoming, height, width)`` to ``(batch, outgoing, height, width)``."""

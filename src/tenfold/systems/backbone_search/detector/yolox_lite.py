@@ -118,7 +118,9 @@ class YOLOXLite(nn.Module):
         return layout
 
 
-def yolox(name: Literal["nano", "tiny", "s"], num_classes: int = 80, stem: Literal["focus", "conv"] = "focus") -> DetectorPlan:  # fmt: skip
+def yolox(
+    name: Literal["nano", "tiny", "s"], num_classes: int = 80, stem: Literal["focus", "conv"] = "focus"
+) -> DetectorPlan:
     """An official YOLOX as a plan, into which its official weights load strictly.
 
     Args:

@@ -11,8 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Replace the running statistics of every batch normalization by the mean over these batches.
 
-    With momentum 0.03 a tuning of 26 steps moves running statistics by only 55 % towards their new values; here they are
-    reset and the batches' means and unbiased variances averaged with equal weights.
+    With momentum 0.03 a tuning of 26 steps moves running statistics by only 55 % towards their new values; here they
+    are reset and the batches' means and unbiased variances averaged with equal weights.
 
     Args:
         model: left in the mode it came in; only the statistics change.

@@ -38,9 +38,9 @@ def channel_importance(
     """How much each channel of each group matters.
 
     ``l1``: summed magnitude of the weights that read the channel (as OFA orders the middle channels); for a residual
-    stream also the scales of the normalizations that write it, so that all blocks of a stage vote together. ``gamma``: the
-    scales alone (of the last normalization that the channel passes). ``gamma_l1``: their product. ``order``: earlier
-    channels first. ``random``: drawn.
+    stream also the scales of the normalizations that write it, so that all blocks of a stage vote together.
+    ``gamma``: the scales alone (of the last normalization that the channel passes). ``gamma_l1``: their product.
+    ``order``: earlier channels first. ``random``: drawn.
 
     Args:
         layout: of the network.

@@ -1,7 +1,8 @@
 """``map_weights``: a seed's weights for another network of its space, in place of a training from scratch.
 
-Rule ``fna`` (Fang et al., *Fast Neural Network Adaptation*, ICLR 2020, public ``param_remap.py``; that the paper uses it
-is a reconstruction: its abstract repeats FNA's words): first channels, centred kernels, last block repeated, the rest 0.
+Rule ``fna`` (Fang et al., *Fast Neural Network Adaptation*, ICLR 2020, public ``param_remap.py``; that the paper uses
+it is a reconstruction: its abstract repeats FNA's words): first channels, centred kernels, last block repeated, the
+rest 0.
 
 Rule ``tenfold`` (ours)::
 
@@ -142,7 +143,7 @@ class _Mapper:
         old, fresh = self.source[f"{name}.weight"], self.state[f"{name}.weight"]
         self.lossy |= now.kernel < before.kernel
         old = _recentre(old, fresh.shape[-1])
-        rows, row_copies = self._axis(before.outgoing, now.outgoing)
+        rows, _ = self._axis(before.outgoing, now.outgoing)
         kept_rows = rows >= 0
         if now.incoming is None or before.incoming is None:
             if self.growth == "zero":

@@ -1,7 +1,8 @@
 """A block's weights for another operator: inverted bottleneck, fused, Tucker; each way by what the weights compute.
 
 Activations inside are ignored, so the result is an approximation; batch statistics are estimated again afterwards.
-Merging two convolutions is exact for what lies between them; splitting one is its truncated singular value decomposition.
+Merging two convolutions is exact for what lies between them; splitting one is its truncated singular value
+decomposition.
 """
 
 from collections.abc import Mapping
@@ -87,7 +88,7 @@ def _fused_to_tucker(weights: Mapping[str, Tensor], ranks: tuple[int, int]) -> W
     project = weights["proj.conv.weight"][:, :, 0, 0]
     # What the whole block does to a constant image apart from its convolution belongs to the last normalization.
     full = torch.einsum("oh,hixy->oixy", project * scale, weights["fused.conv.weight"])
-    outgoing, incoming, side, _ = full.shape
+    outgoing, incoming, _, _ = full.shape
     inner, outer = min(ranks[0], incoming), min(ranks[1], outgoing)
     reduce = torch.linalg.svd(full.transpose(0, 1).reshape(incoming, -1), full_matrices=False)[0][:, :inner]
     expand = torch.linalg.svd(full.reshape(outgoing, -1), full_matrices=False)[0][:, :outer]
@@ -95,7 +96,6 @@ def _fused_to_tucker(weights: Mapping[str, Tensor], ranks: tuple[int, int]) -> W
     made = {
         "reduce.conv.weight": reduce.T[:, :, None, None].contiguous(),
         "core.conv.weight": core,
-        "proj.conv.weight": expand[:, :, None, None].contiguous(),
         **_only(weights, "proj"),
     }
     made["proj.conv.weight"] = expand[:, :, None, None].contiguous()

@@ -1,8 +1,8 @@
 """Costs of a detector at the size it is deployed at: multiply-adds, parameters, peak activations.
 
 Analytic, so that a limit is checked before anything is trained. Multiply-adds are those of convolutions, neck and head
-included: half of what torch's ``FlopCounterMode`` counts, and half of the "FLOPs" of YOLOX's tables less what those add for
-normalizations and activations.
+included: half of what torch's ``FlopCounterMode`` counts, and half of the "FLOPs" of YOLOX's tables less what those
+add for normalizations and activations.
 """
 
 from dataclasses import replace

@@ -216,5 +216,5 @@ class MobileSpace(SearchSpace):
 
 
 def count_by_enumeration(space: SearchSpace) -> int:
-    """Different canonical forms of all genomes, one by one: what :meth:`SearchSpace.size` must give. For small spaces."""
+    """Different canonical forms, counted genome by genome: what ``size`` must give. For small spaces."""
     return len({space.digest(dict(zip(space.genes, values, strict=True))) for values in product(*space.genes.values())})

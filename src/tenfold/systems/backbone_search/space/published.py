@@ -1,4 +1,4 @@
-"""Published networks as plans: FNA's configuration strings (Fang et al., *Fast Neural Network Adaptation*, ICLR 2020)."""
+"""Published networks as plans: configuration strings of FNA (*Fast Neural Network Adaptation*, ICLR 2020)."""
 
 import ast
 

@@ -94,7 +94,7 @@ class SearchSpace:
         return {name: choices[int(generator.integers(len(choices)))] for name, choices in self.genes.items()}
 
     def uniform(self) -> list[list[Genome]]:
-        """Families of genomes that shrink the seed evenly, each from large to small; none in a space without networks."""
+        """Families of genomes that shrink the seed evenly, each from large to small; none here."""
         return []
 
     def size(self) -> int:
