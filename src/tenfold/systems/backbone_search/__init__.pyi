@@ -25,3 +25,13 @@ from .space.mobile_space import MobileSeed as MobileSeed
 from .space.mobile_space import MobileSpace as MobileSpace
 from .space.published import parse_fna as parse_fna
 from .space.search_space import SearchSpace as SearchSpace
+from .evolution.archive import front_of as front_of
+from .evolution.archive import pick as pick
+from .evolution.candidates import Candidate as Candidate
+from .evolution.candidates import Evaluation as Evaluation
+from .evolution.candidates import EvolutionOptions as EvolutionOptions
+from .evolution.candidates import SearchTask as SearchTask
+from .evolution.ranking import crowding_distances as crowding_distances
+from .evolution.ranking import hypervolume as hypervolume
+from .evolution.ranking import non_dominated_ranks as non_dominated_ranks
+from .evolution.sampler import EvolutionSampler as EvolutionSampler
