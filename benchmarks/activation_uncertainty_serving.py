@@ -21,8 +21,8 @@ from tenfold.cost import count_flops
 from tenfold.export import export_onnx, onnx_session
 from tenfold.run import environment
 from tenfold.systems.activation_uncertainty import ActivationUncertainty, dropout_labels
-from tenfold.systems.activation_uncertainty.commands import export_uncertain
-from tenfold.systems.activation_uncertainty.model import image_cnn, image_mlp
+from tenfold.systems.activation_uncertainty.main_models.networks import image_cnn, image_mlp
+from tenfold.systems.activation_uncertainty.serving.onnx_graph import export_uncertain
 
 RESULT = Path(__file__).parent / "results" / "activation-uncertainty-serving.json"
 SHAPE = (1, 28, 28)

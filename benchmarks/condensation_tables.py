@@ -82,8 +82,15 @@ def detection() -> str:
             f"occur in the calibration. {sets['noticeable']} of them turn at least a quarter of the images; the rest "
             "are weak.",
             table(
-                ["method", "AUROC, a quarter or more", "AUROC, all", "false alarms", "detected", "right class",
-                 "detected, all"],
+                [
+                    "method",
+                    "AUROC, a quarter or more",
+                    "AUROC, all",
+                    "false alarms",
+                    "detected",
+                    "right class",
+                    "detected, all",
+                ],
                 rows,
             ),
             f"The whole audit of the same sets (networks of its own, scan, confirmation beside a control; "
@@ -95,7 +102,7 @@ def detection() -> str:
             "clean sets are driven to the same classes every time, so scores are compared with those of clean sets "
             "class by class.",
         ]
-    )  # fmt: skip
+    )
 
 
 PARTS = {"small": small, "detection": detection, "steps": steps}

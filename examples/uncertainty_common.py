@@ -4,9 +4,9 @@ import torch
 from torch import nn
 
 from tenfold.systems.activation_uncertainty import ActivationUncertainty, ensemble_labels
-from tenfold.systems.activation_uncertainty.calls import call
-from tenfold.systems.activation_uncertainty.data import load_task
-from tenfold.systems.activation_uncertainty.model import RatingNetwork, image_mlp
+from tenfold.systems.activation_uncertainty.data.task_data import load_task
+from tenfold.systems.activation_uncertainty.main_models.networks import RatingNetwork, image_mlp
+from tenfold.systems.activation_uncertainty.network.calling import call
 
 
 def train(model, data, loss, epochs, batch_size):

@@ -269,11 +269,20 @@ def _call(function: Callable, prog: str, arguments: list[str]) -> int:
     parser = _Parser(prog=prog, description=(function.__doc__ or "").strip().splitlines()[0])
     # jsonargparse wants a list in brackets; file names are given one after the other.
     several = [name for name, kind in get_type_hints(function).items() if kind == list[str] and name == "inputs"]
-    parser.add_function_arguments(function, as_positional=True, skip=set(several))
+    # The fields of a small dataclass that a verb takes are options of the verb itself.
+    groups: dict[str, Any] = {
+        name: kind for name, kind in get_type_hints(function).items() if dataclasses.is_dataclass(kind)
+    }
+    parser.add_function_arguments(function, as_positional=True, skip={*several, *groups})
+    for kind in groups.values():
+        parser.add_class_arguments(kind, None)
     for name in several:
         parser.add_argument(name, nargs="+", type=str, help="files")
     parsed = parser.parse_args(arguments)
-    answer = function(**parser.instantiate_classes(parsed).as_dict())
+    values = parser.instantiate_classes(parsed).as_dict()
+    for name, kind in groups.items():
+        values[name] = kind(**{field.name: values.pop(field.name) for field in dataclasses.fields(kind)})
+    answer = function(**values)
     if answer is not None:
         print(answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False))
     return 0

@@ -52,7 +52,7 @@ def count_flops(
             ``count_flops(model.run_stage, 2, state, modules=[model])``.
         inputs: arguments of ``call``. The count is for all of the batch; a batch of one gives the cost per input, and
             a batch of B costs B times as much.
-        convention: see :data:`Convention`.
+        convention: see ``Convention``.
         modules: the modules that ``call`` runs; only needed where ``call`` is not itself a module.
 
     Raises:

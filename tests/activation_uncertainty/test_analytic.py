@@ -15,9 +15,9 @@ from tenfold.systems.activation_uncertainty import (
     delta_method,
     dropout_labels,
 )
-from tenfold.systems.activation_uncertainty.analytic import Moments, relu_moments
+from tenfold.systems.activation_uncertainty.analytic.moment_propagation import Moments, relu_moments
+from tenfold.systems.activation_uncertainty.experiment.baselines import last_layer_uncertainty
 from tenfold.systems.activation_uncertainty.method import ActivationUncertainty
-from tenfold.systems.activation_uncertainty.rows import last_layer_uncertainty
 
 X = torch.randn(40, 10, generator=torch.Generator().manual_seed(0))
 

@@ -1,4 +1,4 @@
-"""Rating and click data in their published layouts, whole and damaged (spec 9, trap 15)."""
+"""Rating and click data in their published layouts, whole and damaged."""
 
 import gzip
 
@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tenfold.errors import UserError
 from tenfold.systems.activation_uncertainty import CriteoEncoder, load_criteo, load_movielens, synthetic_movielens
-from tenfold.systems.activation_uncertainty.criteo import CATEGORIES, COUNTS, stream_criteo
-from tenfold.systems.activation_uncertainty.data import load_task
+from tenfold.systems.activation_uncertainty.data.criteo import CATEGORIES, COUNTS, stream_criteo
+from tenfold.systems.activation_uncertainty.data.task_data import load_task
 
 pytest.importorskip("pyarrow")
 

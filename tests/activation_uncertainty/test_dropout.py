@@ -1,4 +1,4 @@
-"""Dropout on and off: what is found, what is random, what is left as it was (spec 9, traps 1, 2, 4, 5, 6)."""
+"""Dropout on and off: what is found, what is random, what is left as it was."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch import nn
 
 from tenfold.errors import UserError
 from tenfold.systems.activation_uncertainty import DropoutController, Target, dropout_labels, find_dropout
-from tenfold.systems.activation_uncertainty.prefix import PrefixCache
+from tenfold.systems.activation_uncertainty.labels.prefix_cache import PrefixCache
 
 X = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
 REGRESSION, CLASS = Target("regression"), Target("class")
@@ -110,7 +110,7 @@ def test_transformers_and_timm_are_found_functional_attention_included():
 
 
 def test_monte_carlo_variance_is_the_closed_form():
-    """Trap 1: scaling, side of the scaling, divisor."""
+    """Scaling, side of the scaling, divisor."""
     torch.manual_seed(0)  # wide, so that outputs are nearly Gaussian
     model = nn.Sequential(nn.Linear(8, 256), nn.ReLU(), nn.Dropout(0.3), nn.Linear(256, 1))
     x = torch.randn(300, 8, generator=torch.Generator().manual_seed(2))
@@ -122,7 +122,6 @@ def test_monte_carlo_variance_is_the_closed_form():
 
 
 def test_one_unit_gives_the_two_point_distribution():
-    """Trap 2."""
     model = nn.Sequential(nn.Linear(1, 1), nn.Dropout(0.4), nn.Linear(1, 1))
     x = torch.tensor([[1.0], [2.0]])
     labels = dropout_labels(model, [x], DropoutController(model, x), REGRESSION, passes=20_000)
@@ -173,7 +172,6 @@ def test_dropout_that_is_added():
 
 @pytest.mark.parametrize("how", ["repeat", "loop", "vmap"])
 def test_rows_that_are_the_same_get_masks_of_their_own(how):
-    """Trap 6."""
     model = mlp()
     same = X[:1].expand(16, 8).contiguous()
     labels = dropout_labels(model, [same], DropoutController(model, same), REGRESSION, passes=5, how=how)
@@ -249,7 +247,7 @@ def test_masks_per_sample_are_fair():
     model = nn.Sequential(nn.Dropout(0.3), nn.Flatten())
     x = torch.ones(500, 200)
     controller = DropoutController(model, x)
-    from tenfold.systems.activation_uncertainty.sample_masks import SampleMasks
+    from tenfold.systems.activation_uncertainty.network.sample_masks import SampleMasks
 
     with torch.no_grad(), controller.on(), SampleMasks(0, torch.arange(500)):
         kept = (model(x) > 0).double()

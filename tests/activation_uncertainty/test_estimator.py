@@ -1,4 +1,4 @@
-"""The auxiliary model, its losses, its metrics and the subset of layers (spec 9, traps 7, 8, 11)."""
+"""The auxiliary model, its losses, its metrics and the subset of layers."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from tenfold.systems.activation_uncertainty import (
     retention_curve,
     select_layers,
 )
-from tenfold.systems.activation_uncertainty.metrics import bucket_aucs, r2_score, top_auc
+from tenfold.systems.activation_uncertainty.estimator.metrics import bucket_aucs, r2_score, top_auc
 
 
 def rows(count=2000, passes=None, seed=0):
@@ -35,7 +35,7 @@ def rows(count=2000, passes=None, seed=0):
     ("loss", "low", "high"), [("mse_std", 0.74, 0.86), ("gamma", 0.93, 1.07), ("mse_var", 0.9, 1.1)]
 )
 def test_level_learnt_from_two_passes(loss, low, high):
-    """Trap 8: E[s] is below the standard deviation; E[s^2] is the variance."""
+    """E[s] is below the standard deviation; E[s^2] is the variance."""
     features, spread, _ = rows(6000, passes=2)
     fitted = fit_estimator(features, spread, loss=loss, passes=2)
     tests, _, truth = rows(2000, seed=1)
@@ -64,7 +64,6 @@ def test_fit_is_deterministic_and_leaves_the_random_state():
 
 
 def test_dead_features_are_left_out_and_the_folded_network_is_the_same():
-    """Trap 11."""
     features, spread, _ = rows(600, passes=100)
     features = torch.cat([features * 1e4, torch.full((600, 2), 7.0), 1e-9 * torch.randn(600, 1)], 1)
     fitted = fit_estimator(features, spread, epochs=30)
@@ -90,7 +89,7 @@ def test_dead_features_are_left_out_and_the_folded_network_is_the_same():
     ],
 )
 def test_rows_from_which_nothing_can_be_learnt(change, message):
-    """Trap 2 (no dropout) and bad rows."""
+    """No dropout, and bad rows."""
     features, spread, _ = rows(100, passes=10)
     with pytest.raises(UserError, match=message):
         fit_estimator(*change(features, spread))
@@ -112,7 +111,7 @@ def test_buckets():
 
 def test_metrics_on_small_cases():
     assert r2_score([1, 2, 3], [1, 2, 3]) == 1
-    assert r2_score([1, 2, 3], [2, 2, 2]) == 0  # the test's own mean (trap 7)
+    assert r2_score([1, 2, 3], [2, 2, 2]) == 0  # the test's own mean
     with pytest.raises(UserError, match="not defined"):
         r2_score([2, 2], [1, 2])
     assert top_auc(range(10), range(10)) == 1

@@ -1,4 +1,4 @@
-"""Activations found and read: which, where, when, and in which order (spec 9, traps 10 and 11)."""
+"""Activations found and read: which, where, when, and in which order."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch import nn
 
 from tenfold.errors import UserError
 from tenfold.systems.activation_uncertainty import ActivationFeatures, find_activations
-from tenfold.systems.activation_uncertainty.method import read_features
+from tenfold.systems.activation_uncertainty.network.features import read_features
 
 X = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
 
@@ -29,7 +29,7 @@ class Functional(nn.Module):
 
 @pytest.mark.parametrize("inplace", [False, True])
 def test_functional_activations_are_read_after_the_non_linearity(inplace):
-    """Trap 10: in place or not, the feature is the activation."""
+    """In place or not, the feature is the activation."""
     torch.manual_seed(0)
     model = Functional(inplace)
     features = ActivationFeatures(model, X)

@@ -53,7 +53,6 @@ def whole(tmp_path_factory):
 
 
 def test_a_run_has_every_compulsory_row_and_computes_its_claims(whole):
-    """Trap 12."""
     results = load_results(whole / "results.json")
     rows = {name.removeprefix("digits: ") for name in results.metrics}
     assert {

@@ -1,4 +1,4 @@
-"""One pass, two answers: the main model's own to the bit, the same after saving and exporting (traps 3, 13, 14)."""
+"""One pass, two answers: the main model's own to the bit, the same after saving and exporting."""
 
 import copy
 import json
@@ -15,8 +15,9 @@ from tenfold.systems.activation_uncertainty import (
     UncertainModel,
     load_estimator,
 )
-from tenfold.systems.activation_uncertainty.commands import export_uncertain
-from tenfold.systems.activation_uncertainty.method import ensemble_labels, read_features
+from tenfold.systems.activation_uncertainty.ensemble import ensemble_labels
+from tenfold.systems.activation_uncertainty.network.features import read_features
+from tenfold.systems.activation_uncertainty.serving.onnx_graph import export_uncertain
 
 ROWS = torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
 
@@ -36,7 +37,7 @@ def learner():
 
 
 def test_predictions_are_the_main_models_to_the_bit(learner):
-    """Trap 3: before, during and after."""
+    """Before, during and after."""
     model = learner.model
     before = model(ROWS)
     served = learner.serve()
@@ -53,7 +54,6 @@ def test_predictions_are_the_main_models_to_the_bit(learner):
 
 
 def test_an_estimator_is_loaded_onto_its_own_model_only(learner, tmp_path):
-    """Trap 14."""
     learner.save(tmp_path, metrics={"test_r2": 0.5})
     again = load_estimator(tmp_path, mlp())
     for ours, theirs in zip(again(ROWS), learner.serve()(ROWS), strict=True):
@@ -105,7 +105,7 @@ def test_one_onnx_graph_has_both_outputs(learner, tmp_path):
 
 
 def test_inputs_far_from_the_data_are_reported(learner):
-    """Trap 13: a small estimate far away means nothing."""
+    """A small estimate far away means nothing."""
     served = learner.serve()
     near, far = served.score(ROWS), served.score(ROWS * 50)
     assert near.far.float().mean() < 0.02
@@ -114,7 +114,7 @@ def test_inputs_far_from_the_data_are_reported(learner):
 
 
 def test_statistics_can_be_taken_anew_for_a_quantised_main_model(learner):
-    """Trap 14: the estimator is kept, the features' statistics are those of the changed model."""
+    """The estimator is kept, the features' statistics are those of the changed model."""
     quantised = copy.deepcopy(learner.model)
     with torch.no_grad():
         for weight in quantised.parameters():
@@ -131,7 +131,7 @@ def test_statistics_can_be_taken_anew_for_a_quantised_main_model(learner):
 
 
 def test_joint_training_leaves_the_main_model_alone():
-    """Trap 3: no gradient reaches it, and its own training is the same to the bit."""
+    """No gradient reaches it, and its own training is the same to the bit."""
     x, y = ROWS[:64], torch.randint(0, 3, (64,), generator=torch.Generator().manual_seed(1))
 
     def train(with_joint):
@@ -176,7 +176,6 @@ def test_a_joint_estimator_learns():
 
 
 def test_ensembles_need_members_that_differ():
-    """Trap 16."""
     models = [mlp(seed) for seed in range(4)]
     learner = ActivationUncertainty(models[0], ROWS[:4])
     labels = ensemble_labels(models, lambda: [ROWS], learner.target, features=learner.features)

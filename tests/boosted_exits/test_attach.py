@@ -7,8 +7,8 @@ import torchvision
 from torch import nn
 
 from tenfold.errors import UserError
-from tenfold.systems.boosted_exits.attach import attach_exits, trainable_parameter_groups
-from tenfold.systems.boosted_exits.heads import TokenHead, automatic_head
+from tenfold.systems.boosted_exits.attach.attach_exits import attach_exits, trainable_parameter_groups
+from tenfold.systems.boosted_exits.attach.heads import TokenHead, automatic_head
 
 CLASSES = 5
 
@@ -207,8 +207,13 @@ def test_class_token_is_read_where_the_network_has_one():
 def test_automatic_heads_by_shape():
     conv = automatic_head(torch.Size([2, 8, 9, 9]), CLASSES, "mean")
     assert [type(layer).__name__ for layer in conv] == [
-        "Conv2d", "BatchNorm2d", "ReLU", "AdaptiveAvgPool2d", "Flatten", "Linear",
-    ]  # fmt: skip
+        "Conv2d",
+        "BatchNorm2d",
+        "ReLU",
+        "AdaptiveAvgPool2d",
+        "Flatten",
+        "Linear",
+    ]
     assert conv[0].stride == (2, 2) and conv[0](torch.zeros(2, 8, 9, 9)).shape == (2, 8, 5, 5)
     assert isinstance(automatic_head(torch.Size([2, 3, 8]), CLASSES, "mean"), TokenHead)
     assert isinstance(automatic_head(torch.Size([2, 8]), CLASSES, "mean"), nn.Linear)

@@ -8,12 +8,12 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from tenfold.cost import count_flops, count_parameters
 from tenfold.errors import UserError
-from tenfold.systems.boosted_exits.checkpoints import ours_to_official
-from tenfold.systems.boosted_exits.model import EarlyExitModel
-from tenfold.systems.boosted_exits.msdnet import MSDNet, published_msdnet
-from tenfold.systems.boosted_exits.ranet import RANet, published_ranet
+from tenfold.systems.boosted_exits.networks.early_exit_model import EarlyExitModel
+from tenfold.systems.boosted_exits.networks.msdnet import MSDNet, published_msdnet
+from tenfold.systems.boosted_exits.networks.official_checkpoints import ours_to_official
+from tenfold.systems.boosted_exits.networks.ranet import RANet, published_ranet
 
-# Spec 2.10: cumulative costs by the official counter, and parameters. Entries of the state dict: spec 4, where given.
+# From the official code: cumulative costs by its counter, parameters, entries of the state dict where known.
 PUBLISHED = [
     ("msdnet-cifar100-anytime", 4955644, 1040, "15140452 25505992 37788460 52061840 62181620 74070872 87729596 "
      "100038944 110121860 121679336"),
@@ -101,7 +101,7 @@ def perturbed(model: nn.Module) -> nn.Module:
 
 
 class Reference:
-    """The networks as spec 2.7 and 2.8 have them, computed from official keys without any module."""
+    """The networks as their papers have them, computed from official keys without any module."""
 
     def __init__(self, weights: dict[str, Tensor]) -> None:
         self.weights = weights
@@ -216,7 +216,7 @@ def test_ranet_computes_what_the_spec_says(name: str) -> None:
     torch.manual_seed(0)
     model = perturbed(RANet(7, **SMALL_RANETS[name]))
     x = torch.randn(2, 3, 128, 128) if name == "imagenet" else torch.randn(2, 3, 32, 32)
-    # Last s-1 of B_0..B_i for the scales 1-2-3-3; for blocks 2-4-6-8 the example of spec 2.8.
+    # Last s-1 of B_0..B_i for the scales 1-2-3-3; for blocks 2-4-6-8 the example of the paper.
     halving = [set(), {1}, {1, 2}, {2, 3}] if name == "lin_grow" else [set(), {2}, {2, 4}, {4, 6}]
     expected = Reference(ours_to_official(model)).ranet(x, strides=[1, 2, 2], halving=halving)
     for ours, reference in zip(model(x), expected, strict=True):

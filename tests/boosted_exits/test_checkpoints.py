@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tenfold.errors import UserError
-from tenfold.systems.boosted_exits.checkpoints import (
+from tenfold.systems.boosted_exits.networks.msdnet import PUBLISHED_MSDNETS, MSDNet, published_msdnet
+from tenfold.systems.boosted_exits.networks.official_checkpoints import (
     load_official,
     official_to_ours,
     ours_to_official,
     parse_official_arguments,
     read_official_arguments,
 )
-from tenfold.systems.boosted_exits.msdnet import PUBLISHED_MSDNETS, MSDNet, published_msdnet
-from tenfold.systems.boosted_exits.official_files import (
+from tenfold.systems.boosted_exits.networks.official_files import (
     AnytimePoint,
     BudgetPoint,
     read_anytime,
@@ -28,13 +28,13 @@ from tenfold.systems.boosted_exits.official_files import (
     read_exit_probabilities,
     read_split_permutation,
 )
-from tenfold.systems.boosted_exits.ranet import PUBLISHED_RANETS, RANet, published_ranet
+from tenfold.systems.boosted_exits.networks.ranet import PUBLISHED_RANETS, RANet, published_ranet
 
 Shapes = dict[str, tuple[int, ...]]
 
 
 class OfficialKeys:
-    """Keys and shapes of official state dicts, written out from spec 2.7, 2.8 and 4 without our networks."""
+    """Keys and shapes of official state dicts, written out from the official code without our networks."""
 
     def __init__(self) -> None:
         self.shapes: Shapes = {}
@@ -305,14 +305,20 @@ def test_damaged_files_end_in_one_line(tmp_path: Path, zipped: bool) -> None:
         ({"state_dict": {"a": 3}}, "holds 'a', which is not a tensor's name"),
         ({"state_dict": {"fc.weight": torch.zeros(3, 3)}}, "neither MSDNet nor RANet"),
         (
-            {"state_dict": {"blocks.0.0.layers.0.net.0.weight": torch.zeros(2, 3, 3, 3),
-                            "classifier.0.linear.weight": torch.zeros(0, 4)}},
+            {
+                "state_dict": {
+                    "blocks.0.0.layers.0.net.0.weight": torch.zeros(2, 3, 3, 3),
+                    "classifier.0.linear.weight": torch.zeros(0, 4),
+                }
+            },
             "neither MSDNet nor RANet",
         ),
-        ({"state_dict": {k: v for k, v in random_weights("ranet-cifar100-batch1").items() if ".2.5." not in k}},
-         "none of the published settings"),
+        (
+            {"state_dict": {k: v for k, v in random_weights("ranet-cifar100-batch1").items() if ".2.5." not in k}},
+            "none of the published settings",
+        ),
     ],
-)  # fmt: skip
+)
 def test_other_contents_are_refused(tmp_path: Path, content: Any, message: str) -> None:
     torch.save(content, tmp_path / "model.pth")
     with pytest.raises(UserError, match=message):
@@ -354,8 +360,18 @@ MSDNET_ARGUMENTS = {
     "stepmode": "even",
     "nChannels": 16,
 }
-RANET_ARGUMENTS = {"arch": "RANet", "data": "cifar10", "nBlocks": "2", "step": 2, "stepmode": "lg", "nChannels": 16,
-                   "scale-list": "1-2-3", "grFactor": "4-2-1", "bnFactor": [4, 2, 1], "lr": 0.1}  # fmt: skip
+RANET_ARGUMENTS = {
+    "arch": "RANet",
+    "data": "cifar10",
+    "nBlocks": "2",
+    "step": 2,
+    "stepmode": "lg",
+    "nChannels": 16,
+    "scale-list": "1-2-3",
+    "grFactor": "4-2-1",
+    "bnFactor": [4, 2, 1],
+    "lr": 0.1,
+}
 
 
 def test_official_arguments_build_the_network(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from tenfold.errors import UserError
-from tenfold.systems.boosted_exits.attach import attach_exits
-from tenfold.systems.boosted_exits.cutting import HookStopper, cut
+from tenfold.systems.boosted_exits.attach.attach_exits import attach_exits
+from tenfold.systems.boosted_exits.attach.cut import cut
+from tenfold.systems.boosted_exits.attach.cut_model import HookStopper
 
 CLASSES = 5
 
@@ -105,7 +106,10 @@ CASES = {
         "fx",
     ),
     "timm efficientnet": (
-        lambda: timm.create_model("efficientnet_lite0", num_classes=CLASSES), ["blocks.1", "blocks.4"], _images, "fx",
+        lambda: timm.create_model("efficientnet_lite0", num_classes=CLASSES),
+        ["blocks.1", "blocks.4"],
+        _images,
+        "fx",
     ),
     "bert": (_bert, ["bert.encoder.layer.0", "bert.encoder.layer.1"], _text, "export"),
     "all that may cross": (_Live, ["first", "second"], _tokens, "fx"),
@@ -120,7 +124,7 @@ CASES = {
         _tokens,
         "export",
     ),
-}  # fmt: skip
+}
 
 
 def _cut(case, **options):

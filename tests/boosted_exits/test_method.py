@@ -1,4 +1,4 @@
-"""The additive model, its loss and its gradients: identities that hold exactly (spec 9, traps 1 to 5 and 14)."""
+"""The additive model, its loss and its gradients: identities that hold exactly."""
 
 import pytest
 import torch
@@ -7,13 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from tenfold.systems.boosted_exits.method import (
-    BoostedExitLoss,
-    ensemble_logits,
-    expand_reweight,
-    rescale_gradient,
-)
-from tenfold.systems.boosted_exits.model import EarlyExitModel, small_cnn
+from tenfold.systems.boosted_exits.method import BoostedExitLoss, ensemble_logits, expand_reweight, rescale_gradient
+from tenfold.systems.boosted_exits.networks.early_exit_model import EarlyExitModel
+from tenfold.systems.boosted_exits.networks.small_cnn import small_cnn
 
 
 def make_logits(exits=3, batch=5, classes=4, seed=0):

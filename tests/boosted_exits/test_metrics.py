@@ -6,7 +6,9 @@ from torch import nn
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from tenfold.errors import UserError
-from tenfold.systems.boosted_exits.metrics import (
+from tenfold.systems.boosted_exits.networks.early_exit_model import EarlyExitModel
+from tenfold.systems.boosted_exits.policies.exit_policy import ExitRecords, PolicyOutcome, record_exits
+from tenfold.systems.boosted_exits.policies.metrics import (
     area_under_budgeted_curve,
     area_under_curve,
     calibration_errors,
@@ -14,8 +16,6 @@ from tenfold.systems.boosted_exits.metrics import (
     exit_costs,
     hard_share,
 )
-from tenfold.systems.boosted_exits.model import EarlyExitModel
-from tenfold.systems.boosted_exits.thresholds import ExitRecords, PolicyOutcome, record_exits
 
 
 def test_accuracy_of_each_exit():

@@ -9,10 +9,11 @@ import torch
 from tenfold.errors import UserError
 from tenfold.export import onnx_session
 from tenfold.systems.boosted_exits.method import confidence
-from tenfold.systems.boosted_exits.model import small_cnn
-from tenfold.systems.boosted_exits.msdnet import MSDNet
-from tenfold.systems.boosted_exits.onnx import OnnxStages, export_branching, export_staged
-from tenfold.systems.boosted_exits.serving import simulate
+from tenfold.systems.boosted_exits.networks.msdnet import MSDNet
+from tenfold.systems.boosted_exits.networks.small_cnn import small_cnn
+from tenfold.systems.boosted_exits.serving.onnx_graphs import export_branching, export_staged
+from tenfold.systems.boosted_exits.serving.onnx_stages import OnnxStages
+from tenfold.systems.boosted_exits.serving.runner import simulate
 
 onnx = pytest.importorskip("onnx")
 

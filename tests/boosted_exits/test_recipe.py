@@ -1,4 +1,4 @@
-"""The experiment end to end: killed and resumed, in two processes, on a user's network (spec 9, traps 8, 14, 15)."""
+"""The experiment end to end: killed and resumed, in two processes, on a user's network."""
 
 import json
 import os
@@ -137,8 +137,20 @@ def test_a_folder_of_images_and_a_torchvision_network(tmp_path, capsys):
         for number in range(12):
             pixels = random.integers(80 * label, 80 * label + 40, (24, 30, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
-    data = ["--data.name", "folder", "--data.root", str(tmp_path / "photos"), "--data.validation", "6",
-            "--data.augment", "imagenet", "--data.image_size", "32", "--data.workers", "1"]  # fmt: skip
+    data = [
+        "--data.name",
+        "folder",
+        "--data.root",
+        str(tmp_path / "photos"),
+        "--data.validation",
+        "6",
+        "--data.augment",
+        "imagenet",
+        "--data.image_size",
+        "32",
+        "--data.workers",
+        "1",
+    ]
     network = ["--model.name", "torchvision/resnet18", "--model.taps", "[layer1, layer2]"]
     settings = [
         "--seeds",

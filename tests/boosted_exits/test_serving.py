@@ -1,4 +1,4 @@
-"""Serving: every mode gives every input the same exit and logits (spec 9, traps 4, 10, 11)."""
+"""Serving: every mode gives every input the same exit and logits."""
 
 import threading
 
@@ -6,14 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from tenfold.systems.boosted_exits.attach import attach_exits
-from tenfold.systems.boosted_exits.cutting import HookStopper, cut
+from tenfold.systems.boosted_exits.attach.attach_exits import attach_exits
+from tenfold.systems.boosted_exits.attach.cut import cut
+from tenfold.systems.boosted_exits.attach.cut_model import HookStopper
 from tenfold.systems.boosted_exits.method import confidence
-from tenfold.systems.boosted_exits.model import small_cnn
-from tenfold.systems.boosted_exits.msdnet import MSDNet
-from tenfold.systems.boosted_exits.ranet import RANet
-from tenfold.systems.boosted_exits.regrouping import RegroupingServer, StageQueues
-from tenfold.systems.boosted_exits.serving import EarlyExitRunner, simulate
+from tenfold.systems.boosted_exits.networks.msdnet import MSDNet
+from tenfold.systems.boosted_exits.networks.ranet import RANet
+from tenfold.systems.boosted_exits.networks.small_cnn import small_cnn
+from tenfold.systems.boosted_exits.serving.regrouping import RegroupingServer, StageQueues
+from tenfold.systems.boosted_exits.serving.runner import EarlyExitRunner, simulate
 
 SMALL_MSDNET = {"num_blocks": 3, "base": 1, "step": 1, "channels": 8, "growth_rate": 4, "growth_factors": (1, 2)}
 SMALL_RANET = {"channels": 8, "growth_rate": 4, "growth_factors": (2, 1), "scales": (1, 2), "step": 2}
@@ -28,8 +29,11 @@ def make(name):
     elif name == "nested state":
         model, shape = RANet(5, bottleneck_factors=(2, 1), **SMALL_RANET), (3, 16, 16)
     else:
-        trunk = nn.Sequential(*[nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU()) for _ in range(3)],
-                              nn.Flatten(), nn.Linear(192, 5))  # fmt: skip
+        trunk = nn.Sequential(
+            *[nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU()) for _ in range(3)],
+            nn.Flatten(),
+            nn.Linear(192, 5),
+        )
         shape = (3, 8, 8)
         exits = attach_exits(trunk.eval(), ["0", "1"], example=torch.zeros(2, *shape))
         model = cut(exits, torch.zeros(2, *shape))

@@ -10,24 +10,22 @@ from torch import Tensor
 
 from tenfold.errors import UserError
 from tenfold.systems.boosted_exits.method import confidence
-from tenfold.systems.boosted_exits.threshold_search import Ranking, _policies_between
-from tenfold.systems.boosted_exits.thresholds import (
-    OFFICIAL_Q,
+from tenfold.systems.boosted_exits.policies.control_risk import accept_policies, control_risk, hoeffding_bentkus
+from tenfold.systems.boosted_exits.policies.exit_policy import (
     ExitPolicy,
     ExitRecords,
-    accept_policies,
     assign_exits,
-    best_within,
-    control_risk,
     evaluate_policy,
-    exit_distribution,
-    flat_curve,
-    geometric_family,
-    hoeffding_bentkus,
     record_exits,
-    search_front,
-    solve_thresholds,
 )
+from tenfold.systems.boosted_exits.policies.geometric_family import (
+    OFFICIAL_Q,
+    Ranking,
+    exit_distribution,
+    geometric_family,
+)
+from tenfold.systems.boosted_exits.policies.search_front import _policies_between, search_front
+from tenfold.systems.boosted_exits.policies.solve_thresholds import best_within, flat_curve, solve_thresholds
 
 NOBODY, EVERYBODY = 1e8, -1e8
 

@@ -1,4 +1,4 @@
-"""EMNIST's files: transposed images, letters from 1, classes from the mapping (spec 06, trap 15)."""
+"""EMNIST's files: transposed images, letters from 1, classes from the mapping."""
 
 import gzip
 import struct

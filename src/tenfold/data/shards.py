@@ -2,7 +2,7 @@
 
 A shard is an ordinary tar whose files come in groups of one name with several endings: ``17.jpg``, ``17.cls``.
 Uncompressed, each file lies in one piece, so that an index of places is enough to read any image: order,
-ranks and resumption are then those of :class:`tenfold.data.FileBatches`, unlike with a stream.
+ranks and resumption are then those of ``tenfold.data.FileBatches``, unlike with a stream.
 """
 
 import glob
@@ -16,7 +16,8 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from tenfold.data.folder import IMAGE_ENDINGS, ImageFiles, read_image
+from tenfold.data.folder import ImageFiles, is_image_name
+from tenfold.data.reading import IMAGE_ENDINGS, read_image
 from tenfold.errors import UserError
 
 UNLABELLED = ("unlabelled",)
@@ -31,7 +32,7 @@ def find_unlabelled(folder: str | Path) -> ImageFiles:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"the image folder {folder} does not exist")
-    paths = tuple(sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_ENDINGS))
+    paths = tuple(sorted(path for path in folder.rglob("*") if is_image_name(path)))
     if not paths:
         raise UserError(f"the folder {folder} holds no images")
     return ImageFiles(paths, (0,) * len(paths), UNLABELLED)

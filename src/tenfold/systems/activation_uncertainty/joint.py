@@ -19,9 +19,9 @@ from torch.utils import _pytree as pytree
 
 from tenfold.errors import UserError
 from tenfold.seeds import derived_seed
-from tenfold.systems.activation_uncertainty.calls import Inputs, batch_size, call, clean, main_output
-from tenfold.systems.activation_uncertainty.estimator import Estimator, estimator_loss
+from tenfold.systems.activation_uncertainty.estimator.estimator import Estimator, estimator_loss
 from tenfold.systems.activation_uncertainty.method import ActivationUncertainty
+from tenfold.systems.activation_uncertainty.network.calling import Inputs, batch_size, call, eval_mode, main_output
 
 
 class JointTask(nn.Module):
@@ -96,7 +96,7 @@ class JointTask(nn.Module):
         """Features and spread of some rows."""
         learner = self._learner[0]
         target, model = learner.target, learner.model
-        with clean(model), learner.features.collect() as read:
+        with eval_mode(model), learner.features.collect() as read:
             served = main_output(call(model, inputs), learner.output)
         features = read.features(served).detach()
         with learner.dropout.on(seed=derived_seed(self.seed, step, 1)):

@@ -19,10 +19,10 @@ from torch import Tensor
 from tenfold.errors import UserError
 from tenfold.parallel import rank
 from tenfold.run import read_json, write_atomically
-from tenfold.systems.activation_uncertainty.fingerprint import fingerprint
+from tenfold.systems.activation_uncertainty.labels.passes import DropoutLabels, label_batches, merge_labels
+from tenfold.systems.activation_uncertainty.labels.targets import Target
 from tenfold.systems.activation_uncertainty.method import ActivationUncertainty
-from tenfold.systems.activation_uncertainty.passes import DropoutLabels, label_batches, merge_labels
-from tenfold.systems.activation_uncertainty.targets import Target
+from tenfold.systems.activation_uncertainty.network.fingerprint import fingerprint
 
 MANIFEST = "labels.json"
 _TENSORS = ("ids", "output", "mean", "spread", "features")
@@ -57,7 +57,7 @@ def label_to_folder(
         seed: of the masks; the learner's where ``None``.
         block: batches in a file.
         progress: called with the number of rows that are labelled.
-        options: of :func:`~tenfold.systems.activation_uncertainty.passes.label_batches`.
+        options: of ``label_batches``.
 
     Raises:
         UserError: the folder holds labels of another model or other settings, or cannot be written.
@@ -93,9 +93,17 @@ def label_to_folder(
     pending: list[DropoutLabels] = []
     current, done = -1, 0
     for number, labels in label_batches(
-        learner.model, counted(), learner.dropout, learner.target, passes=passes, seed=seed,
-        features=learner.features, output=learner.output, wanted=wanted, **options,
-    ):  # fmt: skip
+        learner.model,
+        counted(),
+        learner.dropout,
+        learner.target,
+        passes=passes,
+        seed=seed,
+        features=learner.features,
+        output=learner.output,
+        wanted=wanted,
+        **options,
+    ):
         if pending and number // block != current:
             _write_block(folder, current, pending)
             pending = []
@@ -146,7 +154,7 @@ def read_labels(folder: str | Path) -> DropoutLabels:
     """All labels of a finished job, by rising id.
 
     Args:
-        folder: see :func:`label_to_folder`.
+        folder: see ``label_to_folder``.
 
     Raises:
         UserError: the job is not finished, a file is damaged, or an id comes twice.

@@ -10,7 +10,7 @@
 Monte-Carlo dropout pays T passes for every input that is served; here they are paid once, for a few thousand inputs.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,36 +19,24 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.errors import UserError
-from tenfold.systems.activation_uncertainty.calls import (
-    Chooser,
-    Inputs,
-    call,
-    clean,
-    device_of,
-    main_output,
-    mask_of,
-    numbered,
-    to_device,
-)
-from tenfold.systems.activation_uncertainty.dropout import DropoutController
-from tenfold.systems.activation_uncertainty.estimator import FittedEstimator, Loss, Task, fit_estimator
-from tenfold.systems.activation_uncertainty.features import ActivationFeatures, Form, Pool
-from tenfold.systems.activation_uncertainty.fingerprint import fingerprint
-from tenfold.systems.activation_uncertainty.metrics import Quality, quality
-from tenfold.systems.activation_uncertainty.passes import DropoutLabels, dropout_labels
-from tenfold.systems.activation_uncertainty.selection import LayerSelection, select_layers
-from tenfold.systems.activation_uncertainty.serving import (
-    EstimatorManifest,
-    FeatureRange,
-    UncertainModel,
-    save_estimator,
-)
-from tenfold.systems.activation_uncertainty.targets import Target, TargetName, guess_target
+from tenfold.systems.activation_uncertainty.estimator.estimator import Loss
+from tenfold.systems.activation_uncertainty.estimator.fitting import FittedEstimator, Task, fit_estimator
+from tenfold.systems.activation_uncertainty.estimator.layer_selection import LayerSelection, select_layers
+from tenfold.systems.activation_uncertainty.estimator.metrics import Quality, quality
+from tenfold.systems.activation_uncertainty.labels.passes import DropoutLabels, dropout_labels
+from tenfold.systems.activation_uncertainty.labels.targets import Target, TargetName, guess_target
+from tenfold.systems.activation_uncertainty.network.calling import Chooser, Inputs, call, eval_mode, main_output
+from tenfold.systems.activation_uncertainty.network.dropout import DropoutController
+from tenfold.systems.activation_uncertainty.network.features import ActivationFeatures, Form, Pool
+from tenfold.systems.activation_uncertainty.network.fingerprint import fingerprint
+from tenfold.systems.activation_uncertainty.serving.feature_range import FeatureRange
+from tenfold.systems.activation_uncertainty.serving.saved_estimator import EstimatorManifest, save_estimator
+from tenfold.systems.activation_uncertainty.serving.uncertain_model import UncertainModel
 
 
 @dataclass(frozen=True)
 class _Fit:
-    """What :meth:`ActivationUncertainty.fit` found."""
+    """What ``ActivationUncertainty.fit`` found."""
 
     fitted: FittedEstimator
     features: ActivationFeatures
@@ -62,16 +50,16 @@ class ActivationUncertainty:
 
     Args:
         model: any trained network. It is never changed.
-        example: a small batch, see :data:`~tenfold.systems.activation_uncertainty.calls.Inputs`.
-        target: what uncertainty is, see :mod:`~tenfold.systems.activation_uncertainty.targets`; by the shape of the
+        example: a small batch, see ``Inputs``.
+        target: what uncertainty is, see ``labels.targets``; by the shape of the
             output where ``auto``.
         taps: which activations are read, see
-            :class:`~tenfold.systems.activation_uncertainty.features.ActivationFeatures`.
+            ``ActivationFeatures``.
         form: ``value``, ``on-off`` or ``both``.
         pool: ``auto``, ``class-token`` or ``tokens``.
         extras: ``embeddings`` and ``logits`` as further features.
         places: which of the network's dropout is random, see
-            :class:`~tenfold.systems.activation_uncertainty.dropout.DropoutController`.
+            ``DropoutController``.
         rate: of all of it; its own where ``None``.
         add: modules after which units are dropped although the network has no dropout there.
         drop_path: whether stochastic depth counts as dropout.
@@ -112,7 +100,7 @@ class ActivationUncertainty:
         self.output = output
         self.passes = passes
         self.seed = seed
-        with torch.no_grad(), clean(model):
+        with torch.no_grad(), eval_mode(model):
             first = main_output(call(model, example), output)
         self.target = Target(guess_target(first) if target == "auto" else target)  # type: ignore[arg-type]
         self.target.check(first)
@@ -131,13 +119,20 @@ class ActivationUncertainty:
             batches: inputs, or ``(inputs, ids)``.
             passes: T; that of the learner where ``None``.
             seed: of the masks; labels for a test need another one than those that were learnt.
-            options: of :func:`~tenfold.systems.activation_uncertainty.passes.label_batches`: ``how``,
+            options: of ``label_batches``: ``how``,
                 ``memory_limit_mb``, ``per_sample``, ``prefix``.
         """
         return dropout_labels(
-            self.model, batches, self.dropout, self.target, passes=passes or self.passes,
-            seed=self.seed if seed is None else seed, features=self.features, output=self.output, **options,
-        )  # fmt: skip
+            self.model,
+            batches,
+            self.dropout,
+            self.target,
+            passes=passes or self.passes,
+            seed=self.seed if seed is None else seed,
+            features=self.features,
+            output=self.output,
+            **options,
+        )
 
     def fit(
         self,
@@ -151,17 +146,17 @@ class ActivationUncertainty:
         tolerance: float = 0.01,
         **options: Any,
     ) -> "ActivationUncertainty":
-        """Fit the estimator post hoc (spec 2.4).
+        """Fit the estimator post hoc.
 
         Args:
             data: labels of held-out inputs, or the inputs themselves.
-            loss: see :mod:`~tenfold.systems.activation_uncertainty.estimator`.
+            loss: see ``estimator.fitting``.
             task: ``regression`` or ``buckets``.
             hidden: widths of the estimator.
             layers: names of the taps to read; all where ``None``.
             select: keep the cheapest subset of layers that is almost as good as all.
             tolerance: how far below all layers' R2 it may be, on validation rows.
-            options: further ones of :func:`~tenfold.systems.activation_uncertainty.estimator.fit_estimator`.
+            options: further ones of ``fit_estimator``.
 
         Returns:
             Itself.
@@ -177,9 +172,16 @@ class ActivationUncertainty:
 
         def fit(columns: list[int]) -> FittedEstimator:
             return fit_estimator(
-                features[:, columns], labels.spread, power=self.target.power, passes=labels.passes, loss=loss,
-                task=task, hidden=hidden, seed=self.seed, **options,
-            )  # fmt: skip
+                features[:, columns],
+                labels.spread,
+                power=self.target.power,
+                passes=labels.passes,
+                loss=loss,
+                task=task,
+                hidden=hidden,
+                seed=self.seed,
+                **options,
+            )
 
         slices = self.features.slices()
         if unknown := [name for name in layers or () if name not in slices]:
@@ -216,7 +218,7 @@ class ActivationUncertainty:
 
     @property
     def selection(self) -> LayerSelection | None:
-        """The subsets of layers that were tried, where :meth:`fit` selected."""
+        """The subsets of layers that were tried, where ``fit`` selected."""
         return self._fitted.selection
 
     @property
@@ -251,7 +253,7 @@ class ActivationUncertainty:
 
     def save(self, folder: str | Path, metrics: dict[str, float] | None = None, labels: str = "dropout") -> None:
         """Write the estimator, which is loaded with
-        :func:`~tenfold.systems.activation_uncertainty.serving.load_estimator` onto the same main model.
+        ``load_estimator`` onto the same main model.
 
         Args:
             folder: made if need be.
@@ -272,80 +274,3 @@ class ActivationUncertainty:
             metrics={"validation_r2": found.fitted.r2, **(metrics or {})},
         )
         save_estimator(folder, self.serve(), manifest)
-
-
-def ensemble_labels(
-    models: Sequence[nn.Module],
-    batches: Callable[[], Iterable[Any]],
-    target: Target,
-    *,
-    features: ActivationFeatures,
-    served: int = 0,
-    output: Chooser | None = None,
-) -> DropoutLabels:
-    """Labels from the spread of an ensemble instead of dropout (paper B), features from its served member.
-
-    Args:
-        models: members, trained on the same data with other seeds or orders.
-        batches: gives the batches, once for each member.
-        target: definition of the uncertainty; the class of ``class`` is the served member's.
-        features: made on the served member.
-        served: which member is served.
-        output: picks the prediction from what a network gives.
-
-    Raises:
-        UserError: fewer than two members, or two that are the same (spec 9, trap 16).
-    """
-    if len(models) < 2:
-        raise UserError(f"an ensemble needs at least 2 members; got {len(models)}")
-    states = [torch.cat([p.detach().flatten().float().cpu() for p in model.parameters()]) for model in models]
-    for n, state in enumerate(states):
-        for other in range(n):
-            if state.shape == states[other].shape and torch.equal(state, states[other]):
-                raise UserError(f"members {other} and {n} of the ensemble are the same network")
-    passes = [_member_pass(model, batches(), target, output) for model in models]
-    ids, outputs = passes[served]
-    everyone = torch.stack([found for _, found in passes])
-    quantities = target.quantities(everyone)
-    mean = quantities.mean(0)
-    m2 = (quantities - mean).square().sum(0)
-    predicted = outputs.argmax(-1) if target.classes else outputs
-    spread = target.spread(mean, m2, len(models), predicted)
-    read = read_features(models[served], batches(), features, output)
-    return DropoutLabels(ids, outputs.float(), mean.float(), spread.float(), len(models), target, read)
-
-
-@torch.no_grad()
-def _member_pass(
-    model: nn.Module, batches: Iterable[Any], target: Target, output: Chooser | None
-) -> tuple[Tensor, Tensor]:
-    ids, outputs = [], []
-    with clean(model):
-        for inputs, own in numbered(batches):
-            ids.append(own)
-            outputs.append(target.check(main_output(call(model, to_device(inputs, device_of(model))), output)).cpu())
-    return torch.cat(ids), torch.cat(outputs)
-
-
-@torch.no_grad()
-def read_features(
-    model: nn.Module, batches: Iterable[Any], features: ActivationFeatures, output: Chooser | None = None
-) -> Tensor:
-    """Features ``(rows, width)`` float32 of all inputs, from one pass without dropout, on the CPU.
-
-    Args:
-        model: the network.
-        batches: inputs, or ``(inputs, ids)``.
-        features: what is read.
-        output: picks the prediction from what the network gives.
-    """
-    parts = []
-    with clean(model):
-        for inputs, _ in numbered(batches):
-            placed = to_device(inputs, device_of(model))
-            with features.collect(mask_of(placed)) as read:
-                out = main_output(call(model, placed), output)
-            parts.append(read.features(out).float().cpu())
-    if not parts:
-        raise UserError("there are no rows: the data are empty")
-    return torch.cat(parts)

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from tenfold.errors import UserError
 from tenfold.networks import named_network
-from tenfold.systems.boosted_exits.attach import AttachedExits, attach_exits, trainable_parameter_groups
-from tenfold.systems.boosted_exits.cutting import cut
-from tenfold.systems.boosted_exits.model import EarlyExitModel, small_cnn
-from tenfold.systems.boosted_exits.msdnet import PUBLISHED_MSDNETS, MSDNet
-from tenfold.systems.boosted_exits.ranet import PUBLISHED_RANETS, RANet
+from tenfold.systems.boosted_exits.attach.attach_exits import AttachedExits, attach_exits, trainable_parameter_groups
+from tenfold.systems.boosted_exits.attach.cut import cut
+from tenfold.systems.boosted_exits.networks.early_exit_model import EarlyExitModel
+from tenfold.systems.boosted_exits.networks.msdnet import PUBLISHED_MSDNETS, MSDNet
+from tenfold.systems.boosted_exits.networks.ranet import PUBLISHED_RANETS, RANet
+from tenfold.systems.boosted_exits.networks.small_cnn import small_cnn
 
 ExitNetwork = EarlyExitModel | AttachedExits
 
@@ -42,14 +43,14 @@ def build_network(
     """A network with exits, by name.
 
     Args:
-        name: one of :data:`STAGED`, ``torchvision/NAME``, ``timm/NAME`` or ``factory``.
+        name: one of ``STAGED``, ``torchvision/NAME``, ``timm/NAME`` or ``factory``.
         num_classes: number of classes.
         image_shape: ``(channels, height, width)`` of the inputs.
         arguments: further arguments of the network.
         taps: modules that get an exit, for networks that have none of their own.
         factory: ``package.module:function`` of a network of the user's.
         weights: checkpoint of the trunk, for networks that get exits attached.
-        reweight: see :func:`~tenfold.systems.boosted_exits.method.expand_reweight`.
+        reweight: see ``expand_reweight``.
         rescale: whether training rescales gradients.
 
     Raises:

@@ -14,7 +14,7 @@ Head n gives logits ``f_n``; exit n predicts with the sum of its own and the dis
         h = rescale_gradient(h, N - n - 1)
 
 ``r = 0`` is the ordinary multi-exit network, ``r = 1`` plain boosting; the published value is 0.5. Training,
-validation, thresholds and serving all go through :func:`add_exit`, so that they cannot disagree about ``z``.
+validation, thresholds and serving all go through ``add_exit``, so that they cannot disagree about ``z``.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,7 +38,7 @@ def expand_reweight(reweight: float | Sequence[float], exits: int) -> tuple[floa
 
     Returns:
         ``(N,)`` factors ``r_0 .. r_{N-1}``; ``r_{n-1}`` multiplies the ensemble of exit n-1 when exit n is added, so
-        that the last factor is never used (training convention of the official code, spec 2.4).
+        that the last factor is never used (training convention of the official code).
 
     Raises:
         ValueError: a factor outside [0, 1], or a number of factors that is not 1, 2 or N.
@@ -80,8 +80,8 @@ def ensemble_logits(
 
     Args:
         logits: N tensors ``(batch, classes)``, each head's own logits.
-        reweight: see :func:`expand_reweight`.
-        stop_gradient: see :func:`add_exit`.
+        reweight: see ``expand_reweight``.
+        stop_gradient: see ``add_exit``.
         official_eval_index: use ``r_n`` instead of ``r_{n-1}``, as the official evaluation (not its training) does;
             for reproducing files made with a factor that is not constant. Agrees with the default for a constant one.
     """
@@ -137,7 +137,7 @@ class BoostedExitLoss(nn.Module):
     With ``reweight=0`` this is joint training, the baseline.
 
     Args:
-        reweight: see :func:`expand_reweight`; 0.5 in all published settings.
+        reweight: see ``expand_reweight``; 0.5 in all published settings.
         loss: maps ``(batch, classes)`` ensemble logits and the targets to a scalar mean; cross-entropy by default.
             Any loss of additive outputs will do: ``binary_cross_entropy_with_logits`` for several labels,
             ``mse_loss`` for regression.

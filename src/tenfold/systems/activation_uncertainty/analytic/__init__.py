@@ -1,0 +1,1 @@
+"""Uncertainty without sampling and without learning: closed form and moment propagation."""

@@ -1,0 +1,1 @@
+"""Labels of uncertainty from passes with dropout."""

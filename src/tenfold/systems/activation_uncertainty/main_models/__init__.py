@@ -1,0 +1,1 @@
+"""The main models of the experiment."""

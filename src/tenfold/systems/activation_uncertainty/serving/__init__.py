@@ -1,0 +1,1 @@
+"""One pass, two answers: the served model, on disk and as ONNX."""

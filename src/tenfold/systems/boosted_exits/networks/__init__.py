@@ -1,0 +1,1 @@
+"""Networks with exits of their own, as published, and their official checkpoints."""

@@ -1,0 +1,279 @@
+"""Official checkpoints and settings of BoostNet, MSDNet-PyTorch and RANet-pytorch.
+
+============================  ======================================================
+official key                  ours
+============================  ======================================================
+``blocks.n.`` (MSDNet)        ``stages.n.``
+``FirstLayer.`` (RANet)       ``stages.0.stem.``
+``scale_flows.s.j.`` (RANet)  ``stages.n.blocks.k.``: block j of sub-network s belongs
+                              to stage ``n = max(B_s, j)``, ``k = j`` if ``n = B_s``
+``classifier.n.``             ``heads.n.``
+============================  ======================================================
+
+The rest of a key is the same. The files that lie beside a checkpoint are read by
+``official_files``.
+"""
+
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, BeforeValidator, ValidationError
+from torch import Tensor
+
+from tenfold.errors import UserError
+from tenfold.systems.boosted_exits.networks.msdnet import PUBLISHED_MSDNETS, MSDNet, published_msdnet
+from tenfold.systems.boosted_exits.networks.official_files import read_lines, read_saved
+from tenfold.systems.boosted_exits.networks.ranet import PUBLISHED_RANETS, RANet, published_ranet
+
+Backbone = MSDNet | RANet
+
+BOOSTED_REWEIGHT = 0.5
+"""Factor of the older ensemble in all of BoostNet's published settings."""
+
+_CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}
+
+
+def load_official(path: str | Path, model: Backbone | str | None = None) -> Backbone:
+    """Read an official checkpoint.
+
+    Args:
+        path: BoostNet's ``model_latest.pth`` or ``model_best.pth``; ``checkpoint_NNN.pth.tar`` or
+            ``model_best.pth.tar`` of MSDNet-PyTorch and RANet-pytorch; or their ``latest.txt``, which names one.
+        model: what the weights go into, in place; the name of a published network; or ``None`` for the published
+            network that the shapes fit. For the latter two, the numbers of classes and of image channels follow
+            from the file, and so does the ensemble: 0.5 for BoostNet's files, 0 (none) for the others'.
+
+    Returns:
+        The model, in training mode as a new module is.
+
+    Raises:
+        UserError: the file cannot be read, is not such a checkpoint, holds other objects than tensors and plain values,
+            has weights that are not finite, or does not fit the model exactly: the message names the first key.
+    """
+    path = _follow_latest(Path(path))
+    weights, boosted = _find_weights(read_saved(path), path)
+    if model is None or isinstance(model, str):
+        model = _published_for(weights, path, model, BOOSTED_REWEIGHT if boosted else 0.0)
+    try:
+        model.load_state_dict(official_to_ours(weights, model))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return model
+
+
+def official_to_ours(state_dict: Mapping[str, Tensor], model: Backbone) -> dict[str, Tensor]:
+    """State dict of ``model`` from one with official keys, with or without the prefix ``module.``.
+
+    Counters of batches, which files older than PyTorch 0.4.1 lack, become 0 where missing.
+
+    Args:
+        state_dict: tensors by official key.
+        model: the network they are for; left as it is.
+
+    Raises:
+        UserError: a key is missing, unexpected or of another shape, or a weight is not finite.
+    """
+    given = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    kind = type(model).__name__
+    converted = {}
+    for ours, current in model.state_dict().items():
+        official = _official_name(ours, model)
+        value = given.pop(official, None)
+        if value is None and ours.endswith(".num_batches_tracked"):
+            value = torch.zeros_like(current)
+        if value is None:
+            raise UserError(f"key {official!r} is missing for this {kind}; give the settings the file was made with")
+        if value.shape != current.shape:
+            raise UserError(
+                f"key {official!r} has shape {tuple(value.shape)}, but this {kind} needs {tuple(current.shape)}; "
+                f"give the settings the file was made with"
+            )
+        if not value.isfinite().all():
+            raise UserError(f"key {official!r} holds values that are not finite; the training had diverged")
+        converted[ours] = value
+    if given:
+        raise UserError(f"key {next(iter(given))!r} is none of this {kind}'s; give the settings the file was made with")
+    return converted
+
+
+def ours_to_official(model: Backbone) -> dict[str, Tensor]:
+    """The model's state dict with official keys, without the prefix ``module.``.
+
+    Args:
+        model: an MSDNet or a RANet.
+    """
+    return {_official_name(key, model): value for key, value in model.state_dict().items()}
+
+
+def _official_name(key: str, model: Backbone) -> str:
+    part, index, rest = key.split(".", 2)
+    if part == "heads":
+        return f"classifier.{index}.{rest}"
+    if isinstance(model, MSDNet):
+        return f"blocks.{index}.{rest}"
+    if rest.startswith("stem."):
+        return f"FirstLayer.{rest.removeprefix('stem.')}"
+    # Stage n opens sub-network s where n = B_s, and holds its blocks 0..n; else it holds block n alone.
+    stage = int(index)
+    _, position, rest = rest.split(".", 2)
+    sub_network = sum(until <= stage for until in model.blocks_until) - 1
+    block = position if stage == model.blocks_until[sub_network] else index
+    return f"scale_flows.{sub_network}.{block}.{rest}"
+
+
+def _follow_latest(path: Path) -> Path:
+    if path.suffix != ".txt":
+        return path
+    lines = read_lines(path)
+    if not lines:
+        raise UserError(f"{path} is empty; it should hold the path of a checkpoint")
+    # The path was written on the machine of the training; moved, checkpoint and latest.txt still lie side by side.
+    named = Path(lines[0].strip())
+    for candidate in (path.parent / named, path.parent / named.name):
+        if candidate.is_file():
+            return candidate
+    raise UserError(f"{path} names the checkpoint {named.name}, which is not in its folder; put it there")
+
+
+def _find_weights(content: Any, path: Path) -> tuple[Mapping[str, Tensor], bool]:
+    """The state dict, and whether the file is BoostNet's."""
+    weights = content.get("state_dict") if isinstance(content, dict) else None
+    boosted = False
+    if isinstance(weights, dict) and set(weights) == {"model"}:
+        weights, boosted = weights["model"], True
+    if not isinstance(weights, dict) or not weights:
+        raise UserError(f"{path} is no checkpoint of BoostNet, MSDNet-PyTorch or RANet-pytorch: it has no 'state_dict'")
+    for key, value in weights.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise UserError(f"{path} is no checkpoint: its state_dict holds {key!r}, which is not a tensor's name")
+    return weights, boosted
+
+
+def _published_for(weights: Mapping[str, Tensor], path: Path, name: str | None, reweight: float) -> Backbone:
+    weights = {key.removeprefix("module."): value for key, value in weights.items()}
+    is_ranet = any(key.startswith("scale_flows.") for key in weights)
+    stem = "FirstLayer.layers.0" if is_ranet else "blocks.0.0.layers.0"
+    first = weights.get(f"{stem}.net.0.weight", weights.get(f"{stem}.0.weight"))
+    last = weights.get("classifier.0.linear.weight")
+    if first is None or last is None or first.ndim != 4 or last.ndim != 2 or not first.numel() * last.numel():
+        raise UserError(f"{path} holds weights of neither MSDNet nor RANet")
+    changes = {"num_classes": len(last), "image_channels": first.shape[1], "reweight": reweight}
+    if name is not None:
+        return _published(name, changes)
+    candidates = list(PUBLISHED_RANETS if is_ranet else PUBLISHED_MSDNETS)
+    for candidate in candidates:
+        with torch.device("meta"):
+            shapes = _shapes(ours_to_official(_published(candidate, changes)))
+        if shapes == _shapes(weights):
+            return _published(candidate, changes)
+    raise UserError(
+        f"{path} fits none of the published settings ({', '.join(candidates)}): give the model, made by "
+        f"parse_official_arguments from the settings the file was made with"
+    )
+
+
+def _published(name: str, changes: dict[str, Any]) -> Backbone:
+    if name in PUBLISHED_RANETS:
+        return published_ranet(name, **changes)
+    if name in PUBLISHED_MSDNETS:
+        return published_msdnet(name, **changes)
+    names = ", ".join([*PUBLISHED_MSDNETS, *PUBLISHED_RANETS])
+    raise UserError(f"there is no published network {name!r}; choose one of {names}")
+
+
+def _shapes(state_dict: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    """Shapes of all but the counters of batches, which old files lack."""
+    return {key: value.shape for key, value in state_dict.items() if not key.endswith(".num_batches_tracked")}
+
+
+def read_official_arguments(path: str | Path) -> dict[str, Any]:
+    """The settings that MSDNet-PyTorch saves beside its results (``args.pth``), by their official names.
+
+    Raises:
+        UserError: the file cannot be read or holds something else.
+    """
+    content = read_saved(Path(path))
+    if not isinstance(content, Namespace):
+        raise UserError(f"{path} holds no arguments of an official program")
+    return vars(content)
+
+
+def _split_at(separator: str) -> BeforeValidator:
+    return BeforeValidator(lambda value: value.split(separator) if isinstance(value, str) else value)
+
+
+class _OfficialArguments(BaseModel):
+    """Arguments that shape the network; defaults are the official ones, where the projects agree on them."""
+
+    arch: Annotated[Literal["msdnet", "msdnet_ge", "ranet"], BeforeValidator(lambda value: str(value).lower())]
+    data: Annotated[Literal["cifar10", "cifar100", "imagenet"], BeforeValidator(lambda value: str(value).lower())]
+    nBlocks: int
+    nChannels: int
+    step: int
+    stepmode: Literal["even", "lin_grow", "lg"]
+    base: int = 4
+    growthRate: int = 6
+    grFactor: Annotated[list[int], _split_at("-")]
+    bnFactor: Annotated[list[int], _split_at("-")]
+    reduction: float = 0.5
+    prune: Literal["max", "min"] = "max"
+    bottleneck: Literal[True] = True
+    bnAfter: Literal[True] = True
+    block_step: int = 2
+    scale_list: Annotated[list[int], _split_at("-")] = []
+    compress_factor: float = 0.25
+    ensemble_reweight: Annotated[list[float], _split_at(",")] = [0.0]
+
+
+def parse_official_arguments(arguments: Mapping[str, Any]) -> Backbone:
+    """The network that the official programs build from their arguments.
+
+    Args:
+        arguments: by official names, with ``-`` or ``_``; lists as ``"1-2-4"`` or as lists. Needed are ``arch``
+            (``msdnet``, ``msdnet_ge`` or ``ranet``), ``data`` or ``dataset`` (``cifar10``, ``cifar100`` or
+            ``imagenet``), ``nBlocks``, ``nChannels``, ``step``, ``stepmode`` (``even``, ``lin_grow`` or ``lg``), and
+            for RANet ``grFactor``, ``bnFactor`` and ``scale_list``. ``ensemble_reweight``, which only BoostNet has, is
+            0 where it is missing. What concerns data and training only is ignored.
+
+    Raises:
+        UserError: an argument is missing or has a value that no network can be built from.
+    """
+    given = {key.replace("-", "_"): value for key, value in arguments.items() if value is not None}
+    given["data"] = given.get("dataset", given.get("data"))
+    if str(given.get("arch")).lower() != "ranet":
+        given = {"grFactor": "1-2-4", "bnFactor": "1-2-4"} | given
+    try:
+        official = _OfficialArguments.model_validate(given)
+        return _build(official)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"official argument {first['loc'][0]!r} of the network: {first['msg']}") from error
+    except ValueError as error:
+        raise UserError(f"no network can be built from these arguments: {error}") from error
+
+
+def _build(official: _OfficialArguments) -> Backbone:
+    common: dict[str, Any] = {
+        "num_classes": _CLASSES[official.data],
+        "num_blocks": official.nBlocks,
+        "channels": official.nChannels,
+        "growth_rate": official.growthRate,
+        "growth_factors": official.grFactor,
+        "bottleneck_factors": official.bnFactor,
+        "step": official.step,
+        "step_mode": "even" if official.stepmode == "even" else "lin_grow",
+        "reduction": official.reduction,
+        "stem": "imagenet" if official.data == "imagenet" else "cifar",
+        "reweight": official.ensemble_reweight,
+    }
+    if official.arch == "ranet":
+        return RANet(
+            **common,
+            block_step=official.block_step,
+            scales=official.scale_list,
+            compression=official.compress_factor,
+        )
+    return MSDNet(**common, base=official.base, prune=official.prune, rescale=official.arch == "msdnet_ge")

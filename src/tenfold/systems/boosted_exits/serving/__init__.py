@@ -1,0 +1,1 @@
+"""Serving that really stops: in PyTorch, with regrouped batches, in ONNX."""
