@@ -49,9 +49,7 @@ def pick(candidates: Sequence[Candidate], names: Sequence[str], rule: str = "bes
     return max(found, key=lambda c: (c.score, [-c.costs[name] for name in names]))
 
 
-def hypervolumes(
-    candidates: Sequence[Candidate], names: Sequence[str], reference: Sequence[float]
-) -> list[float]:
+def hypervolumes(candidates: Sequence[Candidate], names: Sequence[str], reference: Sequence[float]) -> list[float]:
     """Hypervolume after each generation, of all feasible candidates so far.
 
     Args:

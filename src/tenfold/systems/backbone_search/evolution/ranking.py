@@ -30,7 +30,9 @@ def dominates(values: Values, violations: Values) -> NDArray[np.bool_]:
     better = no_worse & (values[:, None] < values[None]).any(2)
     # A candidate without a finite value loses against all that have one.
     better = np.where(broken[:, None] != broken[None], ~broken[:, None], better)
-    return np.where((violations[:, None] == 0) & (violations[None] == 0), better, violations[:, None] < violations[None])
+    return np.where(
+        (violations[:, None] == 0) & (violations[None] == 0), better, violations[:, None] < violations[None]
+    )
 
 
 def non_dominated_ranks(values: Values, violations: Values | None = None) -> NDArray[np.int64]:

@@ -2,8 +2,8 @@
 
 Optuna's own samplers draw from a generator that a resumed or second process starts anew: the same genomes come again.
 Here every genome has a *slot*, its place in the order of asking, and is drawn from ``default_rng([seed, slot])``; the
-space is declared, not inferred from earlier trials; generations are ``slot // population``; genomes that lower slots asked
-for are drawn again. So one run, any number of resumptions, and workers that take turns ask for the same genomes.
+space is declared, not inferred from earlier trials; generations are ``slot // population``; genomes that lower slots
+asked for are drawn again. So one run, any number of resumptions, and workers that take turns ask for the same genomes.
 
 A worker that finds its generation closed (earlier candidates are still computed) gives its trial up: *void*. Slots are
 given in the order of trial numbers, so that no two trials have one.
@@ -194,7 +194,8 @@ def finished_slots(study: optuna.Study) -> set[int]:
 
 
 def objective_values(trials: Sequence[FrozenTrial]) -> tuple[np.ndarray, np.ndarray]:
-    """Values to be minimised ``(n, objectives)`` and violations ``(n,)``; the score, which studies maximise, is negated here
-    and nowhere else."""
+    """Values to be minimised ``(n, objectives)`` and violations ``(n,)``; the score, which studies maximise, is
+    negated here and nowhere else.
+    """
     values = np.array([[-trial.values[0], *trial.values[1:]] for trial in trials], dtype=np.float64)
     return values, np.array([trial.user_attrs["violation"] for trial in trials], dtype=np.float64)
