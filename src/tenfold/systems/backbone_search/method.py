@@ -235,7 +235,7 @@ class DetectorSearch:
         self, objectives: Sequence[str] = ("multiply_adds",), limits: Mapping[str, float] | None = None,
         initial: Sequence[Genome] = (),
     ) -> SearchTask:  # fmt: skip
-        """This search as evolution takes it."""
+        """The search as evolution takes it."""
         return SearchTask(
             self.space, self.costs, self.evaluate, tuple(objectives), dict(limits or {}), self.fingerprint, initial
         )

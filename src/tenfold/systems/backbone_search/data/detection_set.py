@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tenfold.data import read_image
 from tenfold.errors import UserError
 
 PIXELS_AT_MOST = 2**28
@@ -157,35 +158,15 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_rgb(path: str | Path) -> np.ndarray:
-    """An image file as ``(height, width, 3)`` uint8 RGB, turned by its EXIF orientation; any mode of pixels.
+    """An image file as ``(height, width, 3)`` uint8 RGB, upright; see :mod:`tenfold.data.reading` for kinds of pixels.
 
     Raises:
         UserError: the file is missing, damaged, cut short, or has more than ``PIXELS_AT_MOST`` pixels.
     """
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > PIXELS_AT_MOST:
-                raise UserError(
-                    f"{path} has {image.width} x {image.height} pixels; at most {PIXELS_AT_MOST:,} are read"
-                )
-            turned = ImageOps.exif_transpose(image)
-            if turned.mode.startswith("I") or turned.mode == "F":  # 16 bits and more: PIL would cut, not scale
-                values = np.asarray(turned, dtype=np.float64)
-                top = 65535 if turned.mode.startswith("I") else max(float(values.max(initial=0)), 1.0)
-                grey = np.clip(values / top * 255, 0, 255).astype(np.uint8)
-                return np.repeat(grey[..., None], 3, 2)
-            if turned.mode in ("RGBA", "LA", "PA") or "transparency" in turned.info:
-                on_grey = Image.new("RGBA", turned.size, (114, 114, 114, 255))
-                turned = Image.alpha_composite(on_grey, turned.convert("RGBA"))
-            return np.asarray(turned.convert("RGB"))
-    except UserError:
-        raise
-    except FileNotFoundError as error:
-        raise UserError(f"there is no image {path}") from error
-    except Exception as error:  # a damaged file can end the decoder anywhere
-        raise UserError(f"cannot read the image {path}: {' '.join(str(error).split())[:160]}") from error
+    height, width = image_size(Path(path))
+    if height * width > PIXELS_AT_MOST:
+        raise UserError(f"{path} has {width} x {height} pixels; at most {PIXELS_AT_MOST:,} are read")
+    return np.asarray(read_image(path))
 
 
 def image_size(path: Path) -> tuple[int, int]:

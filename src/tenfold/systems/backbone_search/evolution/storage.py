@@ -1,10 +1,12 @@
 """Where a study lives: SQLite in the run folder, a journal file, PostgreSQL; opened, checked, repaired."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -14,6 +16,9 @@ from tenfold.systems.backbone_search.evolution.candidates import SearchTask
 from tenfold.systems.backbone_search.evolution.sampler import RETRIES, SLOT, VOID
 
 HEARTBEAT, GRACE = 60, 180
+
+# Heartbeats have been "experimental" since version 2.9; a line for each would hide what matters.
+warnings.filterwarnings("ignore", category=ExperimentalWarning)
 
 
 def open_storage(url: str, heartbeat: int = HEARTBEAT, grace: int = GRACE) -> BaseStorage:
@@ -82,8 +87,8 @@ def open_study(storage: BaseStorage, name: str, task: SearchTask, sampler: optun
     for key, value in wanted.items():
         if key in known and known[key] != value:
             raise UserError(
-                f"the study {name!r} belongs to another {key} ({_short(known[key])}, not {_short(value)}): resume it with "
-                "the settings and the seed checkpoint it was begun with, or begin another study"
+                f"the study {name!r} belongs to another {key} ({_short(known[key])}, not {_short(value)}): resume it "
+                "with the settings and the seed checkpoint it was begun with, or begin another study"
             )
     for key, value in wanted.items():
         if key not in known:

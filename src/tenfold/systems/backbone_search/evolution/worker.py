@@ -31,11 +31,11 @@ from tenfold.systems.backbone_search.evolution.storage import open_storage, open
 from tenfold.systems.backbone_search.objectives.limits import violations
 
 _INFEASIBLE_AT_MOST = 50
-"""Times the budget: how many candidates beyond the limits Optuna's own samplers may propose, none of which is trained."""
+"""Times the budget: how many candidates beyond the limits, none of them trained, Optuna's samplers may propose."""
 
 
 class _Void(Exception):
-    """This trial has no slot."""
+    """The trial has no slot."""
 
 
 def make_sampler(task: SearchTask, options: EvolutionOptions, patience: float = 180.0) -> optuna.samplers.BaseSampler:
