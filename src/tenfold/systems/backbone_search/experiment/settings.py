@@ -152,7 +152,7 @@ def check(config: Config) -> None:
         raise UserError("space.weights is for space.seed yolox-nano, yolox-tiny or yolox-s")
     if official and (space.mode != "paper" or (config.arms and "mobiledet" in config.arms)):
         raise UserError(
-            "a YOLOX space has no operators and no MobileDet shape: leave space.mode and arms mobiledet out"
+            "a YOLOX space has no operators and no MobileDet shape: leave space.mode and the arm mobiledet out"
         )
     if search.latency_command is not None and search.objective != "latency_ms" and "latency_ms" not in search.limits:
         raise UserError(
@@ -171,12 +171,13 @@ def _small(preset: str, data: DetectionOptions, controls: list[str]) -> Config:
         preset=preset,
         seeds=3,
         data=data,
-        search=SearchOptions(population=8, generations=3, controls=controls, promote=3, repeats=1),
-        seed_training=DetectorTraining(epochs=40),
+        search=SearchOptions(population=6, generations=3, controls=controls, promote=2, repeats=1),
+        seed_training=DetectorTraining(epochs=30),
         tuning=DetectorTraining(epochs=1, learning_rate=0.02, warmup_epochs=0.25, average=False),
         promotion=DetectorTraining(epochs=4, learning_rate=0.02, warmup_epochs=0.5, average=False),
-        final=DetectorTraining(epochs=20, learning_rate=0.02),
+        final=DetectorTraining(epochs=12, learning_rate=0.02),
         arms=list(ARMS),
+        workers=2,
     )
 
 
@@ -206,11 +207,13 @@ def _paper(preset: str, seed: Literal["mobile", "yolox-nano"]) -> Config:
 
 PRESETS = {
     "tiny": Config(
-        data=DetectionOptions(height=64, width=96, scenes=72),
-        seed_training=DetectorTraining(epochs=14, learning_rate=0.04),
-        tuning=DetectorTraining(epochs=1, learning_rate=0.02, warmup_epochs=0.25, average=False),
-        promotion=DetectorTraining(epochs=2, learning_rate=0.02, warmup_epochs=0.25, average=False),
-        final=DetectorTraining(epochs=5, learning_rate=0.02),
+        data=DetectionOptions(height=64, width=96, scenes=64),
+        space=SpaceOptions(neck=[16, 16, 16], head=16),
+        search=SearchOptions(population=4, generations=2),
+        seed_training=DetectorTraining(epochs=20, batch_size=8, learning_rate=0.03),
+        tuning=DetectorTraining(epochs=1, batch_size=8, learning_rate=0.02, warmup_epochs=0.25, average=False),
+        promotion=DetectorTraining(epochs=2, batch_size=8, learning_rate=0.02, warmup_epochs=0.25, average=False),
+        final=DetectorTraining(epochs=6, batch_size=8, learning_rate=0.02),
     ),
     "small": _small("small", DetectionOptions(name="bccd"), ["random", "scalar", "optuna-nsga2"]),
     "small-nuclei": _small(
