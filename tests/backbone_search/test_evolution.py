@@ -250,7 +250,9 @@ def test_the_traps_of_stock_optuna(tmp_path):
         study = optuna.create_study(directions=["maximize", "minimize"])
         for _ in range(rounds):
             study.sampler = sampler_of()
-            study.optimize(lambda t: (sum(t.suggest_categorical(n, c) for n, c in SPACE.genes.items()), 1.0), n_trials=4)
+            study.optimize(
+                lambda t: (sum(t.suggest_categorical(n, c) for n, c in SPACE.genes.items()), 1.0), n_trials=4
+            )
         return [tuple(trial.params.values()) for trial in study.trials]
 
     stock = asked(lambda: optuna.samplers.NSGAIISampler(seed=0), 2)

@@ -44,8 +44,8 @@ from tenfold.systems.backbone_search.training.options import DetectorTraining
 from tenfold.systems.backbone_search.training.train_detector import train_detector
 from tenfold.training import TrainerOptions
 
-STATISTICS_IMAGES = 512
-"""Training images that batch statistics are estimated on, at most."""
+STATISTICS_IMAGES, STATISTICS_BATCH = 512, 64
+"""Training images that batch statistics are estimated on at most, and how many at a time."""
 
 
 @dataclass
@@ -211,7 +211,7 @@ class DetectorSearch:
     def estimate(self, model: YOLOXLite, genome: Mapping[str, Any]) -> None:
         """Batch statistics on training images as they are."""
         count = min(len(self.fit), STATISTICS_IMAGES)
-        batch = min(self.tuning.batch_size, count)
+        batch = min(STATISTICS_BATCH, count)
         size = self.size(genome)
 
         def batches() -> Any:

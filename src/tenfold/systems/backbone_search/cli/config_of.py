@@ -33,12 +33,13 @@ def _filled(config: Any, values: Any, source: str) -> Any:
         own = getattr(config, name)
         if is_dataclass(own):
             _filled(own, value, source)
-        elif (
-            own is not None
-            and value is not None
-            and not isinstance(value, type(own) | (int if isinstance(own, float) else type(own)))
-        ):
+        elif own is not None and value is not None and not isinstance(value, _kinds(own)):
             raise UserError(f"{source}/config.yaml: {name} is {value!r}")
         else:
             setattr(config, name, value)
     return config
+
+
+def _kinds(own: Any) -> tuple[type, ...]:
+    """Types that a value may have where the default has this one."""
+    return (int, float) if isinstance(own, float) else (type(own),)

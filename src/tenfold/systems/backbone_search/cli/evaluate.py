@@ -57,7 +57,8 @@ def evaluate(
     splits = load_detection(options, seed)
     if list(splits.classes) != detector.classes:
         raise UserError(
-            f"the data has the classes {', '.join(splits.classes[:8])}; the detector knows {', '.join(detector.classes[:8])}"
+            f"the data has the classes {', '.join(splits.classes[:8])}; "
+            f"the detector knows {', '.join(detector.classes[:8])}"
         )
     part = splits.test if split == "test" else splits.search
     most = int(detector.extra.get("most_detections", 100))

@@ -220,8 +220,8 @@ def plots_of(outcomes: Mapping[str, Any], config: Config) -> list[Plot]:
             x_label=f"{unit} of one image",
             y_label="mAP on the search split after short tuning",
             series=[*everything, *controls],
-            caption="Every evaluated candidate within the limits; the front is what none of them dominates. The table of "
-            "the front gives each one's genome.",
+            caption="Every evaluated candidate within the limits; the front is what none of them dominates. The table "
+            "of the front gives each one's genome.",
         ),
         Plot(
             id="hypervolume",

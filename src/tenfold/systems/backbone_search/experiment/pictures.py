@@ -44,7 +44,7 @@ def pictures_of(problem: Problem, folder: Path, chosen: dict[str, Any]) -> list[
             "detections",
             "Detections on test images",
             file.getvalue(),
-            alt="Test images twice: with the true boxes on the left, with the boxes that the detector found on the right.",
+            alt="Test images twice: with the true boxes on the left, with what was found on the right.",
             caption=f"Truth on the left, found (score 0.3 and more) on the right. The network is candidate "
             f"{chosen['slot']} of the first search.",
         )

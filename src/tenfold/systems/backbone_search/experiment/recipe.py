@@ -39,7 +39,7 @@ from tenfold.systems.backbone_search.experiment.settings import PRESETS, Config,
 from tenfold.systems.backbone_search.experiment.shapes import at_cost
 from tenfold.systems.backbone_search.mapping.batch_statistics import reestimate_batch_norm
 from tenfold.systems.backbone_search.mapping.map_weights import map_weights
-from tenfold.systems.backbone_search.method import promote
+from tenfold.systems.backbone_search.method import STATISTICS_BATCH, STATISTICS_IMAGES, promote
 from tenfold.systems.backbone_search.training.train_detector import train_detector
 
 __all__ = ["PRESETS", "Config", "run"]
@@ -57,25 +57,16 @@ def run(config: Config, run: Run) -> Results:
     problem.task(problem.search(config.seed, run.folder, with_seed=False)).check()  # a hopeless budget fails now
     problem.fresh_seed(config.seed)  # and wrong weights
     seeds = list(range(config.seed, config.seed + config.seeds))
-    strategies = ["nsga2", *config.search.controls]
+    if config.workers > 1 and len(seeds) > 1:
+        _in_processes(config, run, seeds)
     outcomes: dict[str, Any] = {"seeds": {}, "searches": {}, "finals": {}, "promotion": {}, "unmapped": {}}
     for seed in seeds:
-        name = f"seed/{seed}"
-        outcomes["seeds"][seed] = run.step(name, lambda folder: train_seed(problem, seed, folder, run, name))  # noqa: B023
-        for strategy in strategies:
-            name = f"search/{strategy}/{seed}"
-            outcomes["searches"].setdefault(strategy, []).append(
-                run.step(name, lambda folder: search_once(problem, strategy, seed, folder, run, name))  # noqa: B023
-            )
-        outcomes["promotion"][seed] = run.step(f"promotion/{seed}", lambda _: promote_front(problem, seed, run))  # noqa: B023
-        outcomes["unmapped"][seed] = run.step(f"unmapped/{seed}", lambda _: without_mapping(problem, seed, run))  # noqa: B023
-    for seed in seeds:
-        chosen = outcomes["promotion"][seed]
-        for arm in ["found", *config.arms]:
-            name = f"final/{arm}/{seed}"
-            outcomes["finals"].setdefault(arm, []).append(
-                run.step(name, lambda folder: train_final(problem, arm, chosen, seed, folder, run, name))  # noqa: B023
-            )
+        for kind, found in one_search(problem, seed, run).items():
+            if kind in ("searches", "finals"):
+                for name, outcome in found.items():
+                    outcomes[kind].setdefault(name, []).append(outcome)
+            else:
+                outcomes[kind][seed] = found
     delivered = run.step("delivery", lambda _: deliver(problem, outcomes["promotion"][seeds[0]], seeds[0], run))
     costs = outcomes["finals"]["found"][0]
     return Results(
@@ -101,6 +92,49 @@ def run(config: Config, run: Run) -> Results:
     )
 
 
+def one_search(problem: Problem, seed: int, run: Run) -> dict[str, Any]:
+    """All steps of one seed: its detector, the searches, promotion, the networks that are compared.
+
+    Returns:
+        ``seeds``, ``searches`` (by strategy), ``promotion``, ``unmapped`` and ``finals`` (by arm).
+    """
+    config, name = problem.config, f"seed/{seed}"
+    found: dict[str, Any] = {"searches": {}, "finals": {}}
+    found["seeds"] = run.step(name, lambda folder: train_seed(problem, seed, folder, run, name))
+    for strategy in ["nsga2", *config.search.controls]:
+        step = f"search/{strategy}/{seed}"
+        found["searches"][strategy] = run.step(
+            step,
+            lambda folder: search_once(problem, strategy, seed, folder, run, step),  # noqa: B023
+        )
+    found["promotion"] = chosen = run.step(f"promotion/{seed}", lambda _: promote_front(problem, seed, run))
+    found["unmapped"] = run.step(f"unmapped/{seed}", lambda _: without_mapping(problem, seed, run))
+    for arm in ["found", *config.arms]:
+        step = f"final/{arm}/{seed}"
+        found["finals"][arm] = run.step(
+            step,
+            lambda folder: train_final(problem, arm, chosen, seed, folder, run, step),  # noqa: B023
+        )
+    return found
+
+
+def _in_processes(config: Config, run: Run, seeds: list[int]) -> None:
+    """Do the searches in processes of one thread each; their steps are files, which are read afterwards."""
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(config.workers, len(seeds)), mp_context=context) as pool:
+        waiting = [pool.submit(_search_in_process, config, run.folder, seed, run.quiet) for seed in seeds]
+        for done in waiting:
+            done.result()
+
+
+def _search_in_process(config: Config, folder: Path, seed: int, quiet: bool) -> None:
+    torch.set_num_threads(1)
+    one_search(Problem(config), seed, Run(folder, quiet))
+
+
 def notes_of(problem: Problem) -> list[str]:
     """What a reader must know to judge the numbers."""
     config, splits = problem.config, problem.splits
@@ -110,8 +144,8 @@ def notes_of(problem: Problem) -> list[str]:
         "after the last training; nothing is chosen on them.",
         "Costs are multiply-adds of convolutions of one image, neck and head included, at the input size of "
         f"{config.data.width} x {config.data.height}; twice that is torch's count.",
-        "The paper's own settings of evolution and tuning are not public: population, generations, tuning length, kernels "
-        "and operators as genes, and promotion are reconstructions.",
+        "The paper's own settings of evolution and tuning are not public: population, generations, tuning length, "
+        "kernels and operators as genes, and promotion are reconstructions.",
     ]
     if config.data.most_detections != 100:
         notes.append(
@@ -126,7 +160,8 @@ def train_seed(problem: Problem, seed: int, folder: Path, run: Run, step: str) -
     training = problem.config.seed_training
     model = problem.fresh_seed(seed)
     fitted = train_detector(
-        model, problem.images["fit"], training, folder=folder, seed=derived_seed(seed, 1), trainer=problem.config.trainer,
+        model, problem.images["fit"], training, folder=folder, seed=derived_seed(seed, 1),
+        trainer=problem.config.trainer,
         on_epoch=lambda epoch, row: run.progress(step, epoch, training.epochs, f"loss {row['train/loss']:.3f}"),
     )  # fmt: skip
     reestimate(problem, model)
@@ -141,8 +176,9 @@ def train_seed(problem: Problem, seed: int, folder: Path, run: Run, step: str) -
 
 def reestimate(problem: Problem, model: YOLOXLite) -> None:
     """Batch statistics on the training images as they are."""
-    images, batch = problem.images["fit"], min(problem.config.tuning.batch_size, len(problem.images["fit"]))
-    count = min(len(images), 512)
+    images = problem.images["fit"]
+    count = min(len(images), STATISTICS_IMAGES)
+    batch = min(STATISTICS_BATCH, count)
     reestimate_batch_norm(
         model, (images[list(range(start, start + batch))].float() for start in range(0, count - batch + 1, batch))
     )
@@ -231,12 +267,9 @@ def without_mapping(problem: Problem, seed: int, run: Run) -> dict[str, Any]:
     """The chosen genome with the same short tuning, mapped and from scratch: what inheriting is worth."""
     genome = archive_best(run.folder, seed, problem)
     digest = problem.space.digest(genome)
-    scores = {}
-    for name, mapping in (("mapped", None), ("scratch", "none")):
-        search = problem.search(seed, run.folder, mapping=mapping)
-        search.options.untuned = False
-        scores[name] = search.evaluate(genome, digest).score
-    return scores
+    search = problem.search(seed, run.folder, mapping="none")
+    found = pick(archive_of(run.folder, "nsga2", seed), (problem.config.search.objective,))
+    return {"mapped": found.score, "scratch": search.evaluate(genome, digest).score}
 
 
 def archive_best(run_folder: Path, seed: int, problem: Problem) -> dict[str, Any]:
