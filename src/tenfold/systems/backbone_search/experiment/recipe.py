@@ -140,8 +140,8 @@ def notes_of(problem: Problem) -> list[str]:
     config, splits = problem.config, problem.splits
     notes = [
         *splits.notes,
-        f"{len(splits.fit)} images are learnt, {len(splits.search)} score candidates, {len(splits.test)} are read once, "
-        "after the last training; nothing is chosen on them.",
+        f"{len(splits.fit)} images are learnt, {len(splits.search)} score candidates, {len(splits.test)} are read "
+        "once, after the last training; nothing is chosen on them.",
         "Costs are multiply-adds of convolutions of one image, neck and head included, at the input size of "
         f"{config.data.width} x {config.data.height}; twice that is torch's count.",
         "The paper's own settings of evolution and tuning are not public: population, generations, tuning length, "
