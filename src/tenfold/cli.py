@@ -5,52 +5,52 @@
 """
 
 import dataclasses
+import errno
 import json
 import os
-import re
 import sys
+from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
-
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from typing import Any
 
 import tenfold
+from tenfold.arguments import call, parse_run, parser, run_parser
 from tenfold.catalog import SYSTEMS, System, find_system
+from tenfold.console import INTERRUPTED, Terminated, print_claims, say, sigterm_as_interrupt, warnings_in_one_line
 from tenfold.errors import RunStopped, UserError
+from tenfold.files import printable
 
 _DESCRIPTION = "Makes deep networks smaller, faster and more trustworthy; every run measures the baseline, too."
 
 
-class _Parser(ArgumentParser):
-    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
-        raise UserError(_one_line(message))
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line. Returns the exit code: 0, 1 (stopped), 2 (wrong input), 130 (interrupted)."""
+    """Run the command line.
+
+    Returns:
+        The exit code: 0; 1, stopped though the input was right; 2, wrong input; 130 and 143, interrupted by Ctrl-C
+        and by SIGTERM.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _dispatch(arguments)
+        with sigterm_as_interrupt(), warnings_in_one_line():
+            return _dispatch(arguments)
     except (UserError, ArgumentError) as error:
-        print(f"tenfold: {_one_line(str(error))}", file=sys.stderr)
-        return 2
+        return say(str(error), 2)
     except RunStopped as error:
-        print(f"tenfold: stopped: {_one_line(str(error))}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("tenfold: interrupted; a run continues with --resume", file=sys.stderr)
-        return 130
+        return say(f"stopped: {error}", 1)
+    except KeyboardInterrupt as interrupt:
+        how = str(interrupt) or INTERRUPTED
+        return say(f"interrupted; {how}", 143 if isinstance(interrupt, Terminated) else 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # what no part said better
+        name = f"{printable(error.filename, 120)}: " if error.filename else ""
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return say(f"{name}{error.strerror or error}{'; make room and try again' if full else ''}", 1 if full else 2)
     except SystemExit as leaving:  # --help and --version
         return int(leaving.code or 0)
-
-
-def _one_line(message: str) -> str:
-    """The message in one line, Python's types under the names that a user writes."""
-    return re.sub(r"<class '([\w.]+)'>", r"\1", " ".join(message.split()))
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -74,7 +74,7 @@ def _dispatch(arguments: list[str]) -> int:
 def _overview() -> str:
     width = max(len(system.id) for system in SYSTEMS) + 2
     lines = [f"usage: tenfold COMMAND [...]      tenfold {tenfold.__version__}", "", _DESCRIPTION, "", "commands:"]
-    lines += [f"  {name:<{width}}{(call.__doc__ or '').splitlines()[0]}" for name, call in _COMMANDS.items()]
+    lines += [f"  {name:<{width}}{(known.__doc__ or '').splitlines()[0]}" for name, known in _COMMANDS.items()]
     lines += ["", "systems, with verbs of their own (tenfold SYSTEM --help):"]
     lines += [f"  {system.id:<{width}}{system.summary}" for system in SYSTEMS]
     lines += ["", "Each command explains itself: tenfold COMMAND --help; settings: tenfold run SYSTEM --help"]
@@ -86,19 +86,20 @@ def _overview() -> str:
 
 def _list(arguments: list[str]) -> int:
     """The systems that there are"""
-    parser = _parser("list", _list)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    options = parser.parse_args(arguments)
+    arguments_of = parser("list", _list)
+    arguments_of.add_argument("--json", action="store_true", help="print JSON")
+    options = arguments_of.parse_args(arguments)
     if options.json:
         print(json.dumps([dataclasses.asdict(system) for system in SYSTEMS], indent=1))
         return 0
-    from rich.console import Console
-    from rich.table import Table
+    import shutil
+    import textwrap
 
-    table = Table("system", "also", "what it does", "published in", box=None, header_style="bold")
+    width = min(max(shutil.get_terminal_size().columns, 40), 100)
     for system in SYSTEMS:
-        table.add_row(system.id, system.alias, system.summary, system.paper)
-    Console().print(table)
+        print(f"{system.id}  (or {system.alias})")
+        for line in (system.summary, system.paper):
+            print(textwrap.fill(line, width, initial_indent="  ", subsequent_indent="  "))
     return 0
 
 
@@ -111,7 +112,7 @@ def _run(arguments: list[str]) -> int:
         print(f"systems: {', '.join(system.id for system in SYSTEMS)}; settings: tenfold run SYSTEM --help")
         return 0 if arguments else 2
     system = find_system(arguments[0])
-    options, config = _parse_run(system, arguments[1:])
+    options, config = parse_run(system, arguments[1:])
     results = run_system(system, config, out=options.out, resume=options.resume, quiet=options.quiet)
     if options.json:
         print(results.to_json(), end="")
@@ -130,39 +131,66 @@ def run_system(
     from tenfold.results import load_results
     from tenfold.run import open_run
 
-    recipe = system.recipe
     run = open_run(config, system=system.id, out=out, resume=resume, quiet=quiet)
     complete = run.folder / "results.json"
     try:
-        results = load_results(complete) if complete.exists() else run.finish(recipe.run(config, run))
+        if complete.exists():
+            results = load_results(complete)
+            if rank() == 0 and not (run.folder / "report.html").exists():
+                run.write_page(results)
+        else:
+            results = run.finish(system.recipe.run(config, run))
     except UserError:
         run.discard_if_nothing_was_done()
         raise
+    except KeyboardInterrupt as interrupt:
+        again = (
+            f"continue with: tenfold run {system.id} --config {run.folder / 'config.yaml'} --out {run.folder} --resume"
+        )
+        raise type(interrupt)(again) from None
+    finally:
+        run.close()
     if rank() == 0 and not quiet:
-        _print_claims(results, run.folder)
+        print_claims(results, run.folder)
     return results
 
 
 def _tour(arguments: list[str]) -> int:
     """Run every system at preset tiny and write one page about all of them"""
-    parser = _parser("tour", _tour)
-    parser.add_argument("--out", type=str, default="runs/tour", help="folder of the tour; run folders go inside")
-    parser.add_argument("--resume", action="store_true", help="continue a tour that was stopped")
-    parser.add_argument("--quiet", action="store_true", help="no progress on the console")
-    options = parser.parse_args(arguments)
+    arguments_of = parser("tour", _tour)
+    arguments_of.add_argument("--out", type=str, default="runs/tour", help="folder of the tour; run folders go inside")
+    arguments_of.add_argument("--resume", action="store_true", help="continue a tour that was stopped")
+    arguments_of.add_argument("--quiet", action="store_true", help="no progress on the console")
+    options = arguments_of.parse_args(arguments)
     from tenfold.report import IndexEntry, write_index
 
     folder = Path(options.out)
     if folder.exists() and any(folder.iterdir()) and not options.resume:
         raise UserError(f"{folder} is not empty; continue that tour with --resume, or name another folder with --out")
     entries = []
-    for system in SYSTEMS:
-        config = system.recipe.PRESETS["tiny"]
-        results = run_system(system, config, out=folder / system.id, resume=options.resume, quiet=options.quiet)
+    for system in _with_their_extras(SYSTEMS):
+        config = system.settings.PRESETS["tiny"]
+        try:
+            results = run_system(system, config, out=folder / system.id, resume=options.resume, quiet=options.quiet)
+        except KeyboardInterrupt as interrupt:
+            raise type(interrupt)(f"continue with: tenfold tour --out {folder} --resume") from None
         entries.append(IndexEntry(results=results, href=f"{system.id}/report.html", summary=system.summary))
     write_index(entries, folder / "index.html")
     print(f"the tour's page: {folder / 'index.html'}")
     return 0
+
+
+def _with_their_extras(systems: Sequence[System]) -> list[System]:
+    """Those whose packages are installed; the others are named, with the command that installs what they need."""
+    ready = [system for system in systems if not system.missing_packages()]
+    left_out = [system for system in systems if system.missing_packages()]
+    if left_out:
+        needs = "; ".join(f"{system.id} needs {', '.join(system.missing_packages())}" for system in left_out)
+        extras = ",".join(dict.fromkeys(extra for system in left_out for extra in system.extras))
+        print(f"left out: {needs}; with: pip install 'tenfold[{extras}]'", file=sys.stderr)
+    if not ready:
+        raise UserError("no system can run without its extras; see above")
+    return ready
 
 
 def _evaluate(arguments: list[str]) -> int:
@@ -184,12 +212,26 @@ def _on_run(command: str, doc: Callable, arguments: list[str]) -> int:
     """A command on a finished run: the run names the system, whose function gives the arguments and does the work."""
     from tenfold.run import system_of
 
-    folder = next((argument for argument in arguments if not argument.startswith("-")), None)
-    if folder is None:
+    if not arguments or arguments[0] in ("-h", "--help"):
         print(f"usage: tenfold {command} RUN [...]\n\n{doc.__doc__}; the arguments depend on the run's system")
         return 0 if arguments else 2
+    position = _position_of_run(arguments)
+    folder = arguments[position]
     system = find_system(system_of(folder))
-    return _call(getattr(system.commands, command), f"tenfold {command}", arguments)
+    rest = [*arguments[:position], *arguments[position + 1 :]]
+    return call(getattr(system.commands, command), f"tenfold {command}", [folder, *rest])
+
+
+def _position_of_run(arguments: Sequence[str]) -> int:
+    """Where the run stands: options may come before it, and their values look like one until the run is known."""
+    places = [n for n, argument in enumerate(arguments) if not argument.startswith("-")]
+    for n in places:
+        if any((Path(arguments[n]) / name).is_file() for name in ("config.yaml", "model.json")):
+            return n
+    free = [n for n in places if n == 0 or not arguments[n - 1].startswith("--") or "=" in arguments[n - 1]]
+    if not free and not places:
+        raise UserError("name the folder of a run")
+    return (free or places)[0]
 
 
 def _import(arguments: list[str]) -> int:
@@ -198,16 +240,21 @@ def _import(arguments: list[str]) -> int:
         print(f"usage: tenfold import SYSTEM CHECKPOINT [...]\n\n{_import.__doc__}")
         return 0 if arguments else 2
     system = find_system(arguments[0])
-    return _call(system.commands.import_official, f"tenfold import {system.id}", arguments[1:])
+    return call(system.commands.import_official, f"tenfold import {system.id}", arguments[1:])
 
 
 def _report(arguments: list[str]) -> int:
     """Write a run's page again, or one page that compares several runs"""
-    parser = _parser("report", _report)
-    parser.add_argument("runs", nargs="+", type=str, help="folders of finished runs")
-    parser.add_argument("--out", type=str, default=None, help="the page; by default report.html of the run")
-    options = parser.parse_args(arguments)
-    from tenfold.report import write_comparison, write_report
+    arguments_of = parser("report", _report)
+    arguments_of.add_argument("runs", nargs="+", type=str, help="folders of finished runs")
+    arguments_of.add_argument(
+        "--out",
+        type=str,
+        default=None,
+        help="the page; by default report.html of the run, or comparison.html beside the first",
+    )
+    options = arguments_of.parse_args(arguments)
+    from tenfold.report import differences, write_comparison, write_report
     from tenfold.run import finished_results
 
     results = [(name, finished_results(name)) for name in options.runs]
@@ -215,17 +262,19 @@ def _report(arguments: list[str]) -> int:
         page = Path(options.out or Path(options.runs[0]) / "report.html")
         write_report(results[0][1], page)
     else:
-        page = Path(options.out or "comparison.html")
+        page = Path(options.out) if options.out else Path(options.runs[0]).parent / "comparison.html"
         write_comparison(results, page)
+        if differences(results):
+            say(f"warning: {differences(results)}", 0)
     print(page)
     return 0
 
 
 def _completion(arguments: list[str]) -> int:
     """Print a completion script: tenfold completion bash > FILE, then source it"""
-    parser = _parser("completion", _completion)
-    parser.add_argument("shell", choices=["bash", "zsh", "tcsh"], help="which shell")
-    shell = parser.parse_args(arguments).shell
+    arguments_of = parser("completion", _completion)
+    arguments_of.add_argument("shell", choices=["bash", "zsh", "tcsh"], help="which shell")
+    shell = arguments_of.parse_args(arguments).shell
     import shtab
 
     print(shtab.complete(_completion_parser(), shell=shell))
@@ -254,95 +303,10 @@ def _system_verb(system: System, arguments: list[str]) -> int:
         return 0 if arguments else 2
     if arguments[0] not in verbs:
         raise UserError(f"{system.id} has no verb {arguments[0]!r}; it has: {', '.join(verbs)}")
-    return _call(verbs[arguments[0]], f"tenfold {system.id} {arguments[0]}", arguments[1:])
+    return call(verbs[arguments[0]], f"tenfold {system.id} {arguments[0]}", arguments[1:])
 
 
 # --- parsing ----------------------------------------------------------------------------------------------------
-
-
-def _parser(command: str, doc: Callable) -> _Parser:
-    return _Parser(prog=f"tenfold {command}", description=doc.__doc__)
-
-
-def _call(function: Callable, prog: str, arguments: list[str]) -> int:
-    """Call a typed function with arguments from the command line; print what it returns."""
-    parser = _Parser(prog=prog, description=(function.__doc__ or "").strip().splitlines()[0])
-    # jsonargparse wants a list in brackets; file names are given one after the other.
-    several = [name for name, kind in get_type_hints(function).items() if kind == list[str] and name == "inputs"]
-    # The fields of a small dataclass that a verb takes are options of the verb itself.
-    groups: dict[str, Any] = {
-        name: kind for name, kind in get_type_hints(function).items() if dataclasses.is_dataclass(kind)
-    }
-    parser.add_function_arguments(function, as_positional=True, skip={*several, *groups})
-    for kind in groups.values():
-        parser.add_class_arguments(kind, None)
-    for name in several:
-        parser.add_argument(name, nargs="+", type=str, help="files")
-    parsed = parser.parse_args(arguments)
-    values = parser.instantiate_classes(parsed).as_dict()
-    for name, kind in groups.items():
-        values[name] = kind(**{field.name: values.pop(field.name) for field in dataclasses.fields(kind)})
-    answer = function(**values)
-    if answer is not None:
-        print(answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False))
-    return 0
-
-
-def _run_parser(system: System, preset: str) -> tuple[_Parser, Any]:
-    recipe = system.recipe
-    if preset not in recipe.PRESETS:
-        raise UserError(f"{system.id} has no preset {preset!r}; it has: {', '.join(recipe.PRESETS)}")
-    defaults = recipe.PRESETS[preset]
-    parser = _Parser(prog=f"tenfold run {system.id}", description=f"{system.summary} ({system.paper})")
-    parser.add_argument("--config", action="config", help="YAML file with settings, such as a run's config.yaml")
-    parser.add_argument("--out", type=str | None, default=None, help="run folder (default: runs/SYSTEM/PRESET)")
-    parser.add_argument("--resume", action="store_true", help="continue the run in the folder")
-    parser.add_argument("--quiet", action="store_true", help="no progress on the console")
-    parser.add_argument("--json", action="store_true", help="print the results as JSON")
-    parser.add_argument("--system", type=str, default=system.id, help="as in config.yaml; must be this system")
-    parser.add_class_arguments(recipe.Config, None)
-    parser.set_defaults(_flatten(dataclasses.asdict(defaults), defaults))
-    return parser, recipe.Config
-
-
-def _parse_run(system: System, arguments: list[str]) -> tuple[Namespace, Any]:
-    parser, config_class = _run_parser(system, _asked_preset(arguments))
-    parsed = parser.parse_args(arguments)
-    if parsed.system != system.id:
-        raise UserError(f"the configuration is of {parsed.system!r}, not of {system.id!r}")
-    built = parser.instantiate_classes(parsed)
-    names = [field.name for field in dataclasses.fields(config_class)]
-    return parsed, config_class(**{name: built[name] for name in names})
-
-
-def _asked_preset(arguments: Sequence[str]) -> str:
-    """The preset decides the defaults, so it is read first: from the command line, else from the named file."""
-    found = {"--preset": "", "--config": ""}
-    for position, argument in enumerate(arguments):
-        name, _, value = argument.partition("=")
-        if name in found:
-            found[name] = value or (arguments[position + 1] if position + 1 < len(arguments) else "")
-    if found["--preset"] or not found["--config"]:
-        return found["--preset"] or "tiny"
-    import yaml
-
-    try:
-        values = yaml.safe_load(Path(found["--config"]).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read the configuration {found['--config']}: {error}") from error
-    return str(values.get("preset", "tiny")) if isinstance(values, dict) else "tiny"
-
-
-def _flatten(values: dict[str, Any], config: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted names of all settings; only nested dataclasses are descended into, dict-valued settings are not."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        nested = getattr(config, name)
-        if dataclasses.is_dataclass(nested):
-            flat |= _flatten(value, nested, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
 
 
 def _completion_parser() -> Any:
@@ -350,12 +314,12 @@ def _completion_parser() -> Any:
 
     parser = argparse.ArgumentParser(prog="tenfold", description=_DESCRIPTION)
     commands = parser.add_subparsers()
-    for name, call in _COMMANDS.items():
-        command = commands.add_parser(name, help=call.__doc__)
+    for name, known in _COMMANDS.items():
+        command = commands.add_parser(name, help=known.__doc__)
         if name == "run":
             rooms = command.add_subparsers()
             for system in SYSTEMS:
-                full, _ = _run_parser(system, "tiny")
+                full, _ = run_parser(system, "tiny")
                 room = rooms.add_parser(system.id, help=system.summary)
                 for action in full._actions:
                     if action.option_strings and action.option_strings[0] not in ("-h", "--help"):
@@ -363,21 +327,6 @@ def _completion_parser() -> Any:
     for system in SYSTEMS:
         room = commands.add_parser(system.id, help=system.summary)
         verbs = room.add_subparsers()
-        for verb, call in system.commands.VERBS.items():
-            verbs.add_parser(verb, help=(call.__doc__ or "").splitlines()[0])
+        for verb, function in system.commands.VERBS.items():
+            verbs.add_parser(verb, help=(function.__doc__ or "").splitlines()[0])
     return parser
-
-
-def _print_claims(results: Any, folder: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(stderr=True)
-    table = Table("claim", "measured", "95 % interval", "target", "", box=None, header_style="bold")
-    for claim in results.claims:
-        value = "-" if claim.value is None else f"{claim.value:.4g} {claim.unit}"
-        interval = "" if claim.interval is None else f"{claim.interval[0]:.3g} .. {claim.interval[1]:.3g}"
-        verdict = "[green]holds[/green]" if claim.holds else "[yellow]does not hold[/yellow]"
-        table.add_row(claim.statement, value, interval, claim.target, verdict)
-    console.print(table)
-    console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)

@@ -1,12 +1,9 @@
 """Tables of condensation and its audit."""
 
 import json
-from pathlib import Path
 
-from markdown_tables import claims_of, named_table, table
+from tables.markdown import RESULTS, claims_of, named_table, table
 from tenfold.results import load_results
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def small() -> str:

@@ -1,6 +1,10 @@
 """Markdown made of results: tables, claims, verdicts."""
 
+from pathlib import Path
+
 from tenfold.results import Claim, Results
+
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 def table(columns, rows):
@@ -10,10 +14,8 @@ def table(columns, rows):
 
 
 def verdict(claim: Claim) -> str:
-    """Whether a claim holds, and whether its interval settles that."""
-    if not claim.holds:
-        return "**does not hold**"
-    return "holds, not settled" if "do not settle" in claim.note else "holds"
+    """A verdict; what does not hold is to be seen at once."""
+    return f"**{claim.verdict}**" if claim.verdict == "does not hold" else claim.verdict
 
 
 def claims_of(results: Results, digits: str = "+.2f") -> str:
