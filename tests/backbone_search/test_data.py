@@ -19,7 +19,6 @@ from tenfold.systems.backbone_search.data.average_precision import (
     average_precision,
     coco_precision,
     coco_results,
-    image_scores,
     voc_results,
 )
 from tenfold.systems.backbone_search.data.batches import DetectionBatches
@@ -32,7 +31,7 @@ from tenfold.systems.backbone_search.data.scenes import make_scenes
 from tenfold.systems.backbone_search.data.splits import check_leakage, load_detection
 from tenfold.systems.backbone_search.data.voc import read_voc
 from tenfold.systems.backbone_search.data.yolo import read_yolo
-from tenfold.systems.backbone_search.detector.postprocess import Detections, postprocess, to_photo
+from tenfold.systems.backbone_search.detector.postprocess import Detections, postprocess, suppress, to_photo
 
 
 def photo(number, height=40, width=60):
@@ -315,7 +314,6 @@ def test_average_precision_of_everything_and_of_nothing():
     empty.boxes = [type(empty.boxes[0]).of([], [], [], [])]
     with pytest.raises(UserError, match="holds no box"):
         average_precision(nothing[:1], empty)
-    assert image_scores(perfect(scenes), scenes).tolist() == [1.0] * 6
 
 
 def test_average_precision_is_that_of_pycocotools(capsys):
@@ -360,3 +358,14 @@ def test_suppression_is_by_class_and_scores_are_products():
     assert found.classes.tolist() == [0, 1] and found.boxes[0].tolist() == [6, 6, 14, 14]
     assert found.scores.tolist() == pytest.approx([0.72, 0.45])
     assert len(postprocess(output, most=1)[0].scores) == 1
+
+
+def test_suppression_is_that_of_torchvision():
+    from torchvision.ops import batched_nms
+
+    generator = torch.Generator().manual_seed(0)
+    low = torch.rand((300, 2), generator=generator) * 60
+    boxes = torch.cat([low, low + torch.rand((300, 2), generator=generator) * 30], 1)
+    scores, classes = torch.rand(300, generator=generator), torch.randint(0, 3, (300,), generator=generator)
+    for overlap in (0.3, 0.65):
+        assert torch.equal(suppress(boxes, scores, classes, overlap), batched_nms(boxes, scores, classes, overlap))

@@ -29,6 +29,8 @@ from .mapping.map_weights import MappingReport as MappingReport
 from .mapping.map_weights import map_weights as map_weights
 from .mapping.state_dicts import map_state_dict as map_state_dict
 from .mapping.state_dicts import shrink_traced as shrink_traced
+from .serving import ServedDetector as ServedDetector
+from .serving import load as load
 from .space.darknet_space import DarknetSpace as DarknetSpace
 from .space.mobile_space import SMALL_SEED as SMALL_SEED
 from .space.mobile_space import MobileSeed as MobileSeed

@@ -27,6 +27,7 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import load_file, save_file
 
+from tenfold.options import TrainerOptions
 from tenfold.seeds import derived_seed
 from tenfold.systems.backbone_search.data.average_precision import average_precision, detect_all
 from tenfold.systems.backbone_search.data.letterbox import LetterboxedImages
@@ -42,7 +43,6 @@ from tenfold.systems.backbone_search.space.mobile_space import MobileSpace
 from tenfold.systems.backbone_search.space.search_space import Genome
 from tenfold.systems.backbone_search.training.options import DetectorTraining
 from tenfold.systems.backbone_search.training.train_detector import train_detector
-from tenfold.training import TrainerOptions
 
 STATISTICS_IMAGES, STATISTICS_BATCH = 512, 64
 """Training images that batch statistics are estimated on at most, and how many at a time."""
@@ -144,12 +144,12 @@ class DetectorSearch:
         if known is not None and known.exists():
             saved = json.loads(known.read_text())
             return Evaluation(saved["score"], saved["details"])
-        started = time.process_time()
+        started = time.perf_counter()
         model, details = self.prepared(genome, derived_seed(self.seed, int(digest[:12], 16)))
         seed = derived_seed(self.seed, int(digest[:12], 16), 1)
         self.tune(model, genome, self.tuning, seed)
         score = self.score(model, genome)
-        details |= {"cpu_seconds": round(time.process_time() - started, 2)} if known is None else {}
+        details["seconds"] = round(time.perf_counter() - started, 3)
         if self.weights is not None:
             self._keep(model, genome, digest)
         if known is not None:

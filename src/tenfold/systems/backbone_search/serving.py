@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from tenfold.errors import UserError, require
-from tenfold.export import OnnxExport, export_onnx, load_manifest, load_weights
-from tenfold.run import write_atomically
+from tenfold.files import write_atomically
+from tenfold.model_folder import load_manifest, load_weights
+from tenfold.onnx import OnnxExport, export_onnx
 from tenfold.systems.backbone_search.data.letterbox import letterbox
 from tenfold.systems.backbone_search.detector.postprocess import Detections, postprocess, to_photo
 from tenfold.systems.backbone_search.detector.yolox_lite import DetectorPlan, YOLOXLite
@@ -35,6 +36,10 @@ class ServedDetector:
         """Names of the classes."""
         return list(self.extra["classes"])
 
+    def __call__(self, image: np.ndarray, confidence: float = 0.3, overlap: float = 0.65) -> Detections:
+        """The same as :meth:`detect`."""
+        return self.detect(image, confidence, overlap)
+
     def detect(self, image: np.ndarray, confidence: float = 0.3, overlap: float = 0.65) -> Detections:
         """What is in a picture, in its own pixels.
 
@@ -51,15 +56,19 @@ class ServedDetector:
         return to_photo(found, ratio, image.shape[:2])
 
 
-def load_detector(folder: str | Path) -> ServedDetector:
-    """The detector of a run, or of an imported model.
+def load(folder: str | Path, *, factory: str | None = None) -> ServedDetector:
+    """The detector of a run, or of an imported model, ready to be called with a picture.
+
+    Args:
+        folder: holds ``model.safetensors`` and ``model.json``.
+        factory: no detector here is made by code of the reader's, so none is allowed.
 
     Raises:
         UserError: the folder holds none, its weights are damaged, or its plan is out of range.
     """
-    manifest = load_manifest(folder)
-    if manifest.system != "backbone-search":
-        raise UserError(f"{folder} holds a model of {manifest.system!r}, not of backbone-search")
+    manifest = load_manifest(folder, "backbone-search")
+    if factory is not None:
+        raise UserError("detectors of backbone-search are plain plans: there is no --factory to allow")
     if manifest.builder != "yolox-lite" or set(manifest.arguments) != {"plan"}:
         raise UserError(f"{folder}: model.json names the builder {manifest.builder!r}, which is none of this system")
     plan = DetectorPlan.from_dict(manifest.arguments["plan"])

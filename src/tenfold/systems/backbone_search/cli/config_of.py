@@ -6,7 +6,8 @@ from typing import Any
 
 from tenfold.errors import UserError
 from tenfold.run import read_config
-from tenfold.systems.backbone_search.experiment.settings import Config, check
+from tenfold.settings import check_settings
+from tenfold.systems.backbone_search.experiment.settings import Config
 
 
 def config_of(run: str | Path) -> Config:
@@ -19,7 +20,7 @@ def config_of(run: str | Path) -> Config:
     if values.pop("system") != "backbone-search":
         raise UserError(f"{run} holds no run of backbone-search")
     config = _filled(Config(), values, str(run))
-    check(config)
+    check_settings(config)
     return config
 
 
@@ -33,13 +34,6 @@ def _filled(config: Any, values: Any, source: str) -> Any:
         own = getattr(config, name)
         if is_dataclass(own):
             _filled(own, value, source)
-        elif own is not None and value is not None and not isinstance(value, _kinds(own)):
-            raise UserError(f"{source}/config.yaml: {name} is {value!r}")
         else:
             setattr(config, name, value)
     return config
-
-
-def _kinds(own: Any) -> tuple[type, ...]:
-    """Types that a value may have where the default has this one."""
-    return (int, float) if isinstance(own, float) else (type(own),)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tenfold.errors import UserError
-from tenfold.run import write_atomically
+from tenfold.files import write_atomically
 from tenfold.systems.backbone_search.cli.config_of import config_of
 from tenfold.systems.backbone_search.data.average_precision import (
     average_precision,
@@ -16,7 +16,7 @@ from tenfold.systems.backbone_search.data.average_precision import (
 from tenfold.systems.backbone_search.data.letterbox import LetterboxedImages
 from tenfold.systems.backbone_search.data.options import DetectionOptions
 from tenfold.systems.backbone_search.data.splits import load_detection
-from tenfold.systems.backbone_search.serving import load_detector
+from tenfold.systems.backbone_search.serving import load
 
 
 def evaluate(
@@ -42,7 +42,7 @@ def evaluate(
         results: write official result files: coco (one JSON) or voc (a text file per class).
         out: folder of the result files; RUN/results where not given.
     """
-    detector = load_detector(run)
+    detector = load(run)
     seed = 0
     if data is None:
         if not (Path(run) / "config.yaml").exists():

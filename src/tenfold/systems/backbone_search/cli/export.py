@@ -6,10 +6,10 @@ from typing import Any, Literal
 import torch
 
 from tenfold.errors import UserError
-from tenfold.export import load_manifest, save_model
+from tenfold.model_folder import load_manifest, save_model
 from tenfold.systems.backbone_search.detector.darknet import DarknetPlan
 from tenfold.systems.backbone_search.detector.official import to_official
-from tenfold.systems.backbone_search.serving import export_detector, load_detector
+from tenfold.systems.backbone_search.serving import export_detector, load
 
 
 def export(run: str, *, to: Literal["onnx", "safetensors", "yolox"] = "onnx", out: str | None = None) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def export(run: str, *, to: Literal["onnx", "safetensors", "yolox"] = "onnx", ou
             official names, for detectors of that family.
         out: folder to write; RUN/export where not given.
     """
-    detector = load_detector(run)
+    detector = load(run)
     folder = Path(out) if out else Path(run) / "export"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from tenfold.errors import UserError
 from tenfold.systems.backbone_search.objectives.latency import command_latency, facts, measure_onnx
-from tenfold.systems.backbone_search.serving import export_detector, load_detector
+from tenfold.systems.backbone_search.serving import export_detector, load
 
 
 def latency(run: str, *, threads: int = 1, command: str | None = None, runs: int = 50) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def latency(run: str, *, threads: int = 1, command: str | None = None, runs: int
     if threads < 1 or runs < 2:
         raise UserError(f"threads must be at least 1 and runs at least 2; got {threads}, {runs}")
     ask = command_latency(command) if command is not None else None
-    detector = load_detector(run)
+    detector = load(run)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         export_detector(detector.model, path, detector.extra)

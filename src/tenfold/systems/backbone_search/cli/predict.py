@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 
 from tenfold.errors import UserError
-from tenfold.run import write_atomically
+from tenfold.files import write_atomically
 from tenfold.systems.backbone_search.data.detection_set import read_rgb
-from tenfold.systems.backbone_search.serving import draw_boxes, load_detector
+from tenfold.systems.backbone_search.serving import draw_boxes, load
 
 
 def predict(run: str, inputs: list[str], *, confidence: float = 0.3, out: str | None = None) -> str:
@@ -21,7 +21,7 @@ def predict(run: str, inputs: list[str], *, confidence: float = 0.3, out: str | 
     """
     if not 0 <= confidence <= 1:
         raise UserError(f"confidence is a score in [0, 1]; got {confidence}")
-    detector = load_detector(run)
+    detector = load(run)
     pictures = [(name, read_rgb(name)) for name in inputs]  # all are read before anything is written
     folder = Path(out) if out else None
     if folder is not None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tenfold.errors import UserError, require
 from tenfold.systems.backbone_search.data.detection_set import DetectionSet
@@ -152,31 +152,3 @@ def coco_precision(found: Sequence[Detections], data: DetectionSet, most: int = 
     evaluation.evaluate()
     evaluation.accumulate()
     return np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
-
-
-def image_scores(found: Sequence[Detections], data: DetectionSet, threshold: float = 0.5) -> np.ndarray:
-    """For each image the F1 score at one overlap and one confidence, by greedy matching: a number to pair images by.
-
-    Args:
-        found: one entry per image.
-        data: the truth.
-        threshold: least overlap of a match; detections of a score under 0.3 do not count.
-    """
-    from torchvision.ops import box_iou
-
-    scores = np.ones(len(data))
-    for row, (detections, boxes) in enumerate(zip(found, data.boxes, strict=True)):
-        keep, truth = detections.scores >= 0.3, ~boxes.crowd
-        mine, theirs = detections.boxes[keep], boxes.corners[truth]
-        if len(mine) + len(theirs) == 0:
-            continue
-        iou: Tensor = box_iou(mine, theirs) if len(mine) and len(theirs) else torch.zeros(len(mine), len(theirs))
-        iou = iou * (detections.classes[keep][:, None] == boxes.labels[truth])
-        hits = 0
-        while iou.numel() and float(iou.max()) >= threshold:
-            best = int(iou.argmax())
-            i, j = divmod(best, iou.shape[1])
-            iou[i], iou[:, j] = 0, 0
-            hits += 1
-        scores[row] = 2 * hits / (len(mine) + len(theirs))
-    return scores

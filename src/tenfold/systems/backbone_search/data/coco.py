@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tenfold.errors import UserError
-from tenfold.run import read_json
+from tenfold.files import read_json
 from tenfold.systems.backbone_search.data.detection_set import Boxes, DetectionSet, cleaned, cleaning_notes
 
 

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from tenfold.errors import UserError
+from tenfold.settings import check_settings
 from tenfold.systems.backbone_search.data.detection_set import DetectionSet, image_size
 from tenfold.systems.backbone_search.data.options import DetectionOptions
-from tenfold.systems.backbone_search.data.splits import _own, _public, check_options, make_scenes
+from tenfold.systems.backbone_search.data.splits import _own, _public, make_scenes
 
 
 def examine(options: DetectionOptions) -> dict[str, Any]:
@@ -21,7 +22,7 @@ def examine(options: DetectionOptions) -> dict[str, Any]:
         kind of trouble: classes without boxes, images without boxes, damaged files, sizes that differ from their
         records, gaps in the ids, duplicates within a split, images in two splits, boxes that were cut or dropped.
     """
-    check_options(options)
+    check_settings(options)
     if options.name == "scenes":
         parts = {"train": make_scenes(options.scenes, 0, options.height, options.width)}
         notes: list[str] = []

@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from tenfold.systems.backbone_search.data.detection_set import DetectionSet
 
@@ -34,7 +34,8 @@ def letterbox(image: np.ndarray, height: int, width: int) -> tuple[Tensor, float
     canvas = torch.full((3, height, width), GREY, dtype=torch.uint8)
     scaled = pixels
     if (rows, columns) != tuple(image.shape[:2]):
-        scaled = F.resize(pixels, [rows, columns], antialias=False)
+        floating = F.interpolate(pixels[None].float(), (rows, columns), mode="bilinear")[0]
+        scaled = floating.round().clamp(0, 255).to(torch.uint8)
     canvas[:, :rows, :columns] = scaled
     return canvas, ratio
 

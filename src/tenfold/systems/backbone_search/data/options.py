@@ -1,7 +1,12 @@
 """Settings that say which images with boxes; light, for the settings of the experiment."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Interval
+
+from tenfold.errors import UserError
+from tenfold.settings import PositiveInt, PositiveShare
 
 
 @dataclass
@@ -33,9 +38,34 @@ class DetectionOptions:
     test: str | None = None
     images: str | None = None
     classes: list[str] | None = None
-    search_share: float = 0.2
-    test_share: float = 0.2
-    height: int = 96
-    width: int = 128
-    scenes: int = 96
-    most_detections: int = 100
+    search_share: PositiveShare = 0.2
+    test_share: PositiveShare = 0.2
+    height: Annotated[int, Interval(ge=32, le=4096)] = 96
+    width: Annotated[int, Interval(ge=32, le=4096)] = 128
+    scenes: Annotated[int, Ge(3)] = 96
+    most_detections: PositiveInt = 100
+
+    def check(self) -> None:
+        """Refuse settings without meaning, or without effect on this data, before anything is read.
+
+        Raises:
+            UserError: names the first.
+        """
+        own = self.name in ("coco", "voc", "yolo")
+        for name in ("train", "search", "test", "images", "classes"):
+            if getattr(self, name) is not None and not own:
+                raise UserError(f"data.{name} has no effect on {self.name!r}; it is for coco, voc and yolo")
+        if self.images is not None and self.name != "coco":
+            raise UserError("data.images is of coco only")
+        if self.classes is not None and self.name != "voc":
+            raise UserError("data.classes is of voc only; the files of coco and yolo name their classes themselves")
+        if self.root is not None and self.name == "scenes":
+            raise UserError(
+                f"data.root {self.root} has no effect on drawn scenes: name your data, --data.name coco, voc or yolo"
+            )
+        if own and self.root is None:
+            raise UserError(f"name the folder of the {self.name} data with --data.root")
+        if self.height % 32 or self.width % 32:
+            raise UserError(f"data.height and data.width must be multiples of 32; got {self.height} x {self.width}")
+        if self.search_share + self.test_share >= 1:
+            raise UserError("data.search_share and data.test_share leave nothing to learn from")

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from tenfold.errors import UserError
+from tenfold.settings import check_settings
 from tenfold.systems.backbone_search.data.coco import read_coco
 from tenfold.systems.backbone_search.data.detection_set import DetectionSet
 from tenfold.systems.backbone_search.data.options import DetectionOptions
@@ -48,7 +49,7 @@ def load_detection(options: DetectionOptions, seed: int = 0) -> DetectionSplits:
         UserError: data is missing or damaged, an option has no effect or no meaning here, splits have other classes, or
             an image is in two splits.
     """
-    check_options(options)
+    check_settings(options)
     if options.name == "scenes":
         counts = (options.scenes, max(options.scenes // 3, 1), max(options.scenes // 3, 1))
         fit, search, test = (
@@ -66,37 +67,6 @@ def load_detection(options: DetectionOptions, seed: int = 0) -> DetectionSplits:
     _check_classes(splits)
     check_leakage({"train": fit, "search": search, "test": test})
     return splits
-
-
-def check_options(options: DetectionOptions) -> None:
-    """Refuse settings without meaning, or without effect on this data, before anything is read.
-
-    Raises:
-        UserError: names the first.
-    """
-    own = options.name in ("coco", "voc", "yolo")
-    for name in ("train", "search", "test", "images", "classes"):
-        if getattr(options, name) is not None and not own:
-            raise UserError(f"data.{name} has no effect on {options.name!r}; it is for coco, voc and yolo")
-    if options.images is not None and options.name != "coco":
-        raise UserError("data.images is of coco only")
-    if options.classes is not None and options.name != "voc":
-        raise UserError("data.classes is of voc only; the files of coco and yolo name their classes themselves")
-    if options.root is not None and options.name == "scenes":
-        raise UserError("data.root has no effect on drawn scenes: name your data with --data.name coco, voc or yolo")
-    if own and options.root is None:
-        raise UserError(f"name the folder of the {options.name} data with --data.root")
-    if options.height % 32 or options.width % 32 or min(options.height, options.width) < 32:
-        raise UserError(f"data.height and data.width must be multiples of 32; got {options.height} x {options.width}")
-    if max(options.height, options.width) > 4096:
-        raise UserError("data.height and data.width go to 4096")
-    for name in ("search_share", "test_share"):
-        if not 0 < getattr(options, name) < 1:
-            raise UserError(f"data.{name} is a share in (0, 1); got {getattr(options, name)}")
-    if options.search_share + options.test_share >= 1:
-        raise UserError("data.search_share and data.test_share leave nothing to learn from")
-    if options.scenes < 3 or options.most_detections < 1:
-        raise UserError("data.scenes must be at least 3 and data.most_detections at least 1")
 
 
 def _public(options: DetectionOptions) -> tuple[DetectionSet, DetectionSet, DetectionSet]:

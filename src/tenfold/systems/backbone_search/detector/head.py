@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,8 +45,8 @@ class DecoupledHead(nn.Module):
         self.obj_preds = nn.ModuleList(nn.Conv2d(width, 1, 1) for _ in levels)
         self.stems = nn.ModuleList(ConvBNAct(channels, width, act=act) for channels in incoming)
         for prediction in [*self.cls_preds, *self.obj_preds]:
-            if not prediction.bias.is_meta:  # type: ignore[union-attr]
-                nn.init.constant_(prediction.bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type]
+            if not prediction.bias.is_meta:
+                nn.init.constant_(prediction.bias, -math.log((1 - PRIOR) / PRIOR))
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Raw outputs of all cells.
@@ -73,7 +74,8 @@ class DecoupledHead(nn.Module):
             ends = {}
             for kind, convs in (("cls", self.cls_convs), ("reg", self.reg_convs)):
                 inner = stem
-                for index, part in enumerate(convs[level]):  # type: ignore[arg-type]
+                branch: Any = convs[level]
+                for index, part in enumerate(branch):
                     inner = part.record(layout, f"{name}.{kind}_convs.{level}.{index}", inner)
                 ends[kind] = inner
             for kind, source, out in (("cls", "cls", self.num_classes), ("reg", "reg", 4), ("obj", "reg", 1)):

@@ -163,7 +163,8 @@ class MobileBackbone(nn.Module):
         """See :class:`ChannelLayout`."""
         flow, taps = self.stem.record(layout, f"{name}.stem", flow), []
         for number, stage in enumerate(self.stages):
-            for index, block in enumerate(stage):  # type: ignore[arg-type]
+            blocks: Any = stage
+            for index, block in enumerate(blocks):
                 flow = block.record(layout, f"{name}.stages.{number}.{index}", flow)
             if number in self.plan.taps:
                 taps.append(flow)
@@ -202,6 +203,8 @@ def mobiledet(name: MobileDet, multiplier: float = 1.0, act: Activation | None =
         >>> mobiledet("cpu").taps
         (2, 4, 6)
     """
+    stem: int
+    stages: tuple[tuple[BlockPlan, ...], ...]
     if name == "cpu":
         stem, stages = 16, (
             (_i(1, 8),),
@@ -241,10 +244,10 @@ def mobiledet(name: MobileDet, multiplier: float = 1.0, act: Activation | None =
 
 def scale_widths(plan: MobilePlan, multiplier: float) -> MobilePlan:
     """The same backbone with every width times ``multiplier``, rounded by :func:`round8`."""
-    stages: Sequence[Sequence[BlockPlan]] = [
+    scaled: Sequence[Sequence[BlockPlan]] = [
         [BlockPlan(**{**asdict(block), "width": round8(block.width * multiplier)}) for block in stage]
         for stage in plan.stages
     ]
     return MobilePlan(
-        round8(plan.stem * multiplier), tuple(tuple(stage) for stage in stages), plan.taps, plan.act, plan.se
+        round8(plan.stem * multiplier), tuple(tuple(stage) for stage in scaled), plan.taps, plan.act, plan.se
     )

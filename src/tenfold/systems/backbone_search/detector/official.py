@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from tenfold.checkpoints import load_strictly, read_checkpoint
 from tenfold.errors import UserError
-from tenfold.export import load_strictly, read_checkpoint
 from tenfold.systems.backbone_search.detector.darknet import DarknetPlan, focus_to_convolution
 from tenfold.systems.backbone_search.detector.yolox_lite import DetectorPlan, YOLOXLite, yolox
 
@@ -90,7 +90,7 @@ def official_plan(state: Mapping[str, Tensor], source: str | Path = "the state")
     light = "backbone.dark2.0.dconv.conv.weight" in state
     base = state[_FOCUS].shape[0]
     for name in ("nano", "tiny", "s"):
-        plan = yolox(name, num_classes)  # type: ignore[arg-type]
+        plan = yolox(name, num_classes)
         backbone = plan.backbone
         assert isinstance(backbone, DarknetPlan)
         if backbone.widths[0] == base and backbone.depthwise == light:

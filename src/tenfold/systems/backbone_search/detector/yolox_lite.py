@@ -49,7 +49,7 @@ class DetectorPlan:
         """
         try:
             backbone = dict(values["backbone"])
-            family = {"mobile": MobilePlan, "csp": DarknetPlan}[backbone.pop("family")]
+            family: Any = {"mobile": MobilePlan, "csp": DarknetPlan}[backbone.pop("family")]
             plan = cls(**{**values, "backbone": family.from_dict(backbone), "neck": tuple(values["neck"])})
             widths = [plan.num_classes, plan.head, plan.depth, *plan.neck]
             right = len(plan.neck) == 3 and all(isinstance(w, int) and 1 <= w <= 8192 for w in widths)

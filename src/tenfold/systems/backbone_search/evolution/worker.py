@@ -192,7 +192,7 @@ def _candidate(trial: Any, slot: int, generation: int) -> Candidate:
         score=trial.values[0],
         costs=facts["costs"],
         violation=facts["violation"],
-        details={**facts["details"], "seconds": facts["seconds"]},
+        details={"seconds": facts["seconds"], **facts["details"]},
     )
 
 

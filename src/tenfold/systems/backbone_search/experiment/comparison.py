@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from tenfold.arms import PairedDifference, claim_of_difference, mean, paired_difference
 from tenfold.results import Claim, Plot, Series, Table, claim
-from tenfold.statistics import PairedDifference, claim_of_difference, paired_difference
 from tenfold.systems.backbone_search.detector.mobile import BlockPlan, MobilePlan
 from tenfold.systems.backbone_search.detector.yolox_lite import DetectorPlan
 from tenfold.systems.backbone_search.experiment.settings import Config
@@ -21,7 +21,24 @@ _NAMES = {
 }
 
 
-def claims_of(outcomes: Mapping[str, Any], delivered: Mapping[str, Any], config: Config) -> list[Claim]:
+def summary_of(outcomes: Mapping[str, Any]) -> str:
+    """What the reader gets, in a sentence."""
+    finals, seeds = outcomes["finals"], outcomes["seeds"]
+    found = finals["found"]
+    text = (
+        f"The found detector reaches {100 * mean(found, 'test_map'):.1f} mAP on the test images with "
+        f"{mean(found, 'multiply_adds') / 1e6:.1f} million multiply-adds"
+    )
+    others = [f"{100 * mean(runs, 'test_map'):.1f} for {_NAMES[arm]}" for arm, runs in finals.items() if arm in _NAMES]
+    text += f", against {', '.join(others)}" if others else ""
+    runs = outcomes["searches"]["nsga2"]
+    share = np.mean(
+        [r["seconds"] / len(r["candidates"]) / s["seconds"] for r, s in zip(runs, seeds.values(), strict=True)]
+    )
+    return f"{text}; a candidate took {100 * share:.1f} % of the seed's training."
+
+
+def claims_of(outcomes: Mapping[str, Any], delivered: Mapping[str, Any]) -> list[Claim]:
     """The paper's claims, and what the method promises, as far as the run's arms and controls measure them."""
     finals, searches = outcomes["finals"], outcomes["searches"]
     claims = []
@@ -73,6 +90,7 @@ def claims_of(outcomes: Mapping[str, Any], delivered: Mapping[str, Any], config:
                 target="<= 0.001",
                 unit="largest difference",
                 baseline="PyTorch",
+                chance=False,
             )
         )
     return claims
@@ -96,6 +114,7 @@ def _equal_cost(finals: Mapping[str, Sequence[Mapping[str, Any]]]) -> Claim:
         target=f"<= {100 * CLOSE:g}",
         unit="% apart at most",
         baseline="the found network",
+        chance=False,
         note="" if worst <= CLOSE else "Widths are multiples of eight, which are coarse steps in networks this small.",
     )
 
@@ -282,7 +301,15 @@ def tables_of(outcomes: Mapping[str, Any], config: Config) -> list[Table]:
         Table(
             id="arms",
             title="The found network and others at its cost",
-            columns=["network", "multiply-adds (M)", "parameters (k)", "search mAP", "test mAP", "sd", "training (s)"],
+            columns=[
+                "network",
+                "multiply-adds (M)",
+                "parameters (k)",
+                "search mAP",
+                "test mAP",
+                "sd",
+                "training time (s)",
+            ],
             rows=rows,
             caption="Means over searches. All but the last arm begin from the same seed's weights.",
         ),

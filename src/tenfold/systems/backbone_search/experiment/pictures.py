@@ -9,7 +9,7 @@ import numpy as np
 from tenfold.report.pictures import picture
 from tenfold.results import Picture
 from tenfold.systems.backbone_search.experiment.problem import Problem
-from tenfold.systems.backbone_search.serving import draw_boxes, load_detector
+from tenfold.systems.backbone_search.serving import draw_boxes, load
 
 _SHOWN, _SIDE = 4, 320
 
@@ -24,7 +24,7 @@ def pictures_of(problem: Problem, folder: Path, chosen: dict[str, Any]) -> list[
     """
     from PIL import Image
 
-    detector, test = load_detector(folder), problem.splits.test
+    detector, test = load(folder), problem.splits.test
     from tenfold.systems.backbone_search.detector.postprocess import Detections
 
     rows = []

@@ -6,6 +6,7 @@ at equal cost, delivery. Every function can be called on its own.
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from safetensors.torch import load_file, save_file
 
 import tenfold
 from tenfold.cost import count_parameters
-from tenfold.export import save_model
+from tenfold.files import read_json, write_atomically
+from tenfold.model_folder import save_model
 from tenfold.results import Cost, Results
-from tenfold.run import Run, environment, peak_process_memory_mb, write_atomically
+from tenfold.run import Run, environment, peak_process_memory_mb
 from tenfold.seeds import derived_seed
 from tenfold.systems.backbone_search.data.average_precision import average_precision, detect_all
 from tenfold.systems.backbone_search.data.letterbox import LetterboxedImages
@@ -32,15 +34,22 @@ from tenfold.systems.backbone_search.evolution.archive import (
 )
 from tenfold.systems.backbone_search.evolution.candidates import Candidate
 from tenfold.systems.backbone_search.evolution.worker import work
-from tenfold.systems.backbone_search.experiment.comparison import claims_of, metrics_of, plots_of, tables_of
+from tenfold.systems.backbone_search.experiment.comparison import (
+    claims_of,
+    metrics_of,
+    plots_of,
+    summary_of,
+    tables_of,
+)
 from tenfold.systems.backbone_search.experiment.pictures import pictures_of
 from tenfold.systems.backbone_search.experiment.problem import Problem
-from tenfold.systems.backbone_search.experiment.settings import PRESETS, Config, check
+from tenfold.systems.backbone_search.experiment.settings import PRESETS, Config
 from tenfold.systems.backbone_search.experiment.shapes import at_cost
 from tenfold.systems.backbone_search.mapping.batch_statistics import reestimate_batch_norm
 from tenfold.systems.backbone_search.mapping.map_weights import map_weights
 from tenfold.systems.backbone_search.method import STATISTICS_BATCH, STATISTICS_IMAGES, promote
 from tenfold.systems.backbone_search.training.train_detector import train_detector
+from tenfold.workers import Step, do_steps
 
 __all__ = ["PRESETS", "Config", "run"]
 
@@ -52,29 +61,24 @@ def run(config: Config, run: Run) -> Results:
         config: the settings.
         run: the run's folder; finished steps are read back from it.
     """
-    check(config)
     problem = Problem(config)
     problem.task(problem.search(config.seed, run.folder, with_seed=False)).check()  # a hopeless budget fails now
     problem.fresh_seed(config.seed)  # and wrong weights
-    seeds = list(range(config.seed, config.seed + config.seeds))
-    if config.workers > 1 and len(seeds) > 1:
-        _in_processes(config, run, seeds)
-    outcomes: dict[str, Any] = {"seeds": {}, "searches": {}, "finals": {}, "promotion": {}, "unmapped": {}}
-    for seed in seeds:
-        for kind, found in one_search(problem, seed, run).items():
-            if kind in ("searches", "finals"):
-                for name, outcome in found.items():
-                    outcomes[kind].setdefault(name, []).append(outcome)
-            else:
-                outcomes[kind][seed] = found
-    delivered = run.step("delivery", lambda _: deliver(problem, outcomes["promotion"][seeds[0]], seeds[0], run))
+    for note in problem.splits.notes:
+        run.say(note)
+    phases = phases_of(config)
+    done = do_steps(run, phases, partial(open_place, config), workers=config.workers, work=Place(problem))
+    outcomes = outcomes_of(config, done)
+    first = outcomes["promotion"][config.seed]
+    delivered = run.step("delivery", lambda _: deliver(problem, first, config.seed, run))
     costs = outcomes["finals"]["found"][0]
     return Results(
         system="backbone-search",
         preset=config.preset,
         seed=config.seed,
         version=tenfold.__version__,
-        claims=claims_of(outcomes, delivered, config),
+        summary=summary_of(outcomes),
+        claims=claims_of(outcomes, delivered),
         metrics=metrics_of(outcomes),
         cost=Cost(
             params=int(costs["parameters"]),
@@ -87,52 +91,62 @@ def run(config: Config, run: Run) -> Results:
         ),
         plots=plots_of(outcomes, config),
         tables=tables_of(outcomes, config),
-        pictures=pictures_of(problem, run.folder, outcomes["promotion"][seeds[0]]),
+        pictures=pictures_of(problem, run.folder, first),
         notes=notes_of(problem),
     )
 
 
-def one_search(problem: Problem, seed: int, run: Run) -> dict[str, Any]:
-    """All steps of one seed: its detector, the searches, promotion, the networks that are compared.
-
-    Returns:
-        ``seeds``, ``searches`` (by strategy), ``promotion``, ``unmapped`` and ``finals`` (by arm).
-    """
-    config, name = problem.config, f"seed/{seed}"
-    found: dict[str, Any] = {"searches": {}, "finals": {}}
-    found["seeds"] = run.step(name, lambda folder: train_seed(problem, seed, folder, run, name))
-    for strategy in ["nsga2", *config.search.controls]:
-        step = f"search/{strategy}/{seed}"
-        found["searches"][strategy] = run.step(
-            step,
-            lambda folder: search_once(problem, strategy, seed, folder, run, step),  # noqa: B023
-        )
-    found["promotion"] = chosen = run.step(f"promotion/{seed}", lambda _: promote_front(problem, seed, run))
-    found["unmapped"] = run.step(f"unmapped/{seed}", lambda _: without_mapping(problem, seed, run))
-    for arm in ["found", *config.arms]:
-        step = f"final/{arm}/{seed}"
-        found["finals"][arm] = run.step(
-            step,
-            lambda folder: train_final(problem, arm, chosen, seed, folder, run, step),  # noqa: B023
-        )
-    return found
+def phases_of(config: Config) -> list[list[Step]]:
+    """The run's steps; those of a phase depend on earlier phases only."""
+    seeds = range(config.seed, config.seed + config.seeds)
+    strategies = ["nsga2", *config.search.controls]
+    arms = ["found", *config.arms]
+    return [
+        [Step(f"seed/{seed}", ("seed", seed)) for seed in seeds],
+        [Step(f"search/{name}/{seed}", ("search", seed, name)) for seed in seeds for name in strategies],
+        [Step(f"{kind}/{seed}", (kind, seed)) for seed in seeds for kind in ("promotion", "unmapped")],
+        [Step(f"final/{arm}/{seed}", ("final", seed, arm)) for seed in seeds for arm in arms],
+    ]
 
 
-def _in_processes(config: Config, run: Run, seeds: list[int]) -> None:
-    """Do the searches in processes of one thread each; their steps are files, which are read afterwards."""
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
+def outcomes_of(config: Config, done: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What the steps found: ``seeds``, ``promotion`` and ``unmapped`` by seed, ``searches`` and ``finals`` by name."""
+    seeds = list(range(config.seed, config.seed + config.seeds))
+    return {
+        "seeds": {seed: done[f"seed/{seed}"] for seed in seeds},
+        "promotion": {seed: done[f"promotion/{seed}"] for seed in seeds},
+        "unmapped": {seed: done[f"unmapped/{seed}"] for seed in seeds},
+        "searches": {
+            name: [done[f"search/{name}/{seed}"] for seed in seeds] for name in ["nsga2", *config.search.controls]
+        },
+        "finals": {arm: [done[f"final/{arm}/{seed}"] for seed in seeds] for arm in ["found", *config.arms]},
+    }
 
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(config.workers, len(seeds)), mp_context=context) as pool:
-        waiting = [pool.submit(_search_in_process, config, run.folder, seed, run.quiet) for seed in seeds]
-        for done in waiting:
-            done.result()
+
+def open_place(config: Config) -> "Place":
+    """What a worker process needs for every step."""
+    return Place(Problem(config))
 
 
-def _search_in_process(config: Config, folder: Path, seed: int, quiet: bool) -> None:
-    torch.set_num_threads(1)
-    one_search(Problem(config), seed, Run(folder, quiet))
+class Place:
+    """Does the steps of a run with one copy of its data."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+
+    def __call__(self, step: Step, folder: Path, run: Run) -> dict[str, Any]:
+        """One step; its arguments name the kind, the seed, and what else there is to choose."""
+        kind, seed, *rest = step.arguments
+        if kind == "seed":
+            return train_seed(self.problem, seed, folder, run, step.name)
+        if kind == "search":
+            return search_once(self.problem, rest[0], seed, folder, run, step.name)
+        if kind == "promotion":
+            return promote_front(self.problem, seed, run)
+        if kind == "unmapped":
+            return without_mapping(self.problem, seed, run)
+        chosen = read_json(run.folder / f"steps/promotion/{seed}/result.json")
+        return train_final(self.problem, rest[0], chosen, seed, folder, run, step.name)
 
 
 def notes_of(problem: Problem) -> list[str]:

@@ -1,14 +1,19 @@
 """Settings of the experiment: options and presets."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Interval
 
 from tenfold.errors import UserError
+from tenfold.options import TrainerOptions
+from tenfold.settings import NonNegativeFloat, PositiveFloat, PositiveInt, Seed
 from tenfold.systems.backbone_search.data.options import DetectionOptions
 from tenfold.systems.backbone_search.training.options import DetectorTraining
-from tenfold.training import TrainerOptions
 
-CONTROLS = ("random", "scalar", "optuna-nsga2", "optuna-tpe", "nomap")
+Control = Literal["random", "scalar", "optuna-nsga2", "optuna-tpe", "nomap"]
+Arm = Literal["uniform-width", "uniform-expansion", "mobiledet", "scratch"]
+Cost = Literal["multiply_adds", "parameters", "latency_ms"]
 
 
 @dataclass
@@ -30,7 +35,7 @@ class SpaceOptions:
     mode: Literal["paper", "full"] = "paper"
     per_stage: bool = True
     neck: list[int] = field(default_factory=lambda: [32, 32, 32])
-    head: int = 32
+    head: Annotated[int, Interval(ge=8, le=2048)] = 32
 
 
 @dataclass
@@ -57,21 +62,21 @@ class SearchOptions:
         pick: ``best`` score within the budget, or the ``knee`` of the front.
     """
 
-    population: int = 6
-    generations: int = 2
-    objective: Literal["multiply_adds", "parameters", "latency_ms"] = "multiply_adds"
-    budget: float = 0.6
-    limits: dict[str, float] = field(default_factory=dict)
-    controls: list[str] = field(default_factory=lambda: ["random"])
+    population: PositiveInt = 6
+    generations: PositiveInt = 2
+    objective: Cost = "multiply_adds"
+    budget: Annotated[float, Interval(gt=0, le=2)] = 0.6
+    limits: dict[Cost, PositiveFloat] = field(default_factory=dict)
+    controls: list[Control] = field(default_factory=lambda: ["random"])
     mapping: Literal["tenfold", "fna"] = "tenfold"
     importance: Literal["l1", "gamma", "gamma_l1", "order", "random"] = "l1"
     growth: Literal["live", "net2net", "zero"] = "live"
-    weight: float = 0.3
+    weight: NonNegativeFloat = 0.3
     mode: Literal["sync", "async"] = "sync"
     storage: str | None = None
     latency_command: str | None = None
-    promote: int = 2
-    repeats: int = 1
+    promote: PositiveInt = 2
+    repeats: PositiveInt = 1
     pick: Literal["best", "knee"] = "best"
 
 
@@ -93,12 +98,12 @@ class Config:
         arms: what the found network is compared with: ``uniform-width``, ``uniform-expansion``, ``mobiledet`` (a
             MobileDet-CPU shape), all at its cost and mapped from the same seed, and ``scratch`` (itself from scratch).
         trainer: see :class:`tenfold.training.TrainerOptions`; changes where a run computes, not what.
-        workers: processes that share the independent steps; one where 1.
+        workers: processes that share the independent steps; one per free core where null.
     """
 
     preset: str = "tiny"
-    seed: int = 0
-    seeds: int = 1
+    seed: Seed = 0
+    seeds: PositiveInt = 1
     data: DetectionOptions = field(default_factory=DetectionOptions)
     space: SpaceOptions = field(default_factory=SpaceOptions)
     search: SearchOptions = field(default_factory=SearchOptions)
@@ -106,67 +111,37 @@ class Config:
     tuning: DetectorTraining = field(default_factory=DetectorTraining)
     promotion: DetectorTraining = field(default_factory=DetectorTraining)
     final: DetectorTraining = field(default_factory=DetectorTraining)
-    arms: list[str] = field(default_factory=lambda: ["uniform-width", "mobiledet"])
+    arms: list[Arm] = field(default_factory=lambda: ["uniform-width", "mobiledet"])
     trainer: TrainerOptions = field(default_factory=lambda: TrainerOptions(gradient_clip=20.0))
-    workers: int = 1
+    workers: PositiveInt | None = None
+
+    def check(self) -> None:
+        """Refuse what one setting alone can not tell.
+
+        Raises:
+            UserError: names the first.
+        """
+        search, space = self.search, self.space
+        if search.population < 2:
+            raise UserError(f"search.population must be at least 2; got {search.population}")
+        if len(space.neck) != 3 or any(not 8 <= width <= 2048 for width in space.neck):
+            raise UserError(f"space.neck needs three widths of 8 to 2048; got {space.neck}")
+        official = space.seed.startswith("yolox-")
+        if space.weights is not None and not official:
+            raise UserError("space.weights is for space.seed yolox-nano, yolox-tiny or yolox-s")
+        if official and (space.mode != "paper" or "mobiledet" in self.arms):
+            raise UserError(
+                "a YOLOX space has no operators and no MobileDet shape: leave space.mode and the arm mobiledet out"
+            )
+        asks = search.objective == "latency_ms" or "latency_ms" in search.limits
+        if search.latency_command is not None and not asks:
+            raise UserError("search.latency_command has no effect: no objective and no limit asks for latency_ms")
 
 
-ARMS = ("uniform-width", "uniform-expansion", "mobiledet", "scratch")
+ARMS: tuple[Arm, ...] = ("uniform-width", "uniform-expansion", "mobiledet", "scratch")
 
 
-def check(config: Config) -> None:
-    """Refuse settings without meaning before any work.
-
-    Raises:
-        UserError: names the first.
-    """
-    for name in ("seed_training", "tuning", "promotion", "final"):
-        getattr(config, name).check(name)
-    search, space = config.search, config.space
-    for text in search.controls:
-        if text not in CONTROLS:
-            raise UserError(f"search.controls: there is no control {text!r}; there are: {', '.join(CONTROLS)}")
-    for text in config.arms:
-        if text not in ARMS:
-            raise UserError(f"arms: there is no arm {text!r}; there are: {', '.join(ARMS)}")
-    counts = {
-        "seeds": config.seeds,
-        "workers": config.workers,
-        "search.population": search.population - 1,
-        "search.generations": search.generations,
-        "search.promote": search.promote,
-        "search.repeats": search.repeats,
-        "space.head": space.head,
-    }
-    for name, value in counts.items():
-        if value < 1:
-            raise UserError(f"{name} is too small: {value + (name == 'search.population')}")
-    if not 0 <= config.seed < 2**62:
-        raise UserError(f"seed must lie in 0 .. 2^62; got {config.seed}")
-    if not 0 < search.budget <= 2:
-        raise UserError(f"search.budget is a share of the seed's cost, in (0, 2]; got {search.budget}")
-    if len(space.neck) != 3 or any(not 8 <= width <= 2048 for width in space.neck):
-        raise UserError(f"space.neck needs three widths of 8 to 2048; got {space.neck}")
-    official = space.seed.startswith("yolox-")
-    if space.weights is not None and not official:
-        raise UserError("space.weights is for space.seed yolox-nano, yolox-tiny or yolox-s")
-    if official and (space.mode != "paper" or (config.arms and "mobiledet" in config.arms)):
-        raise UserError(
-            "a YOLOX space has no operators and no MobileDet shape: leave space.mode and the arm mobiledet out"
-        )
-    if search.latency_command is not None and search.objective != "latency_ms" and "latency_ms" not in search.limits:
-        raise UserError(
-            "search.latency_command has no effect unless search.objective or search.limits ask for latency_ms"
-        )
-    known = ("multiply_adds", "parameters", "latency_ms")
-    for name, limit in search.limits.items():
-        if name not in known:
-            raise UserError(f"search.limits: there is no cost {name!r}; there are: {', '.join(known)}")
-        if not limit > 0:
-            raise UserError(f"search.limits: the limit of {name} must be positive; got {limit}")
-
-
-def _small(preset: str, data: DetectionOptions, controls: list[str]) -> Config:
+def _small(preset: str, data: DetectionOptions, controls: list[Control]) -> Config:
     return Config(
         preset=preset,
         seeds=3,
@@ -177,7 +152,6 @@ def _small(preset: str, data: DetectionOptions, controls: list[str]) -> Config:
         promotion=DetectorTraining(epochs=4, learning_rate=0.02, warmup_epochs=0.5, average=False),
         final=DetectorTraining(epochs=12, learning_rate=0.02),
         arms=list(ARMS),
-        workers=2,
     )
 
 

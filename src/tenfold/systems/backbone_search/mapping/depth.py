@@ -6,7 +6,7 @@ only sizes differ, and names agree one to one.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -94,13 +94,14 @@ def _mobile(source: YOLOXLite, target: YOLOXLite, in_order: bool, deepen: Deepen
     assert isinstance(backbone, MobileBackbone) and isinstance(wanted, MobilePlan)
     own, stages, origins, dropped = backbone.plan, [], [], False
     incoming = own.stem
+    trained: Any = backbone.stages
     for number, aims in enumerate(wanted.stages):
         blocks = own.stages[number]
-        scales = [float(block.proj.bn.weight.detach().abs().sum()) for block in backbone.stages[number]]  # type: ignore[union-attr]
+        scales = [float(block.proj.bn.weight.detach().abs().sum()) for block in trained[number]]
         chosen = choose_blocks(len(blocks), len(aims), scales, keep_first=True, in_order=in_order)
         made = []
         for position, (copied, aim) in enumerate(zip(chosen, aims, strict=True)):
-            block = backbone.stages[number][copied.source]  # type: ignore[index]
+            block = trained[number][copied.source]
             width_in = incoming if position == 0 else blocks[0].width
             made.append(_intermediate(blocks[copied.source], block, aim, width_in))
         stages.append(tuple(made))
@@ -114,10 +115,11 @@ def _mobile(source: YOLOXLite, target: YOLOXLite, in_order: bool, deepen: Deepen
     for name, value in seed.items():
         if not name.startswith("backbone.stages.") and name in state:
             state[name] = value.clone()
+    made_stages: Any = middle.backbone.stages
     for number, chosen in enumerate(origins):
         for position, copied in enumerate(chosen):
             prefix = f"backbone.stages.{number}.{position}"
-            block = middle.backbone.stages[number][position]  # type: ignore[union-attr,index]
+            block = made_stages[number][position]
             weights = _part(seed, f"backbone.stages.{number}.{copied.source}")
             before, now = own.stages[number][copied.source], plan.stages[number][position]
             if before.operator != now.operator:
@@ -185,23 +187,25 @@ def _darknet(source: YOLOXLite, target: YOLOXLite, in_order: bool, deepen: Deepe
     layers = {name: layer for name, layer in source.named_modules() if isinstance(layer, CSPLayer)}
     state |= {name: value.clone() for name, value in seed.items() if name in state and ".m." not in name}
     for name, layer in layers.items():
-        want = len(middle.get_submodule(f"{name}.m"))  # type: ignore[arg-type]
-        ends = [_last(block.conv2) for block in layer.m]  # type: ignore[union-attr]
+        aim: Any = middle.get_submodule(f"{name}.m")
+        want = len(aim)
+        blocks: Any = layer.m
+        ends: list[Any] = [_last(block.conv2) for block in blocks]
         scales = [float(end.bn.weight.detach().abs().sum()) for end in ends]
-        chosen = choose_blocks(len(layer.m), want, scales, keep_first=False, in_order=in_order)
+        chosen = choose_blocks(len(blocks), want, scales, keep_first=False, in_order=in_order)
         for position, copied in enumerate(chosen):
             prefix = f"{name}.m.{position}"
             for part, value in _part(seed, f"{name}.m.{copied.source}").items():
                 state[f"{prefix}.{part}"] = value.clone()
             if copied.added:
-                block = middle.get_submodule(prefix)
+                block: Any = middle.get_submodule(prefix)
                 if deepen == "identity" and not in_order and block.shortcut:
                     end = "conv2.pconv.bn" if plan.depthwise else "conv2.bn"
                     for part in ("weight", "bias"):
                         state[f"{prefix}.{end}.{part}"] = torch.zeros_like(state[f"{prefix}.{end}.{part}"])
                 else:
                     changed.add(prefix)
-        if want < len(layer.m):
+        if want < len(blocks):
             changed.add(name)
     middle.load_state_dict(state)
     return middle, changed

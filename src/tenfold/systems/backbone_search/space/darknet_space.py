@@ -59,9 +59,10 @@ class DarknetSpace(SearchSpace):
             {**self.seed, **{f"{s}.width": nearest(f"{s}.width", float(self.seed[f"{s}.width"]) * m) for s in _STAGES}}
             for m in sorted({m for m in self.multipliers if m <= 1}, reverse=True)
         ]
+        own = float(self.seed["ratio"])
         ratios = [
-            {**self.seed, "ratio": r} for r in sorted(self.genes["ratio"], reverse=True) if r <= self.seed["ratio"]
-        ]  # type: ignore[operator,type-var]
+            {**self.seed, "ratio": r} for r in sorted(self.genes["ratio"], key=float, reverse=True) if float(r) <= own
+        ]
         depths = [
             {
                 **self.seed,

@@ -1,8 +1,10 @@
 """Settings of a training; light, for the settings of the experiment."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from tenfold.errors import UserError
+from tenfold.settings import Count, NonNegativeFloat, PositiveFloat, PositiveInt, ProperShare, Share
 
 
 @dataclass
@@ -22,39 +24,23 @@ class DetectorTraining:
         augment: ``flips``, or ``yolox`` (mosaic with its affine, colours, mirror, several sizes).
     """
 
-    epochs: int = 40
-    batch_size: int = 16
-    learning_rate: float = 0.03
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    warmup_epochs: float = 1
-    plain_epochs: int = 0
-    least: float = 0.05
+    epochs: PositiveInt = 40
+    batch_size: PositiveInt = 16
+    learning_rate: PositiveFloat = 0.03
+    momentum: ProperShare = 0.9
+    weight_decay: Share = 5e-4
+    warmup_epochs: NonNegativeFloat = 1
+    plain_epochs: Count = 0
+    least: Share = 0.05
     average: bool = True
-    augment: str = "flips"
+    augment: Literal["flips", "yolox"] = "flips"
 
-    def check(self, name: str) -> None:
-        """Refuse settings out of range.
-
-        Args:
-            name: how messages call these settings.
+    def check(self) -> None:
+        """Refuse epochs that do not fit into the training.
 
         Raises:
-            UserError: names the first.
+            UserError: warm-up or plain epochs are more than all.
         """
-        ranges = {
-            "epochs": (1, 10**6),
-            "batch_size": (1, 10**6),
-            "momentum": (0, 0.9999),
-            "weight_decay": (0, 1),
-            "warmup_epochs": (0, self.epochs),
-            "plain_epochs": (0, self.epochs),
-            "least": (0, 1),
-        }
-        for key, (low, high) in ranges.items():
-            if not low <= getattr(self, key) <= high:
-                raise UserError(f"{name}.{key} must lie in {low} .. {high}; got {getattr(self, key)}")
-        if not 0 < self.learning_rate <= 10:
-            raise UserError(f"{name}.learning_rate must lie in (0, 10]; got {self.learning_rate}")
-        if self.augment not in ("flips", "yolox"):
-            raise UserError(f"{name}.augment is flips or yolox; got {self.augment!r}")
+        for name in ("warmup_epochs", "plain_epochs"):
+            if getattr(self, name) > self.epochs:
+                raise UserError(f"{name} must be at most the {self.epochs} epochs of all; got {getattr(self, name)}")

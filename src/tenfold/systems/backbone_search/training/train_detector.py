@@ -4,15 +4,17 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import nn
 
+from tenfold.options import TrainerOptions
 from tenfold.systems.backbone_search.data.augment import FLIPS, AugmentOptions
 from tenfold.systems.backbone_search.data.batches import DetectionBatches
 from tenfold.systems.backbone_search.data.letterbox import LetterboxedImages
 from tenfold.systems.backbone_search.detector.yolox_lite import YOLOXLite
 from tenfold.systems.backbone_search.training.moving_average import DetectionObjective
 from tenfold.systems.backbone_search.training.options import DetectorTraining
-from tenfold.training import FitResult, TrainerOptions, fit, sgd
+from tenfold.training import FitResult, fit
 
 
 def learning_rates(options: DetectorTraining, steps_per_epoch: int) -> Callable[[int], float]:
@@ -68,7 +70,6 @@ def train_detector(
         size: height and width of the input where not those of the images.
         on_epoch: called after every epoch with its number and its losses.
     """
-    options.check("training")
     augment = FLIPS if options.augment == "flips" else AugmentOptions()
     batches = DetectionBatches(images, options.batch_size, seed, augment, options.epochs, options.plain_epochs, size)
     objective = DetectionObjective(model, options.average)
@@ -77,9 +78,9 @@ def train_detector(
         objective,
         batches,
         epochs=options.epochs,
-        optimizer=sgd(
+        optimizer=torch.optim.SGD(
             parameter_groups(model, options.weight_decay),
-            learning_rate=options.learning_rate,
+            lr=options.learning_rate,
             momentum=options.momentum,
             nesterov=options.momentum > 0,
         ),
