@@ -65,6 +65,13 @@ class System:
 
 SYSTEMS = (
     System(
+        id="backbone-search",
+        alias="backbone-evolution",
+        summary="finds the detector that fits a budget on your data: evolution of backbones with weight mapping",
+        paper="Multi-Objective Evolutionary for Object Detection Mobile Architectures Search, arXiv 2211.02791, 2022",
+        package="tenfold.systems.backbone_search",
+    ),
+    System(
         id="boosted-exits",
         alias="boostnet",
         summary="early-exit networks trained as gradient-boosted additive models",

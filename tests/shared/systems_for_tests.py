@@ -41,7 +41,24 @@ class Case:
     loads: frozenset[str] = frozenset()
 
 
+def a_scene(folder):
+    """A picture of a size that no detector was trained at."""
+    path = folder / "scene.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 90, 3), dtype=np.uint8)).save(path)
+    return [path]
+
+
 CASES = {
+    "backbone-search": Case(
+        fast=["--data.scenes", "9", "--data.height", "32", "--data.width", "64", "--seed_training.epochs", "2",
+              "--final.epochs", "1", "--promotion.epochs", "1", "--search.population", "2", "--search.controls",
+              "[random]", "--arms", "[mobiledet]", "--search.promote", "1", "--trainer.checkpoint_steps", "1"],
+        kill_at="steps/search/nsga2/0/search.db",
+        inputs=a_scene,
+        wrong={"--search.budget=0": "budget", "--search.population=1": "population", "--search.controls=[best]": "controls",
+               "--search.limits={parameters: 10}": "smallest network", "--tuning.learning_rate=-1": "learning_rate",
+               "--data.height=100": "multiples of 32", "--space.neck=[16]": "neck", "--data.name=coco": "data.root"},
+    ),
     "boosted-exits": Case(
         fast=["--seeds", "1", "--optimizer.epochs", "3", "--arms", "[joint]", "--model.arguments",
               "{widths: [4, 4, 6]}", "--trainer.checkpoint_steps", "2"],
