@@ -25,7 +25,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional
 
-from tenfold.data.idx import FASHION_CLASSES, load_idx
+from tenfold.data.formats.idx import FASHION_CLASSES, load_idx
 from tenfold.data.images import LabelledImages
 from tenfold.seeds import derived_seed
 from tenfold.systems.condensation_audit.attack_metrics import attack_success

@@ -13,7 +13,7 @@ from pathlib import Path
 import condensation_tables
 from markdown_tables import claims_of, named_table, table
 from tenfold.results import load_results
-from tenfold.systems.relation_distillation.settings import PRESETS
+from tenfold.systems.relation_distillation.experiment.settings import PRESETS
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

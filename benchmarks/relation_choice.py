@@ -18,11 +18,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from tenfold.run import Run, environment, write_atomically
-from tenfold.systems.relation_distillation.comparison import metric_of
-from tenfold.systems.relation_distillation.data import load_images
-from tenfold.systems.relation_distillation.pretraining import make_teacher, pretrain_arm, train_teacher
-from tenfold.systems.relation_distillation.recipe import evaluate_arm
-from tenfold.systems.relation_distillation.settings import ARMS, PRESETS, Arm
+from tenfold.systems.relation_distillation.data.images import load_images
+from tenfold.systems.relation_distillation.experiment.arms import ARMS, Arm
+from tenfold.systems.relation_distillation.experiment.comparison import metric_of
+from tenfold.systems.relation_distillation.experiment.pretraining import make_teacher, pretrain_arm, train_teacher
+from tenfold.systems.relation_distillation.experiment.recipe import evaluate_arm
+from tenfold.systems.relation_distillation.experiment.settings import PRESETS
 
 SEED = 100
 FINETUNING = [{"learning_rate": 3e-3}, {"learning_rate": 6e-3}, {"learning_rate": 6e-3, "longer": 2}]

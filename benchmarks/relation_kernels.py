@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from tenfold.systems.relation_distillation.bench import compare_forms
+from tenfold.systems.relation_distillation.evaluation.loss_forms import compare_forms
 
 OUT = Path(__file__).parent / "results" / "relation-kernels.json"
 

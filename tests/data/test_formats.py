@@ -29,7 +29,6 @@ from tenfold.data import (
     load_idx,
     load_image_array,
     read_idx,
-    read_image,
     split_indices,
 )
 from tenfold.errors import UserError
@@ -310,22 +309,6 @@ def test_folders_are_numbered_by_their_sorted_names(tmp_path: Path) -> None:
         (20, 1),
     ]
     assert files.subset([2, 0]).labels == (1, 0)
-
-
-def test_every_colour_mode_becomes_rgb(tmp_path: Path) -> None:
-    palette = Image.new("P", (2, 2), 1)
-    palette.putpalette([0, 0, 0, 10, 200, 30])
-    deep = Image.fromarray(np.full((2, 2), 0x80FF, np.uint16))
-    expected = {
-        save_image(tmp_path / "grey.png", Image.new("L", (2, 2), 77)): (77, 77, 77),
-        save_image(tmp_path / "palette.gif", palette): (10, 200, 30),
-        save_image(tmp_path / "cmyk.tif", Image.new("CMYK", (2, 2), (0, 255, 255, 0))): (255, 0, 0),
-        save_image(tmp_path / "alpha.png", Image.new("RGBA", (2, 2), (1, 2, 3, 0))): (1, 2, 3),
-        save_image(tmp_path / "deep.png", deep): (0x80, 0x80, 0x80),
-    }
-    for path, colour in expected.items():
-        image = read_image(path)
-        assert (image.mode, image.getpixel((1, 1))) == ("RGB", colour), path.name
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "gif", "bmp", "tif", "webp", "ppm"])

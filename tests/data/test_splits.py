@@ -5,7 +5,9 @@ import os
 import pytest
 import torch
 
-from tenfold.data import load_splits
+from tenfold.data import ImageOptions, load_image_splits, load_splits
+from tenfold.data.options import validation_size
+from tenfold.errors import UserError
 
 
 def test_validation_images_are_not_augmented_unless_asked():
@@ -36,4 +38,23 @@ def test_fashion_mnist_is_split_by_position():
     assert splits.train.classes[9] == "Ankle boot"
     assert any("not comparable" in note for note in splits.notes)
     resized = load_splits("fashion-mnist", validation=1000, resize=32)
-    assert resized.image_shape == (1, 32, 32) and len(resized.notes) == 2
+    assert resized.image_shape == (1, 32, 32) and any("28 x 28 to 32 x 32" in note for note in resized.notes)
+
+
+def test_settings_follow_the_data_and_those_without_effect_are_refused():
+    """A preset's numbers are for its own data: what is left out follows from the data that are named."""
+    assert [
+        validation_size(name, images, None) for name, images in (("digits", 1400), ("folder", 160), ("cifar10", 99))
+    ] == [300, 16, 9]
+    assert load_image_splits(ImageOptions()).augment == "none"
+    for options, message in (
+        (ImageOptions(root="somewhere"), "data.root 'somewhere' has no effect"),
+        (ImageOptions(image_size=32), "--data.resize"),
+        (ImageOptions(validation=0), "data.validation must be at least 1"),
+        (ImageOptions(name="mnist", unreadable="leave-out"), "data.unreadable is for"),
+        (ImageOptions(workers=-1), "data.workers"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_image_splits(options)
+    with pytest.raises(UserError, match="no data 'nonsense'"):
+        load_splits("nonsense")

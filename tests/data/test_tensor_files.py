@@ -14,7 +14,7 @@ from tenfold.data import (
     load_tiny_imagenet,
     resize_images,
 )
-from tenfold.data.stl10 import STL10_CLASSES
+from tenfold.data.formats.stl10 import STL10_CLASSES
 from tenfold.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -184,8 +184,6 @@ def test_sides_and_channels_that_cannot_be_are_refused():
         resize_images(images_from_arrays(np.zeros((1, 2, 4, 4), np.uint8), [0]), 8)
     with pytest.raises(UserError, match="and a side"):
         load_splits("digits", resize=0)
-    with pytest.raises(UserError, match=r"data\.image_size"):
-        load_splits("folder", root=".", resize=32)
 
 
 def test_statistics_are_those_of_the_resized_images():

@@ -1,4 +1,4 @@
-"""Relation divergences: known values, invariances, and one number from every form (spec 9, traps 1-3, 6, 7, 18, 19)."""
+"""Relation divergences: known values, invariances, and one number from every form."""
 
 import math
 
@@ -97,7 +97,7 @@ def test_gradients_are_those_of_finite_differences(kernel):
 
 @pytest.mark.parametrize("kernel", FORMS)
 def test_large_logits_in_half_precision_stay_finite(kernel):
-    """The official log of a softmax is NaN here: probabilities underflow (trap 6)."""
+    """The official log of a softmax is NaN here: probabilities underflow."""
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(1, 1, 64, 16, generator=generator) for _ in range(2))
     u, w = (10 * torch.randn(1, 1, 64, 16, generator=generator) for _ in range(2))

@@ -1,4 +1,4 @@
-"""Official files and transformers' models (spec 4; traps 14, 15)."""
+"""Official files and transformers' models."""
 
 import argparse
 
@@ -7,20 +7,19 @@ import torch
 
 from tenfold.cli import main
 from tenfold.errors import UserError
-from tenfold.systems.relation_distillation.alignment import heads_per_block
-from tenfold.systems.relation_distillation.checkpoints import (
-    from_transformers,
+from tenfold.systems.relation_distillation.attention.heads import heads_per_block
+from tenfold.systems.relation_distillation.method import RelationDistiller
+from tenfold.systems.relation_distillation.vit.build import largest_difference
+from tenfold.systems.relation_distillation.vit.masked_autoencoder import MAEDecoder, MaskedAutoencoder
+from tenfold.systems.relation_distillation.vit.official_files import (
     load_decoder,
     load_official,
     load_teacher_weights,
     read_official,
-    to_transformers,
 )
-from tenfold.systems.relation_distillation.mae import MAEDecoder, MaskedAutoencoder
-from tenfold.systems.relation_distillation.method import RelationDistiller
-from tenfold.systems.relation_distillation.model import load_backbone, vision_transformer
-from tenfold.systems.relation_distillation.networks import largest_difference
-from tenfold.systems.relation_distillation.star import TinyMIMStar
+from tenfold.systems.relation_distillation.vit.tinymim_star import TinyMIMStar
+from tenfold.systems.relation_distillation.vit.transformers_vit import from_transformers, to_transformers
+from tenfold.systems.relation_distillation.vit.vision_transformer import load_backbone, vision_transformer
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -104,7 +103,7 @@ def test_conversion_to_transformers_and_back_is_exact(tmp_path):
 
 
 def test_a_chain_goes_on_with_the_heads_of_each_block(tmp_path):
-    """A student with an adapted last block teaches the next one with the heads that it was trained with (trap 15)."""
+    """A student with an adapted last block teaches the next one with the heads that it was trained with."""
     between = network(width=48, depth=2, heads=[3, 12])
     student = network(width=24, depth=2, heads=2, seed=1)
     RelationDistiller(student, between)
@@ -116,7 +115,7 @@ def test_a_chain_goes_on_with_the_heads_of_each_block(tmp_path):
 
 
 def test_fine_tuning_starts_from_the_same_function_unless_heads_are_reset():
-    """As pre-trained bit-equal, uniform heads another function, by a number that is reported (trap 14)."""
+    """As pre-trained bit-equal, uniform heads another function, by a number that is reported."""
     pretrained = network(heads=[3, 3, 6])
     same = network(heads=[3, 3, 6], seed=1, num_classes=4)
     missing = load_backbone(same, pretrained.state_dict())
@@ -168,6 +167,6 @@ def test_import_from_the_command_line(tmp_path, capsys):
     assert main([*arguments, "--out", str(folder)]) == 0
     assert '"num_classes": 4' in capsys.readouterr().out
     assert main([*arguments, "--out", str(folder)]) == 2
-    from tenfold.systems.relation_distillation.networks import load_model_folder
+    from tenfold.systems.relation_distillation.vit.build import load_model_folder
 
     assert torch.equal(load_model_folder(folder)(IMAGES), model(IMAGES))

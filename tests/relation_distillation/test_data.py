@@ -1,4 +1,4 @@
-"""Views, archives, shards, ADE20K, fine-tuning's parts and the measures (spec 5; traps 10, 13, 16; bad input)."""
+"""Views, archives, shards, ADE20K, fine-tuning's parts and the measures."""
 
 import io
 import math
@@ -13,30 +13,26 @@ from PIL import Image
 from tenfold.data import color_jitter, load_image_archive, normalize, random_resized_crop
 from tenfold.data.shards import find_shards, find_unlabelled
 from tenfold.errors import UserError
-from tenfold.systems.relation_distillation.ade20k import (
-    IGNORED,
-    TrainingCrop,
-    find_ade20k,
-    read_annotation,
-    sliding_logits,
-)
-from tenfold.systems.relation_distillation.data import few_per_class, load_images, pretraining_batches, renormalized
-from tenfold.systems.relation_distillation.finetune import finetuning_batches, random_erase
-from tenfold.systems.relation_distillation.metrics import (
+from tenfold.systems.relation_distillation.data.ade20k import IGNORED, TrainingCrop, find_ade20k, read_annotation
+from tenfold.systems.relation_distillation.data.finetuning_batches import finetuning_batches
+from tenfold.systems.relation_distillation.data.images import few_per_class, load_images
+from tenfold.systems.relation_distillation.data.views import pretraining_batches, renormalized
+from tenfold.systems.relation_distillation.evaluation.accuracy import knn_accuracy
+from tenfold.systems.relation_distillation.evaluation.robustness import (
     ALEXNET_ERRORS,
-    SegmentationScore,
-    knn_accuracy,
+    evaluate_restricted,
     mean_corruption_error,
 )
-from tenfold.systems.relation_distillation.model import vision_transformer
-from tenfold.systems.relation_distillation.optimizers import adamw, layer_number, parameter_groups
-from tenfold.systems.relation_distillation.robustness import evaluate_restricted
-from tenfold.systems.relation_distillation.segmentation import (
-    SegmentationNetwork,
+from tenfold.systems.relation_distillation.evaluation.segmentation import (
+    SegmentationScore,
     evaluate_segmentation,
-    segmentation_groups,
-    train_segmentation,
+    sliding_logits,
 )
+from tenfold.systems.relation_distillation.training.finetune import random_erase
+from tenfold.systems.relation_distillation.training.optimizers import adamw, layer_number, parameter_groups
+from tenfold.systems.relation_distillation.training.segmentation import segmentation_groups, train_segmentation
+from tenfold.systems.relation_distillation.vit.segmentation_network import SegmentationNetwork
+from tenfold.systems.relation_distillation.vit.vision_transformer import vision_transformer
 from tenfold.training import TrainerOptions
 
 
@@ -56,7 +52,7 @@ def write_tar(path, files, mode="w"):
 
 
 def test_both_views_have_one_geometry():
-    """Only colours differ: edges of an image's luminance lie at the same places (trap 10)."""
+    """Only colours differ: edges of an image's luminance lie at the same places."""
     splits = load_images("digits")
     batches = pretraining_batches(splits, 32, seed=0, crop_scale=(0.3, 1.0), jitter=0.4)
     views, _ = next(iter(batches))
@@ -201,7 +197,7 @@ def test_clipping_float16_gradients_takes_the_optimizer_that_allows_it():
 
 
 def test_learning_rates_fall_with_the_layers():
-    """Base of 12 blocks, r = 0.65 (trap 13)."""
+    """Base of 12 blocks, r = 0.65."""
     model = vision_transformer(image_size=32, patch=16, width=24, depth=12, heads=2, num_classes=3)
     rates = {}
     decays = {}
@@ -273,7 +269,7 @@ def ade20k(tmp_path):
 
 
 def test_other_is_ignored_before_anything_counts_it(ade20k):
-    """Label 0 becomes 255 first: a crop of nothing else has no class, rather than too much of one (trap 16)."""
+    """Label 0 becomes 255 first: a crop of nothing else has no class, rather than too much of one."""
     labels = read_annotation(ade20k / "annotations/training/ADE_train_00000000.png")
     assert set(np.unique(labels)) == {0, 149, 6, IGNORED} and (labels[:4] == IGNORED).all()
     crop = TrainingCrop(32, (0.5, 0.5, 0.5))

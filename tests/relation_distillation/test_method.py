@@ -1,4 +1,4 @@
-"""The distiller on vision transformers (spec 9, traps 1, 3-5, 8, 9, 11, 20)."""
+"""The distiller on vision transformers."""
 
 import copy
 import math
@@ -8,13 +8,17 @@ import torch
 
 from tenfold.errors import UserError
 from tenfold.losses import relation_kl
-from tenfold.systems.relation_distillation.alignment import heads_per_block
-from tenfold.systems.relation_distillation.layers import attention_layers
-from tenfold.systems.relation_distillation.mae import MAEDecoder, MaskedAutoencoder, patchify
-from tenfold.systems.relation_distillation.masking import keep_patches, random_patches
-from tenfold.systems.relation_distillation.method import RelationDistiller, RelationLoss, default_teacher_layer
-from tenfold.systems.relation_distillation.model import set_drop_path, sincos_positions, vision_transformer
-from tenfold.systems.relation_distillation.taps import tap
+from tenfold.systems.relation_distillation.attention.heads import heads_per_block
+from tenfold.systems.relation_distillation.attention.layers import attention_layers, default_teacher_layer
+from tenfold.systems.relation_distillation.attention.taps import tap
+from tenfold.systems.relation_distillation.method import RelationDistiller, RelationLoss
+from tenfold.systems.relation_distillation.vit.masked_autoencoder import MAEDecoder, MaskedAutoencoder, patchify
+from tenfold.systems.relation_distillation.vit.patch_masks import keep_patches, random_patches
+from tenfold.systems.relation_distillation.vit.vision_transformer import (
+    set_drop_path,
+    sincos_positions,
+    vision_transformer,
+)
 
 IMAGES = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 

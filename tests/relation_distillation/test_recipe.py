@@ -1,4 +1,4 @@
-"""The experiment end to end: killed and resumed, in two processes, ablations, commands, bad input (trap 17)."""
+"""The experiment end to end: killed and resumed, in two processes, ablations, commands, bad input."""
 
 import json
 import os
@@ -15,8 +15,9 @@ from PIL import Image
 from tenfold import distill_relations, load_results
 from tenfold.cli import main
 from tenfold.errors import UserError
-from tenfold.systems.relation_distillation.model import vision_transformer
-from tenfold.systems.relation_distillation.settings import ARMS, AXES, PRESETS, Config, arms_of, sweep_config
+from tenfold.systems.relation_distillation.experiment.arms import ARMS, AXES, arms_of, sweep_config
+from tenfold.systems.relation_distillation.experiment.settings import PRESETS, Config
+from tenfold.systems.relation_distillation.vit.vision_transformer import vision_transformer
 from tenfold.training import TrainerOptions
 
 FAST = [
@@ -90,7 +91,7 @@ if rank() == 0:
 
 
 def test_two_halves_of_a_batch_are_the_whole(tmp_path):
-    """Losses and weights after training on two ranks are those of one, masks included (trap 17)."""
+    """Losses and weights after training on two ranks are those of one, masks included."""
     one, two = (
         _TWO.replace("DEVICES", str(devices)).replace("FOLDER", str(tmp_path / f"fit{devices}")) for devices in (1, 2)
     )

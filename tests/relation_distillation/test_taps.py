@@ -1,15 +1,15 @@
-"""Taps on networks of timm and transformers, on a user's own, and on text (spec 2.9; traps 10, 12, 15, 18)."""
+"""Taps on networks of timm and transformers, on a user's own, and on text."""
 
 import pytest
 import torch
 from torch import nn
 
 from tenfold.errors import UserError
-from tenfold.systems.relation_distillation.alignment import heads_per_block, set_heads_per_block
-from tenfold.systems.relation_distillation.layers import Tap, attention_layers
+from tenfold.systems.relation_distillation.attention.heads import heads_per_block, set_heads_per_block
+from tenfold.systems.relation_distillation.attention.layers import Tap, attention_layers
+from tenfold.systems.relation_distillation.attention.taps import tap, tap_layers
 from tenfold.systems.relation_distillation.method import PRESETS, RelationDistiller
-from tenfold.systems.relation_distillation.model import vision_transformer
-from tenfold.systems.relation_distillation.taps import tap, tap_layers
+from tenfold.systems.relation_distillation.vit.vision_transformer import vision_transformer
 
 timm = pytest.importorskip("timm")
 transformers = pytest.importorskip("transformers")
@@ -76,7 +76,7 @@ def test_vision_transformers_of_transformers(attention):
 
 
 def test_masked_autoencoders_of_transformers_see_all_patches_in_order(tmp_path):
-    """Shuffled as they are by default, a network would not agree with itself (trap 12)."""
+    """Shuffled as they are by default, a network would not agree with itself."""
     model = vit("ViTMAE")
     model.save_pretrained(tmp_path)
     again = transformers.ViTMAEModel.from_pretrained(tmp_path).eval()
@@ -161,7 +161,7 @@ def tokens(lengths=(9, 5), length=9):
 
 @pytest.mark.parametrize("preset", list(PRESETS))
 def test_text_and_its_padding(preset):
-    """More padding changes neither loss nor gradients (trap 18)."""
+    """More padding changes neither loss nor gradients."""
     settings = dict(PRESETS[preset])
     if preset == "minilmv2":
         settings["heads"] = 4

@@ -11,8 +11,9 @@ from PIL import Image
 
 from tenfold.cli import main
 from tenfold.export import save_model
-from tenfold.systems.relation_distillation import settings
-from tenfold.systems.relation_distillation.model import vision_transformer
+from tenfold.systems.relation_distillation.experiment import settings
+from tenfold.systems.relation_distillation.experiment.arms import AXES
+from tenfold.systems.relation_distillation.vit.vision_transformer import vision_transformer
 
 SYSTEM = "relation-distillation"
 
@@ -35,7 +36,7 @@ def test_sweeps_print_their_tables_beside_the_papers(tmp_path, monkeypatch, caps
     for axis in ("heads", "chain"):
         assert main([SYSTEM, "sweep", axis, "--out", str(tmp_path / axis), "--quiet", "true"]) == 0
         rows = [line.split(" | ")[0].removeprefix("| ") for line in capsys.readouterr().out.splitlines()[2:]]
-        assert rows == [*settings.AXES[axis], "relations"]
+        assert rows == [*AXES[axis], "relations"]
     assert main([SYSTEM, "sweep", "colour"]) == 2
 
 
@@ -89,7 +90,7 @@ IMAGES = ["--image_size", "16", "--patch", "4", "--batch_size", "8", "--epochs",
 
 
 def test_sequential_distillation_and_fine_tuning_on_ones_own_images(photographs, tmp_path, capsys):
-    """Each stage runs with the heads it was trained with: the teacher's in its last block (trap 15)."""
+    """Each stage runs with the heads it was trained with: the teacher's in its last block."""
     unlabelled, out = str(photographs / "labelled/train"), tmp_path / "chain"
     students = "[24x2x2, 16x2x2]"
     command = [SYSTEM, "chain", unlabelled, str(photographs / "teacher"), students, "--out", str(out), *IMAGES]

@@ -5,11 +5,12 @@ import torch
 
 from tenfold.data import normalize
 from tenfold.errors import UserError
-from tenfold.systems.relation_distillation.data import load_images, pretraining_batches
+from tenfold.systems.relation_distillation.data.images import load_images
+from tenfold.systems.relation_distillation.data.views import pretraining_batches
 from tenfold.systems.relation_distillation.method import RelationDistiller
-from tenfold.systems.relation_distillation.model import vision_transformer
-from tenfold.systems.relation_distillation.targets import FeatureDistiller
-from tenfold.systems.relation_distillation.views import TeacherCache
+from tenfold.systems.relation_distillation.training.feature_targets import FeatureDistiller
+from tenfold.systems.relation_distillation.training.teacher_cache import TeacherCache
+from tenfold.systems.relation_distillation.vit.vision_transformer import vision_transformer
 
 SPLITS = load_images("digits", limit=60)
 

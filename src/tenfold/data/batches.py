@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from tenfold.data.augment import Augmentation
 from tenfold.data.folder import ImageFiles
 from tenfold.data.images import LabelledImages
+from tenfold.data.preprocessing import normalize
 from tenfold.data.shards import ShardImages
 from tenfold.errors import UserError
 from tenfold.parallel import rank, world_size
@@ -250,10 +251,3 @@ def evaluation_batches(
     )
     for rows, (images, labels) in zip(chunks, _loaded(loader), strict=True):
         yield normalize(images, mean, std), labels, rows
-
-
-def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """``(images / 255 - mean) / std`` per channel: ``(batch, channels, height, width)`` uint8 to float32."""
-    scale = 1 / (255 * torch.tensor(std, dtype=torch.float32, device=images.device)).view(-1, 1, 1)
-    shift = (torch.tensor(mean, device=images.device) / torch.tensor(std, device=images.device)).view(-1, 1, 1)
-    return images.to(torch.float32).mul_(scale).sub_(shift)

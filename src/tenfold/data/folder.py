@@ -1,18 +1,18 @@
 """Image files in folders: a folder per class, ImageNet's layouts; decoded when they are asked for."""
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, Literal
-from zipfile import BadZipFile
+from typing import Any, Literal
 
-import numpy as np
 from torch.utils.data import Dataset
 
+from tenfold.data.reading import IMAGE_ENDINGS, find_unreadable, read_image
 from tenfold.errors import UserError
 
-IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+_NAMED = 20  # unreadable files that a message names; the rest are counted
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,13 @@ class ImageFiles(Dataset):
         paths: the files.
         labels: class index of each.
         classes: names of the classes, by index.
+        notes: what was left out of the folder that they come from, with numbers.
     """
 
     paths: tuple[Path, ...]
     labels: tuple[int, ...]
     classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -37,29 +39,8 @@ class ImageFiles(Dataset):
 
     def subset(self, indices: Sequence[int]) -> "ImageFiles":
         """Some of the files, with the same classes."""
-        return ImageFiles(tuple(self.paths[i] for i in indices), tuple(self.labels[i] for i in indices), self.classes)
-
-
-def read_image(path: str | Path | IO[bytes], *, name: str | None = None) -> Any:
-    """Decode an image file to an RGB PIL image; CMYK, palette and grey ones are converted,
-    of 16 bits the upper eight are kept.
-
-    Args:
-        path: the file, or an open one.
-        name: what the message calls it; its path where ``None``.
-
-    Raises:
-        UserError: the file is missing, damaged or no image.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith("I;16"):  # Pillow would clip 16-bit grey to white
-                return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-            return image.convert("RGB")
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read the image {name or path}: {error}") from error
+        paths, labels = tuple(self.paths[i] for i in indices), tuple(self.labels[i] for i in indices)
+        return replace(self, paths=paths, labels=labels)
 
 
 def find_image_files(folder: str | Path) -> ImageFiles:
@@ -76,13 +57,59 @@ def find_image_files(folder: str | Path) -> ImageFiles:
         raise UserError(f"{folder} holds {len(classes)} class folders; a classifier needs at least two, one per class")
     paths: list[Path] = []
     labels: list[int] = []
+    others: list[Path] = []
     for label, name in enumerate(classes):
-        found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in IMAGE_ENDINGS)
+        entries = sorted((folder / name).rglob("*"))
+        found = [path for path in entries if is_image_name(path)]
         if not found:
             raise UserError(f"the class folder {folder / name} holds no images")
         paths += found
         labels += [label] * len(found)
-    return ImageFiles(tuple(paths), tuple(labels), tuple(classes))
+        others += [path for path in entries if not is_image_name(path) and path.is_file()]
+    return ImageFiles(tuple(paths), tuple(labels), tuple(classes), _note_of_others(folder, others))
+
+
+def is_image_name(path: Path) -> bool:
+    """Whether a file is taken for an image: by its ending, and not hidden (as macOS' ``._photo.jpg`` is)."""
+    return path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith(".")
+
+
+def _note_of_others(folder: Path, others: Sequence[Path]) -> tuple[str, ...]:
+    if not others:
+        return ()
+    kinds = Counter("hidden" if path.name.startswith(".") else path.suffix or "no ending" for path in others)
+    listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
+    counted = f"{len(others)} files in the class folders are no images by their names and are not read"
+    return (f"{folder}: {counted}: {listed}.",)
+
+
+def require_readable(
+    files: ImageFiles, folder: Path, *, leave_out: bool, option: str = "--data.unreadable"
+) -> ImageFiles:
+    """Look at all files before any work is done with them.
+
+    Args:
+        files: the files.
+        folder: where they are from, for the messages.
+        leave_out: go on without those that cannot be read, and say so in the notes.
+        option: what a user types to leave them out.
+
+    Raises:
+        UserError: names the files that cannot be read; or a class has none that can.
+    """
+    bad = find_unreadable(files.paths)
+    if not bad:
+        return files
+    names = [f"{path.relative_to(folder)} ({reason})" for path, reason in bad.items()]
+    listed = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    counted = f"{len(bad)} of the {len(files)} images in {folder} cannot be read"
+    if not leave_out:
+        raise UserError(f"{counted}: {listed}; mend them, or go on without them: {option} leave-out")
+    kept = files.subset([index for index, path in enumerate(files.paths) if path not in bad])
+    for label, name in enumerate(files.classes):
+        if label not in kept.labels:
+            raise UserError(f"no image of the class {name} in {folder} can be read: {listed}")
+    return replace(kept, notes=(*files.notes, f"{counted} and are left out: {listed}."))
 
 
 def find_imagenet(root: str | Path, split: str) -> ImageFiles:
@@ -187,18 +214,3 @@ def imagenet_transforms(
         else [v2.Resize(round(size * 256 / 224), **how), v2.CenterCrop(size)]
     )
     return v2.Compose([v2.PILToTensor(), *steps])
-
-
-def load_image_array(path: str | Path) -> np.ndarray:
-    """A ``.npy`` file of images; never unpickled.
-
-    Raises:
-        UserError: the file is missing, damaged, or holds objects.
-    """
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise UserError(f"cannot read the array {path}: {error}") from error
-    if not isinstance(array, np.ndarray):
-        raise UserError(f"{path} is an archive of several arrays; save the images alone, with numpy.save")
-    return array

@@ -170,3 +170,23 @@ def split_indices(n: int, sizes: Sequence[int], *, seed: int | None = None) -> l
         raise UserError(f"cannot split {n} samples into parts of {', '.join(map(str, sizes))}")
     order = torch.arange(n) if seed is None else torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     return list(order[: sum(sizes)].split(list(sizes)))
+
+
+def stratified_order(labels: Sequence[int] | Tensor, *, seed: int) -> Tensor:
+    """A random order in which every stretch holds the classes in about the shares that they have in all.
+
+    Args:
+        labels: ``(n,)`` class indices.
+        seed: of the order.
+
+    Returns:
+        ``(n,)`` row numbers. Image k of the c of a class, in random order, stands at about the place ``(k + 1/2) / c``;
+        so a class of one image stands in the middle.
+    """
+    numbers = torch.as_tensor(labels, dtype=torch.int64)
+    shuffled = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(seed))
+    by_class = shuffled[numbers[shuffled].argsort(stable=True)]
+    counts = numbers.bincount()
+    starts = (counts.cumsum(0) - counts)[numbers[by_class]]
+    places = (torch.arange(len(numbers)) - starts + 0.5) / counts[numbers[by_class]]
+    return by_class[places.argsort(stable=True)]

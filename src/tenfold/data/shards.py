@@ -16,7 +16,8 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from tenfold.data.folder import IMAGE_ENDINGS, ImageFiles, read_image
+from tenfold.data.folder import ImageFiles, is_image_name
+from tenfold.data.reading import IMAGE_ENDINGS, read_image
 from tenfold.errors import UserError
 
 UNLABELLED = ("unlabelled",)
@@ -31,7 +32,7 @@ def find_unlabelled(folder: str | Path) -> ImageFiles:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"the image folder {folder} does not exist")
-    paths = tuple(sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_ENDINGS))
+    paths = tuple(sorted(path for path in folder.rglob("*") if is_image_name(path)))
     if not paths:
         raise UserError(f"the folder {folder} holds no images")
     return ImageFiles(paths, (0,) * len(paths), UNLABELLED)

@@ -6,7 +6,7 @@
     KL_i = sum_j softmax(T)_ij (log softmax(T)_ij - log softmax(S)_ij)    row i, in nats
     loss = mean of KL over samples, heads and rows
 
-:func:`relation_kl` is the one entry. Its forms give the same number and the same gradients:
+`relation_kl` is the one entry. Its forms give the same number and the same gradients:
 
 ``direct``
     Autograd on the formula, with log-softmax; holds several maps of ``batch x heads x N x N``.
@@ -16,7 +16,7 @@
     The stock attention kernels: ``sum_j P_ij T_ij = c_t u_i (P W)_i``, so that the divergence is a few attentions and
     their log-normalizers, and ``P^T A`` is the gradient that an attention gives its values.
 ``triton``
-    One fused kernel on CUDA (:mod:`tenfold.losses.relations_triton`).
+    One fused kernel on CUDA (`tenfold.losses.relations_triton`).
 
 Logits are accumulated and kept in float32 whatever the inputs' type is, float64 for float64.
 """
@@ -30,7 +30,7 @@ from torch import Tensor
 from tenfold.errors import UserError
 
 Kernel = Literal["auto", "direct", "chunked", "identity", "triton"]
-"""How :func:`relation_kl` is computed; the value does not depend on it."""
+"""How `relation_kl` is computed; the value does not depend on it."""
 KERNELS: tuple[str, ...] = get_args(Kernel)
 
 
@@ -127,7 +127,7 @@ def relation_mse(
     The paper gives results without softmax but not the loss; this one is reconstructed.
 
     Args:
-        a_s: see :func:`relation_kl`, as all others.
+        a_s: see `relation_kl`, as all others.
         b_s: student's columns.
         a_t: teacher's rows.
         b_t: teacher's columns.
@@ -164,7 +164,7 @@ def relation_agreement(
     The relations of untrained networks are nearly uniform, so that the bare divergence starts small and falls fast.
 
     Args:
-        a_s: see :func:`relation_kl`, as all others but the last.
+        a_s: see `relation_kl`, as all others but the last.
         b_s: student's columns.
         a_t: teacher's rows.
         b_t: teacher's columns.

@@ -1,4 +1,4 @@
-"""The chunked form of :func:`tenfold.losses.relation_kl`: a block of heads and rows at a time.
+"""The chunked form of `tenfold.losses.relation_kl`: a block of heads and rows at a time.
 
 A block's logits give its divergence and, since the loss is a scalar whose row weights are known, its gradients at
 once::

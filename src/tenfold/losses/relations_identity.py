@@ -1,4 +1,4 @@
-"""The attention-identity form of :func:`tenfold.losses.relation_kl`: the divergence out of stock attention kernels.
+"""The attention-identity form of `tenfold.losses.relation_kl`: the divergence out of stock attention kernels.
 
 With ``P = softmax(T)`` the teacher's relation, row by row::
 

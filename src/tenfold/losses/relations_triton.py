@@ -1,10 +1,10 @@
-"""The fused form of :func:`tenfold.losses.relation_kl` on CUDA, in Triton.
+"""The fused form of `tenfold.losses.relation_kl` on CUDA, in Triton.
 
 Forward: one program per map (sample and head) and tile of rows goes over the tiles of columns once, with an online
 softmax of both networks, and keeps the row's divergence and its two log-normalizers. Backward: two passes as in
 FlashAttention-2, one by rows for ``dA``, one by columns for ``dB``; logits are made again from the inputs.
 
-Written after the formulas of :mod:`tenfold.losses.relations`. Its arithmetic is tested in Triton's interpreter on CPU;
+Written after the formulas of `tenfold.losses.relations`. Its arithmetic is tested in Triton's interpreter on CPU;
 on a GPU it is compared with the direct form by tests that run where there is one.
 """
 
@@ -26,13 +26,13 @@ _ROWS = 64
 
 
 def require_triton() -> None:
-    """Raise a :class:`~tenfold.errors.UserError` where Triton is not installed."""
+    """Raise a `tenfold.errors.UserError` where Triton is not installed."""
     if triton is None:
         raise UserError("the triton form needs the package triton, which comes with torch for CUDA; use 'chunked'")
 
 
 def triton_kl(a_s: Tensor, b_s: Tensor, a_t: Tensor, b_t: Tensor, scale_s: float, scale_t: float) -> Tensor:
-    """The divergence of :func:`tenfold.losses.relation_kl`, without mask and bias; tensors on CUDA.
+    """The divergence of `tenfold.losses.relation_kl`, without mask and bias; tensors on CUDA.
 
     Args:
         a_s: ``(batch, heads, N, d_s)`` student's rows.

@@ -7,9 +7,9 @@ normalizes CIFAR-100 with the numbers of CIFAR-10 and, where it whitens, not at 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tenfold.data.cifar import CIFAR10_CLASSES
-from tenfold.data.idx import FASHION_CLASSES
-from tenfold.data.stl10 import STL10_CLASSES
+from tenfold.data.formats.cifar import CIFAR10_CLASSES
+from tenfold.data.formats.idx import FASHION_CLASSES
+from tenfold.data.formats.stl10 import STL10_CLASSES
 from tenfold.errors import UserError
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]

@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from tenfold.errors import UserError
-from tenfold.systems.relation_distillation.epoch_log import EpochLog
 from tenfold.systems.relation_distillation.method import PRESETS, RelationDistiller
-from tenfold.systems.relation_distillation.optimizers import adamw, cosine_schedule, parameter_groups
+from tenfold.systems.relation_distillation.training.epoch_log import EpochLog
+from tenfold.systems.relation_distillation.training.optimizers import adamw, cosine_schedule, parameter_groups
 from tenfold.training import FitResult, TrainerOptions, fit
 
 
@@ -22,7 +22,7 @@ class Distilled:
         student: the network that learnt, the one that was given.
         history: one row per epoch: ``train/loss`` and each relation's divergence.
         agreement: of the relations on the first batch, see
-            :meth:`~tenfold.systems.relation_distillation.method.RelationDistiller.agreement`.
+            `agreement`.
         untrained: modules of the student that the loss does not reach; they have their initial values.
         heads: how heads were aligned, for each pair of layers.
         fit: the training.
@@ -69,7 +69,7 @@ def distill_relations(
         trainer: where it runs.
         on_epoch: called after every epoch.
         settings: further arguments of
-            :class:`~tenfold.systems.relation_distillation.method.RelationDistiller`; they win over the preset.
+            `RelationDistiller`; they win over the preset.
 
     Raises:
         UserError: there is no such preset, no batch, or the networks cannot be aligned.

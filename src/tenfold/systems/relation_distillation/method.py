@@ -24,19 +24,19 @@ from torch import Tensor, nn
 
 from tenfold.errors import UserError
 from tenfold.losses import Kernel, relation_agreement, relation_kl, relation_mse
-from tenfold.systems.relation_distillation.alignment import (
-    Grid,
-    Heads,
-    align_heads,
-    common_tokens,
-    matched_input,
-    regrouped,
-    repeat_heads,
+from tenfold.systems.relation_distillation.attention.heads import Heads, align_heads, regrouped, repeat_heads
+from tenfold.systems.relation_distillation.attention.layers import (
+    Tap,
+    Tapper,
+    default_teacher_layer,
+    depth,
+    images_of,
+    resolve_layer,
 )
-from tenfold.systems.relation_distillation.freezing import freeze_unreached, leave_teacher_out
-from tenfold.systems.relation_distillation.layers import Tap, Tapper, attention_layers, images_of, resolve_layer
-from tenfold.systems.relation_distillation.masking import PatchMasks, keep_patches
-from tenfold.systems.relation_distillation.taps import tap, tap_layers
+from tenfold.systems.relation_distillation.attention.taps import tap, tap_layers
+from tenfold.systems.relation_distillation.attention.tokens import Grid, common_tokens, matched_input
+from tenfold.systems.relation_distillation.training.freezing import freeze_unreached, leave_teacher_out
+from tenfold.systems.relation_distillation.vit.patch_masks import PatchMasks, keep_patches
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tinymim": {"pairs": ("qk", "vv"), "heads": "auto"},
@@ -44,7 +44,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # 48 relation heads for base-width teachers, 64 for large ones: from memory of that paper.
     "minilmv2": {"pairs": ("qq", "kk", "vv"), "heads": 48},
 }
-"""Arguments of :class:`RelationDistiller` by the name of the method that they reproduce."""
+"""Arguments of `RelationDistiller` by the name of the method that they reproduce."""
 
 
 class RelationLoss(nn.Module):
@@ -54,7 +54,7 @@ class RelationLoss(nn.Module):
         pairs: relations as pairs of letters out of ``q``, ``k``, ``v``: rows, then columns.
         weights: one factor per pair; 1 where ``None``.
         softmax: compare attention-like maps by their divergence; else scaled logits by their mean square (ablation).
-        kernel: see :func:`tenfold.losses.relation_kl`.
+        kernel: see `tenfold.losses.relation_kl`.
 
     Raises:
         UserError: a pair is none, or the weights are not one per pair.
@@ -142,14 +142,6 @@ def _bias(one: Tap, pair: str, mask: Tensor | None) -> Tensor | None:
     return torch.zeros_like(one.bias).masked_fill(excluded, lowest) if bool(excluded.any()) else None
 
 
-def default_teacher_layer(teacher_layers: int, student_layers: int) -> int:
-    """The teacher's target block, from 1: the last of equal depths, else three quarters up.
-
-    Extrapolated from TinyMIM, table 10 (block 18 of 24 for 12, block 12 of 12 for 12); sweep it where it matters.
-    """
-    return teacher_layers if teacher_layers == student_layers else round(0.75 * teacher_layers)
-
-
 class RelationDistiller(nn.Module):
     """Trains a student's attention layer towards the relations of a frozen teacher's, for any two attention stacks.
 
@@ -159,18 +151,18 @@ class RelationDistiller(nn.Module):
     Args:
         student: the network that learns; its last layer's head count is changed where ``heads`` says so.
         teacher: the network that is copied; frozen.
-        pairs: see :class:`RelationLoss`.
+        pairs: see `RelationLoss`.
         student_layer: from 1, or -1 for the last; or a callable that makes the tap.
-        teacher_layer: likewise; ``auto`` is :func:`default_teacher_layer`.
+        teacher_layer: likewise; ``auto`` is `default_teacher_layer`.
         heads: how head counts are made equal: ``adaptive`` changes the student's layer, a number re-splits both sides
             into so many relation heads, ``mean`` averages the heads' logits; ``auto`` is adaptive where that is
             possible, else the largest number of relation heads that divides both widths.
-        qk: see :func:`~tenfold.systems.relation_distillation.taps.tap`.
+        qk: see `tap`.
         grid: where patch grids differ: ``match-input`` resizes the teacher's images, ``interpolate`` the student's
             queries, keys and values, ``error`` refuses.
-        kernel: see :func:`tenfold.losses.relation_kl`.
-        softmax: see :class:`RelationLoss`.
-        weights: see :class:`RelationLoss`.
+        kernel: see `tenfold.losses.relation_kl`.
+        softmax: see `RelationLoss`.
+        weights: see `RelationLoss`.
         more_layers: further pairs ``(student layer, teacher layer, weight)``, counted from 1.
         mask_ratio: share of the patches that both networks do without, the same for both (ablation; timm's ViTs).
         decoder: masked-autoencoder decoder that reconstructs the student's missing patches, its loss added
@@ -229,7 +221,7 @@ class RelationDistiller(nn.Module):
         return self
 
     def forward(self, batch: Any) -> dict[str, Tensor]:
-        """See :meth:`loss`."""
+        """See `loss`."""
         return self.loss(batch)
 
     def loss(self, batch: Any) -> dict[str, Tensor]:
@@ -238,7 +230,7 @@ class RelationDistiller(nn.Module):
         Args:
             batch: inputs of both networks, or ``(student's inputs, teacher's inputs)``; each a tensor, or a dict of
                 keyword arguments, whose ``attention_mask`` says which tokens are real. In place of the teacher's
-                inputs, what :meth:`of_teacher` made of them.
+                inputs, what `of_teacher` made of them.
 
         Returns:
             ``loss`` to be minimised, and the pairs' divergences of the first layer pair; scalars.
@@ -284,7 +276,7 @@ class RelationDistiller(nn.Module):
         """How far the relations agree, for each pair of the first layer pair.
 
         Args:
-            batch: see :meth:`loss`.
+            batch: see `loss`.
 
         Returns:
             For each pair ``<pair>_overlap``, the mean overlap of the five tokens that a row attends to most, and
@@ -373,13 +365,3 @@ def _layer_pairs(
         return layer if callable(layer) or known is None else resolve_layer(layer, known, whose)
 
     return [(number(s, depth_s, "the student"), number(t, depth_t, "the teacher"), float(w)) for s, t, w in pairs]
-
-
-def depth(model: Any) -> int | None:
-    """Number of attention layers of a network, or ``None`` where it cannot be told without running it."""
-    known = len(attention_layers(model))
-    if known:
-        return known
-    layers = getattr(getattr(model, "config", None), "num_hidden_layers", None)
-    blocks = getattr(model, "blocks", None)
-    return layers if layers is not None else len(blocks) if isinstance(blocks, nn.Sequential | nn.ModuleList) else None

@@ -1,16 +1,13 @@
 """``tenfold evaluate`` and ``tenfold predict``: a run's network on its test split, or on single images."""
 
 import json
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from tenfold.data import load_splits, normalize, read_images
-from tenfold.errors import UserError
-from tenfold.run import read_config
+from tenfold.data import read_images
 from tenfold.systems.boosted_exits.builders import stages_of
-from tenfold.systems.boosted_exits.cli.loading import load_network, policy_of, require_shape
+from tenfold.systems.boosted_exits.cli.loading import data_of, load_network, policy_of, preprocessing_of
 from tenfold.systems.boosted_exits.policies.exit_policy import ExitPolicy, evaluate_policy, record_exits
 from tenfold.systems.boosted_exits.policies.metrics import calibration_errors, exit_accuracies
 from tenfold.systems.boosted_exits.policies.metrics import predict as predict_images
@@ -20,7 +17,13 @@ CPU = torch.device("cpu")
 
 
 def evaluate(
-    run: str, *, data: str | None = None, root: str | None = None, batch_size: int = 256, factory: str | None = None
+    run: str,
+    *,
+    data: str | None = None,
+    root: str | None = None,
+    unreadable: Literal["refuse", "leave-out"] = "refuse",
+    batch_size: int = 256,
+    factory: str | None = None,
 ) -> dict[str, Any]:
     """Measure a run's network again on its test split: every exit, and the thresholds it was delivered with.
 
@@ -28,16 +31,12 @@ def evaluate(
         run: folder of the run, or of an imported model.
         data: name of the data, where not those of the run.
         root: folder of the data, where not that of the run.
+        unreadable: for image files that cannot be read: refuse names them, leave-out goes on without.
         batch_size: images at a time.
         factory: of a network of your own, see load_network.
     """
     network, manifest = load_network(run, factory)
-    options: dict[str, Any] = dict(read_config(run)["data"]) if (Path(run) / "config.yaml").exists() else {}
-    options |= {name: value for name, value in {"name": data, "root": root}.items() if value is not None}
-    if "name" not in options:
-        raise UserError(f"{run} names no data: name them with --data")
-    splits = load_splits(**options)
-    require_shape(splits, manifest)
+    splits = data_of(manifest, run, data, root, unreadable)
     extra = manifest.extra
     test = record_exits(*predict_images(network, splits.test_batches(batch_size), CPU), extra["costs"])
     answer: dict[str, Any] = {
@@ -46,6 +45,7 @@ def evaluate(
         "accuracy": [round(100 * value, 3) for value in exit_accuracies(test).tolist()],
         "calibration_error": [round(value, 5) for value in calibration_errors(test).tolist()],
         "costs": extra["costs"],
+        "notes": list(splits.notes),
     }
     if extra.get("policy"):
         outcome = evaluate_policy(test, ExitPolicy.from_dict(extra["policy"]).thresholds)
@@ -68,10 +68,11 @@ def predict(run: str, inputs: list[str], *, factory: str | None = None) -> str:
     """
     network, manifest = load_network(run, factory)
     extra, shape = manifest.extra, manifest.arguments["image_shape"]
+    preprocessing = preprocessing_of(manifest)
     runner = EarlyExitRunner(stages_of(network, torch.zeros(2, *shape)), policy_of(manifest, run).thresholds)
     lines = []
-    for name, image in read_images(inputs, shape):
-        output = runner(normalize(image[None], extra["mean"], extra["std"]))
+    for name, image in read_images(inputs, preprocessing):
+        output = runner(preprocessing.normalize(image[None]))
         probabilities = output.logits[0].softmax(-1)
         label, leaving = int(probabilities.argmax()), int(output.exits[0])
         lines.append(

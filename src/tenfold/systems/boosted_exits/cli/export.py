@@ -1,10 +1,13 @@
 """``tenfold export`` and ``tenfold import``: for deployment, and from official checkpoints."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from tenfold.data import Preprocessing
+from tenfold.data.splits import STATISTICS
 from tenfold.errors import UserError
 from tenfold.export import save_model
 from tenfold.systems.boosted_exits.builders import stages_of
@@ -87,6 +90,18 @@ def import_official(
             "reweight": list(model.reweight),
             "rescale": model.rescale,
         },
-        extra={"costs": list(counted), "cost_convention": "msdnet", "policy": None},
+        extra={
+            "costs": list(counted),
+            "cost_convention": "msdnet",
+            "policy": None,
+            "preprocessing": _official_preprocessing(own["num_classes"], shape).to_dict(),
+        },
     )
     return {"model": str(folder), "exits": model.exits, "num_classes": own["num_classes"], "costs": list(counted)}
+
+
+def _official_preprocessing(classes: int, image_shape: Sequence[int]) -> Preprocessing:
+    """What the official programs do to the images of the data set with so many classes."""
+    if image_shape[-1] == 224:
+        return Preprocessing.cropped(224, *STATISTICS["imagenet"])
+    return Preprocessing.squeezed(image_shape, *STATISTICS["cifar10" if classes == 10 else "cifar100"])

@@ -7,12 +7,11 @@ import torch
 from safetensors.torch import load_file
 
 from tenfold.cost import Convention, count_parameters, measure_latency
-from tenfold.data import load_splits
 from tenfold.errors import UserError
 from tenfold.export import load_manifest
 from tenfold.run import write_atomically
 from tenfold.systems.boosted_exits.builders import build_network, stages_of
-from tenfold.systems.boosted_exits.cli.loading import load_network, require_shape
+from tenfold.systems.boosted_exits.cli.loading import data_of, load_network
 from tenfold.systems.boosted_exits.policies.exit_policy import ExitRecords, record_exits
 from tenfold.systems.boosted_exits.policies.metrics import exit_costs
 from tenfold.systems.boosted_exits.policies.metrics import predict as predict_images
@@ -30,6 +29,7 @@ def thresholds(
     delta: float = 0.05,
     data: str | None = None,
     root: str | None = None,
+    unreadable: Literal["refuse", "leave-out"] = "refuse",
     save: bool = False,
     factory: str | None = None,
 ) -> dict[str, Any]:
@@ -43,6 +43,7 @@ def thresholds(
         delta: for risk, probability with which it may be exceeded.
         data: name of the data whose validation split decides; needed for an imported model, else the run's own.
         root: folder of these data.
+        unreadable: for image files that cannot be read: refuse names them, leave-out goes on without.
         save: keep the thresholds in model.json, for predict and export.
         factory: of a network of your own, see load_network.
     """
@@ -56,10 +57,9 @@ def thresholds(
         raise UserError(f"{run} keeps no validation confidences: name data with --data (and --root)")
     else:
         network, _ = load_network(run, factory)
-        splits = load_splits(data, root=root)
-        require_shape(splits, manifest)
+        splits = data_of(manifest, run, data, root, unreadable)
         records = record_exits(*predict_images(network, splits.validation_batches(), CPU), extra["costs"])
-        extra |= {"classes": list(splits.classes), "mean": list(splits.mean), "std": list(splits.std)}
+        extra["classes"] = list(splits.classes)
     limit = None if budget is None else budget * records.costs[-1]
     policy = solve_thresholds(records, method, budget=limit, epsilon=epsilon, delta=delta)
     if save:

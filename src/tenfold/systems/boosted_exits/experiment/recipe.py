@@ -6,7 +6,6 @@ its own.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 import tenfold
 from tenfold.cost import count_parameters
-from tenfold.data import Batches, Splits, load_splits
+from tenfold.data import Batches, Splits, load_image_splits
 from tenfold.export import save_model
 from tenfold.parallel import gather_rows, rank, total_over_ranks
 from tenfold.results import Cost, Results
@@ -53,7 +52,7 @@ def run(config: Config, run: Run) -> Results:
         run: the run's folder; finished steps are read back from it.
     """
     arms = arms_of(config)
-    splits = load_splits(**asdict(config.data))
+    splits = load_image_splits(config.data)
     for arm in arms.values():  # what cannot be built or cut fails now, not after hours
         stages_of(make_network(config, splits, arm.reweight, arm.rescale), splits.example(2))
     outcomes: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
@@ -249,8 +248,7 @@ def deliver(config: Config, splits: Splits, run: Run) -> dict[str, Any]:
             },
             extra={
                 "classes": list(splits.classes),
-                "mean": list(splits.mean),
-                "std": list(splits.std),
+                "preprocessing": splits.preprocessing.to_dict(),
                 "costs": list(costs),
                 "cost_convention": config.cost,
                 "policy": policy.to_dict(),

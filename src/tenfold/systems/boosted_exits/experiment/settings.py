@@ -159,12 +159,7 @@ def _paper(preset: str, dataset: Literal["cifar100", "imagenet"], network: str) 
         seeds=1,
         arms=["joint-rescaled" if rescale else "joint"],
         cost="msdnet",
-        data=ImageOptions(
-            name=dataset,
-            validation=50000 if imagenet else 5000,
-            augment="imagenet" if imagenet else "crop-flip",
-            workers=8 if imagenet else 0,
-        ),
+        data=ImageOptions(name=dataset, workers=8 if imagenet else 0),
         model=ModelOptions(name=network),
         method=MethodOptions(rescale=rescale),
         optimizer=OptimizerOptions(
@@ -177,7 +172,7 @@ def _paper(preset: str, dataset: Literal["cifar100", "imagenet"], network: str) 
 
 
 _SMALL_FASHION: dict[str, Any] = {
-    "data": ImageOptions(name="fashion-mnist", validation=1000, augment="flip"),
+    "data": ImageOptions(name="fashion-mnist"),
     "optimizer": OptimizerOptions(epochs=16, milestones=[8, 12]),
 }
 

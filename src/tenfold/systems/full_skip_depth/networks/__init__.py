@@ -1,0 +1,1 @@
+"""Encoders, whole depth networks, and others' networks and weights."""

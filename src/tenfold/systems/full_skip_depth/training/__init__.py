@@ -1,0 +1,1 @@
+"""Losses, augmentation and the published training recipes."""

@@ -1,0 +1,1 @@
+"""Attention layers of any network: found, tapped, aligned."""

@@ -1,0 +1,1 @@
+"""The paper's experiment: settings, recipe, comparison."""

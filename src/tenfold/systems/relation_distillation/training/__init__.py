@@ -1,0 +1,1 @@
+"""How students are trained: optimizer, objectives, fine-tuning, segmentation."""

@@ -1,0 +1,1 @@
+"""Vision transformers of the paper: built, masked, read from official files."""
