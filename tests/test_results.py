@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tenfold.errors import UserError
-from tenfold.results import Claim, Results, claim, load_results, meets
-from tenfold.statistics import paired_difference
+from tenfold.results import Claim, Results, claim, count_verdicts, load_results, meets, verdict_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,11 +34,54 @@ def test_verdict_follows_from_value_and_target(value, bound):
     assert meets(value, f"< {bound}") == (value < bound)
 
 
-def test_a_typed_verdict_is_refused():
-    honest = claim("gain", "It gains", value=-1.0, target="> 0", unit="points", baseline="joint")
-    assert not honest.holds
-    with pytest.raises(ValidationError, match="holds=True"):
-        Claim.model_validate(honest.model_dump() | {"holds": True})
+VERDICTS = [
+    (1.9, (0.7, 3.1), ">= 0.5", "holds"),
+    (1.9, (0.4, 3.1), ">= 0.5", "not settled"),
+    (0.2, (-0.1, 0.4), ">= 0.5", "does not hold"),
+    (0.0, (-3.1, 3.1), ">= 0", "not settled"),
+    (0.0, (0.0, 0.0), "> 0", "does not hold"),
+    (0.3, (0.1, 0.5), "< 0.4", "not settled"),
+    (0.3, (0.1, 0.39), "< 0.4", "holds"),
+    (1.9, None, ">= 0.5", "not settled"),  # one run, and chance plays a part
+]
+
+
+@pytest.mark.parametrize(("value", "interval", "target", "verdict"), VERDICTS)
+def test_a_verdict_is_what_the_whole_interval_says(value, interval, target, verdict):
+    assert verdict_of(value, target, interval) == verdict
+
+
+def test_without_chance_the_value_decides():
+    assert verdict_of(0, "== 0", chance=False) == "holds"
+    assert verdict_of(0.3, ">= 0.5", chance=False) == "does not hold"
+    assert claim("same", "Equal", value=0, target="== 0", unit="bits", baseline="b").verdict == "holds"
+
+
+@given(
+    ends=st.tuples(st.floats(-5, 5), st.floats(-5, 5)).map(sorted), bound=st.integers(-5, 5),
+    sign=st.sampled_from([">=", ">", "<=", "<"]),
+)  # fmt: skip
+def test_an_opposite_target_never_holds_with_its_opposite(ends, bound, sign):
+    opposite = {">=": "<", ">": "<=", "<=": ">", "<": ">="}[sign]
+    middle = sum(ends) / 2
+    one, other = (verdict_of(middle, f"{s} {bound}", tuple(ends)) for s in (sign, opposite))
+    assert {one, other} in ({"holds", "does not hold"}, {"not settled"})
+
+
+def test_verdicts_are_counted_in_words():
+    claims = [claim(str(n), "s", value=v, interval=i, target="> 0", unit="u", baseline="b")
+              for n, (v, i) in enumerate([(1, (0.5, 2)), (1, (-1, 3)), (-1, (-2, -0.5))])]  # fmt: skip
+    assert count_verdicts(claims) == "1 holds, 1 not settled, 1 does not hold"
+    assert count_verdicts([claims[0]] * 3) == "3 hold"
+
+
+def test_a_typed_verdict_is_refused_and_one_of_the_first_schema_is_made_anew():
+    honest = claim("gain", "It gains", value=-1.0, target="> 0", unit="points", baseline="joint", interval=(-2, -0.5))
+    assert honest.verdict == "does not hold"
+    with pytest.raises(ValidationError, match="verdict 'holds'"):
+        Claim.model_validate(honest.model_dump() | {"verdict": "holds"})
+    old = {name: value for name, value in honest.model_dump().items() if name not in ("verdict", "chance")}
+    assert Claim.model_validate(old | {"holds": True}) == honest
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
@@ -78,10 +120,3 @@ def test_every_committed_result_follows_the_schema():
     assert runs, "the results of the preset small belong into benchmarks/results"
     for path in runs:
         load_results(path)
-
-
-def test_paired_interval_of_a_known_case():
-    found = paired_difference([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])  # differences 1, 2, 3: mean 2, t(2) = 4.3027
-    assert found.mean == pytest.approx(2.0)
-    assert found.high - found.mean == pytest.approx(4.302653 / 3**0.5, rel=1e-6)
-    assert str(paired_difference([1.0], [0.5]).low) == "nan"

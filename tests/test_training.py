@@ -1,10 +1,12 @@
 """``fit``: resume at any step, several processes, the best epoch, and a loss that is not finite."""
 
+import errno
 import math
 import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,81 @@ def test_two_processes_agree_with_one(tmp_path):
     one = [float(number) for number in run_script(tmp_path / "one", "--no-dropout").stdout.split()]
     two = [float(number) for number in run_script(tmp_path / "two", "--no-dropout", "--devices", 2).stdout.split()]
     assert one == pytest.approx(two, rel=1e-4)
+
+
+class Killed(Exception):
+    """Stands for a kill: the training ends between two batches, and a new process begins with other random states."""
+
+
+@pytest.mark.parametrize("kind", ["shuffling", "own generator", "list"])
+@pytest.mark.parametrize("kill_at", [6, 8, 11])  # within an epoch of four batches, right after its end, within the next
+def test_every_kind_of_loader_resumes_with_the_batches_that_are_left(tmp_path, kind, kill_at):
+    rows = torch.arange(16.0)
+
+    def order(folder, stop_at=None, seed=0):
+        torch.manual_seed(seed)
+        model = nn.Linear(1, 1)
+        seen = []
+
+        def watching(model, batch):
+            if stop_at is not None and len(seen) == stop_at:
+                raise Killed
+            seen.append(batch.tolist())
+            return model(batch[:, None]).square().mean() + torch.rand(()), {}
+
+        generator = torch.Generator().manual_seed(5) if kind == "own generator" else None
+        loader = torch.utils.data.DataLoader(rows, batch_size=4, shuffle=kind != "list", generator=generator)
+        batches = list(rows.split(4)) if kind == "list" else loader
+        options = TrainerOptions(loggers=[], checkpoint_steps=1)
+        with suppress(Killed):
+            fit(model, watching, batches, epochs=3, optimizer=torch.optim.SGD(model.parameters(), 1e-6),
+                folder=folder, options=options)  # fmt: skip
+        return seen, torch.rand(1).item()
+
+    whole, after = order(tmp_path / "whole")
+    first, _ = order(tmp_path / "killed", stop_at=kill_at)
+    rest, after_resumed = order(tmp_path / "killed", seed=99)
+    assert [*first, *rest] == whole and after == after_resumed
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "another"])
+def test_a_damaged_checkpoint_is_named_with_the_way_on(tmp_path, damage):
+    model, batches, optimizer = small_problem()
+    options = TrainerOptions(loggers=[])
+    fit(model, squared_error, batches, epochs=1, optimizer=optimizer, folder=tmp_path, options=options)
+    last = tmp_path / "last.ckpt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 255
+    last.write_bytes({"cut": content[:-100], "flipped": content, "empty": b"", "another": b"PK not a zip"}[damage])
+    with pytest.raises(UserError, match=r"last\.ckpt.*remove the folder"):
+        fit(model, squared_error, batches, epochs=2, optimizer=optimizer, folder=tmp_path, options=options)
+
+
+def test_a_full_disk_stops_the_run_in_one_line_and_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    model, batches, optimizer = small_problem()
+    options = TrainerOptions(loggers=[])
+    fit(model, squared_error, batches, epochs=1, optimizer=optimizer, folder=tmp_path, options=options)
+    before = (tmp_path / "last.ckpt").read_bytes()
+
+    def full(content, path):
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(RunStopped, match=r"No space left.*--resume"):
+        fit(model, squared_error, batches, epochs=2, optimizer=optimizer, folder=tmp_path, options=options)
+    assert (tmp_path / "last.ckpt").read_bytes() == before
+    assert not [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_ctrl_c_is_an_interrupt_and_not_an_error(tmp_path):
+    model, batches, optimizer = small_problem()
+
+    def interrupted(model, batch):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, interrupted, batches, epochs=1, optimizer=optimizer, folder=tmp_path)
 
 
 def small_problem():

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from tenfold.errors import UserError
 
@@ -17,8 +19,10 @@ class System:
         alias: the method's own name, also accepted.
         summary: one line.
         paper: where the method was published.
-        package: import name of its room. Its ``recipe`` offers ``Config``, ``PRESETS`` and ``run``; its
-            ``commands`` offers ``evaluate``, ``export``, ``import_official``, ``predict`` and ``VERBS``.
+        package: import name of its room. Its ``experiment.settings`` offers ``Config`` and ``PRESETS``, its
+            ``experiment.recipe`` ``run``; its ``cli`` offers ``evaluate``, ``export``, ``import_official``, ``predict``
+            and ``VERBS``; it offers ``load`` itself.
+        needs: optional packages that preset ``tiny`` needs, by import name, each with the extra that brings it.
     """
 
     id: str
@@ -26,6 +30,12 @@ class System:
     summary: str
     paper: str
     package: str
+    needs: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def settings(self) -> ModuleType:
+        """The settings of the experiment; importing them loads neither torch nor Lightning."""
+        return self._part("experiment.settings", "settings")
 
     @property
     def recipe(self) -> ModuleType:
@@ -36,6 +46,15 @@ class System:
     def commands(self) -> ModuleType:
         """What the command line can do with a finished run of it."""
         return self._part("cli", "commands")
+
+    @property
+    def extras(self) -> list[str]:
+        """Names of the extras that preset ``tiny`` needs."""
+        return list(dict.fromkeys(extra for _, extra in self.needs))
+
+    def missing_packages(self) -> list[str]:
+        """Optional packages that preset ``tiny`` needs and that are not installed."""
+        return [package for package, _ in self.needs if find_spec(package) is None]
 
     def _part(self, name: str, flat: str) -> ModuleType:
         """A module of the room; rooms move to wings one by one, and some are still flat."""
@@ -65,6 +84,7 @@ SYSTEMS = (
         summary="distils token relations of a masked-image-modelling teacher into a small ViT",
         paper="TinyMIM, CVPR 2023",
         package="tenfold.systems.relation_distillation",
+        needs=(("timm", "timm"),),
     ),
     System(
         id="graph-fusion",
@@ -73,6 +93,7 @@ SYSTEMS = (
         paper="VEM2L: A Plug-and-play Framework for Fusing Text and Structure Knowledge on Sparse Knowledge Graph "
         "Completion, arXiv 2207.01528, 2022",
         package="tenfold.systems.graph_fusion",
+        needs=(("pykeen", "graphs"),),
     ),
     System(
         id="condensation-audit",
@@ -94,3 +115,23 @@ def find_system(name: str) -> System:
         if name in (system.id, system.alias):
             return system
     raise UserError(f"there is no system {name!r}; there are: {', '.join(system.id for system in SYSTEMS)}")
+
+
+def load(run: str | Path, *, factory: str | None = None) -> Any:
+    """The served model of a run or a model folder of any system, ready to call.
+
+    Args:
+        run: folder of a finished run, of an import, or of a model.
+        factory: ``package.module:function`` that the model may be made by, where it is one of the user's own: a file
+            alone never runs code.
+
+    Returns:
+        What the system serves: a module in eval mode, or an object that is called as its system's ``load`` says.
+
+    Raises:
+        UserError: the folder holds no model, it is damaged, or needs a factory that was not allowed.
+    """
+    from tenfold.run import system_of
+
+    room = import_module(find_system(system_of(run)).package)
+    return room.load(run, factory=factory)

@@ -5,52 +5,106 @@
 """
 
 import dataclasses
+import errno
 import json
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from argparse import ArgumentError
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
-
 import tenfold
 from tenfold.catalog import SYSTEMS, System, find_system
-from tenfold.errors import RunStopped, UserError
+from tenfold.errors import RunStopped, TenfoldWarning, UserError
+from tenfold.files import printable, read_yaml
 
 _DESCRIPTION = "Makes deep networks smaller, faster and more trustworthy; every run measures the baseline, too."
 
 
-class _Parser(ArgumentParser):
-    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
-        raise UserError(_one_line(message))
+INTERRUPTED = "what is done is kept"
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a program as Ctrl-C does: whatever holds a terminal or a folder lets go of it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line. Returns the exit code: 0, 1 (stopped), 2 (wrong input), 130 (interrupted)."""
+    """Run the command line.
+
+    Returns:
+        The exit code: 0; 1, stopped though the input was right; 2, wrong input; 130 and 143, interrupted by Ctrl-C
+        and by SIGTERM.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _dispatch(arguments)
+        with _sigterm_as_interrupt(), _warnings_in_one_line():
+            return _dispatch(arguments)
     except (UserError, ArgumentError) as error:
-        print(f"tenfold: {_one_line(str(error))}", file=sys.stderr)
-        return 2
+        return _say(str(error), 2)
     except RunStopped as error:
-        print(f"tenfold: stopped: {_one_line(str(error))}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("tenfold: interrupted; a run continues with --resume", file=sys.stderr)
-        return 130
+        return _say(f"stopped: {error}", 1)
+    except KeyboardInterrupt as interrupt:
+        how = str(interrupt) or INTERRUPTED
+        return _say(f"interrupted; {how}", 143 if isinstance(interrupt, _Terminated) else 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # what no part said better
+        name = f"{error.filename}: " if error.filename else ""
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return _say(f"{name}{error.strerror or error}{'; make room and try again' if full else ''}", 1 if full else 2)
     except SystemExit as leaving:  # --help and --version
         return int(leaving.code or 0)
 
 
+def _say(message: str, code: int) -> int:
+    print(f"tenfold: {_one_line(message)}", file=sys.stderr)
+    return code
+
+
 def _one_line(message: str) -> str:
-    """The message in one line, Python's types under the names that a user writes."""
-    return re.sub(r"<class '([\w.]+)'>", r"\1", " ".join(message.split()))
+    """The message in one line without control characters, Python's types under the names that a user writes."""
+    return printable(re.sub(r"<class '([\w.]+)'>", r"\1", " ".join(message.split())), longest=1000)
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    def end(signum: int, frame: Any) -> None:
+        raise _Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, end)
+    except ValueError:  # not the main thread, which alone gets signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Tenfold's own warnings are for the user; a warning shows once, as a line and not as a place in the code."""
+    before = warnings.showwarning
+
+    def show(message: Any, category: Any, *place: Any, **more: Any) -> None:
+        if issubclass(category, TenfoldWarning):
+            _say(f"warning: {message}", 0)
+        else:
+            before(message, category, *place, **more)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -92,13 +146,14 @@ def _list(arguments: list[str]) -> int:
     if options.json:
         print(json.dumps([dataclasses.asdict(system) for system in SYSTEMS], indent=1))
         return 0
-    from rich.console import Console
-    from rich.table import Table
+    import shutil
+    import textwrap
 
-    table = Table("system", "also", "what it does", "published in", box=None, header_style="bold")
+    width = min(max(shutil.get_terminal_size().columns, 40), 100)
     for system in SYSTEMS:
-        table.add_row(system.id, system.alias, system.summary, system.paper)
-    Console().print(table)
+        print(f"{system.id}  (or {system.alias})")
+        for line in (system.summary, system.paper):
+            print(textwrap.fill(line, width, initial_indent="  ", subsequent_indent="  "))
     return 0
 
 
@@ -130,14 +185,25 @@ def run_system(
     from tenfold.results import load_results
     from tenfold.run import open_run
 
-    recipe = system.recipe
     run = open_run(config, system=system.id, out=out, resume=resume, quiet=quiet)
     complete = run.folder / "results.json"
     try:
-        results = load_results(complete) if complete.exists() else run.finish(recipe.run(config, run))
+        if complete.exists():
+            results = load_results(complete)
+            if rank() == 0 and not (run.folder / "report.html").exists():
+                run.write_page(results)
+        else:
+            results = run.finish(system.recipe.run(config, run))
     except UserError:
         run.discard_if_nothing_was_done()
         raise
+    except KeyboardInterrupt as interrupt:
+        again = (
+            f"continue with: tenfold run {system.id} --config {run.folder / 'config.yaml'} --out {run.folder} --resume"
+        )
+        raise type(interrupt)(again) from None
+    finally:
+        run.close()
     if rank() == 0 and not quiet:
         _print_claims(results, run.folder)
     return results
@@ -156,13 +222,29 @@ def _tour(arguments: list[str]) -> int:
     if folder.exists() and any(folder.iterdir()) and not options.resume:
         raise UserError(f"{folder} is not empty; continue that tour with --resume, or name another folder with --out")
     entries = []
-    for system in SYSTEMS:
-        config = system.recipe.PRESETS["tiny"]
-        results = run_system(system, config, out=folder / system.id, resume=options.resume, quiet=options.quiet)
+    for system in _with_their_extras(SYSTEMS):
+        config = system.settings.PRESETS["tiny"]
+        try:
+            results = run_system(system, config, out=folder / system.id, resume=options.resume, quiet=options.quiet)
+        except KeyboardInterrupt as interrupt:
+            raise type(interrupt)(f"continue with: tenfold tour --out {folder} --resume") from None
         entries.append(IndexEntry(results=results, href=f"{system.id}/report.html", summary=system.summary))
     write_index(entries, folder / "index.html")
     print(f"the tour's page: {folder / 'index.html'}")
     return 0
+
+
+def _with_their_extras(systems: Sequence[System]) -> list[System]:
+    """Those whose packages are installed; the others are named, with the command that installs what they need."""
+    ready = [system for system in systems if not system.missing_packages()]
+    left_out = [system for system in systems if system.missing_packages()]
+    if left_out:
+        needs = "; ".join(f"{system.id} needs {', '.join(system.missing_packages())}" for system in left_out)
+        extras = ",".join(dict.fromkeys(extra for system in left_out for extra in system.extras))
+        print(f"left out: {needs}; with: pip install 'tenfold[{extras}]'", file=sys.stderr)
+    if not ready:
+        raise UserError("no system can run without its extras; see above")
+    return ready
 
 
 def _evaluate(arguments: list[str]) -> int:
@@ -184,12 +266,26 @@ def _on_run(command: str, doc: Callable, arguments: list[str]) -> int:
     """A command on a finished run: the run names the system, whose function gives the arguments and does the work."""
     from tenfold.run import system_of
 
-    folder = next((argument for argument in arguments if not argument.startswith("-")), None)
-    if folder is None:
+    if not arguments or arguments[0] in ("-h", "--help"):
         print(f"usage: tenfold {command} RUN [...]\n\n{doc.__doc__}; the arguments depend on the run's system")
         return 0 if arguments else 2
+    position = _position_of_run(arguments)
+    folder = arguments[position]
     system = find_system(system_of(folder))
-    return _call(getattr(system.commands, command), f"tenfold {command}", arguments)
+    rest = [*arguments[:position], *arguments[position + 1 :]]
+    return _call(getattr(system.commands, command), f"tenfold {command}", [folder, *rest])
+
+
+def _position_of_run(arguments: Sequence[str]) -> int:
+    """Where the run stands: options may come before it, and their values look like one until the run is known."""
+    places = [n for n, argument in enumerate(arguments) if not argument.startswith("-")]
+    for n in places:
+        if any((Path(arguments[n]) / name).is_file() for name in ("config.yaml", "model.json")):
+            return n
+    free = [n for n in places if n == 0 or not arguments[n - 1].startswith("--") or "=" in arguments[n - 1]]
+    if not free and not places:
+        raise UserError("name the folder of a run")
+    return (free or places)[0]
 
 
 def _import(arguments: list[str]) -> int:
@@ -205,7 +301,12 @@ def _report(arguments: list[str]) -> int:
     """Write a run's page again, or one page that compares several runs"""
     parser = _parser("report", _report)
     parser.add_argument("runs", nargs="+", type=str, help="folders of finished runs")
-    parser.add_argument("--out", type=str, default=None, help="the page; by default report.html of the run")
+    parser.add_argument(
+        "--out",
+        type=str,
+        default=None,
+        help="the page; by default report.html of the run, or comparison.html beside the first",
+    )
     options = parser.parse_args(arguments)
     from tenfold.report import write_comparison, write_report
     from tenfold.run import finished_results
@@ -215,7 +316,7 @@ def _report(arguments: list[str]) -> int:
         page = Path(options.out or Path(options.runs[0]) / "report.html")
         write_report(results[0][1], page)
     else:
-        page = Path(options.out or "comparison.html")
+        page = Path(options.out) if options.out else Path(options.runs[0]).parent / "comparison.html"
         write_comparison(results, page)
     print(page)
     return 0
@@ -260,48 +361,70 @@ def _system_verb(system: System, arguments: list[str]) -> int:
 # --- parsing ----------------------------------------------------------------------------------------------------
 
 
-def _parser(command: str, doc: Callable) -> _Parser:
-    return _Parser(prog=f"tenfold {command}", description=doc.__doc__)
+@cache
+def _parser_class() -> Any:
+    from jsonargparse import ArgumentParser
+
+    class Parser(ArgumentParser):
+        def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
+            raise UserError(_setting_error(message))
+
+    return Parser
+
+
+def _setting_error(message: str) -> str:
+    """Jsonargparse's message as one sentence about a setting: ``optimizer.epochs must be greater than 0; got -1``."""
+    from tenfold.settings import wording
+
+    key = re.search(r'Parser key "([\w.]+)"', message)
+    said = re.search(r"(Input should[^\[]*)\[type=\w+, input_value=(.*?), input_type", " ".join(message.split()))
+    if key is None or said is None:
+        return message
+    return f"{key[1]} {wording(said[1])}; got {said[2].strip(chr(39))}"
+
+
+def _parser(command: str, doc: Callable) -> Any:
+    return _parser_class()(prog=f"tenfold {command}", description=doc.__doc__)
 
 
 def _call(function: Callable, prog: str, arguments: list[str]) -> int:
     """Call a typed function with arguments from the command line; print what it returns."""
-    parser = _Parser(prog=prog, description=(function.__doc__ or "").strip().splitlines()[0])
+    parser = _parser_class()(prog=prog, description=(function.__doc__ or "").strip().splitlines()[0])
     # jsonargparse wants a list in brackets; file names are given one after the other.
     several = [name for name, kind in get_type_hints(function).items() if kind == list[str] and name == "inputs"]
     parser.add_function_arguments(function, as_positional=True, skip=set(several))
     for name in several:
         parser.add_argument(name, nargs="+", type=str, help="files")
     parsed = parser.parse_args(arguments)
-    answer = function(**parser.instantiate_classes(parsed).as_dict())
+    answer = function(**parser.instantiate(parsed).as_dict())
     if answer is not None:
         print(answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False))
     return 0
 
 
-def _run_parser(system: System, preset: str) -> tuple[_Parser, Any]:
-    recipe = system.recipe
-    if preset not in recipe.PRESETS:
-        raise UserError(f"{system.id} has no preset {preset!r}; it has: {', '.join(recipe.PRESETS)}")
-    defaults = recipe.PRESETS[preset]
-    parser = _Parser(prog=f"tenfold run {system.id}", description=f"{system.summary} ({system.paper})")
+def _run_parser(system: System, preset: str) -> tuple[Any, Any]:
+    settings = system.settings
+    if preset not in settings.PRESETS:
+        raise UserError(f"{system.id} has no preset {preset!r}; it has: {', '.join(settings.PRESETS)}")
+    defaults = settings.PRESETS[preset]
+    parser = _parser_class()(prog=f"tenfold run {system.id}", description=f"{system.summary} ({system.paper})")
     parser.add_argument("--config", action="config", help="YAML file with settings, such as a run's config.yaml")
     parser.add_argument("--out", type=str | None, default=None, help="run folder (default: runs/SYSTEM/PRESET)")
     parser.add_argument("--resume", action="store_true", help="continue the run in the folder")
     parser.add_argument("--quiet", action="store_true", help="no progress on the console")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.add_argument("--system", type=str, default=system.id, help="as in config.yaml; must be this system")
-    parser.add_class_arguments(recipe.Config, None)
+    parser.add_class_arguments(settings.Config, None)
     parser.set_defaults(_flatten(dataclasses.asdict(defaults), defaults))
-    return parser, recipe.Config
+    return parser, settings.Config
 
 
-def _parse_run(system: System, arguments: list[str]) -> tuple[Namespace, Any]:
+def _parse_run(system: System, arguments: list[str]) -> tuple[Any, Any]:
     parser, config_class = _run_parser(system, _asked_preset(arguments))
     parsed = parser.parse_args(arguments)
     if parsed.system != system.id:
         raise UserError(f"the configuration is of {parsed.system!r}, not of {system.id!r}")
-    built = parser.instantiate_classes(parsed)
+    built = parser.instantiate(parsed)
     names = [field.name for field in dataclasses.fields(config_class)]
     return parsed, config_class(**{name: built[name] for name in names})
 
@@ -315,13 +438,23 @@ def _asked_preset(arguments: Sequence[str]) -> str:
             found[name] = value or (arguments[position + 1] if position + 1 < len(arguments) else "")
     if found["--preset"] or not found["--config"]:
         return found["--preset"] or "tiny"
-    import yaml
+    values = read_yaml(found["--config"])
+    if not isinstance(values, dict):
+        raise UserError(f"the configuration {found['--config']} is no mapping of settings to values")
+    empty = next((name for name, value in values.items() if value is None and name in _sections()), None)
+    if empty is not None:
+        raise UserError(f"{found['--config']}: {empty} is null; leave it out, or give its settings")
+    return str(values.get("preset", "tiny"))
 
-    try:
-        values = yaml.safe_load(Path(found["--config"]).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read the configuration {found['--config']}: {error}") from error
-    return str(values.get("preset", "tiny")) if isinstance(values, dict) else "tiny"
+
+def _sections() -> set[str]:
+    """Names of the settings that hold settings of their own, in any system."""
+    return {
+        field.name
+        for system in SYSTEMS
+        for field in dataclasses.fields(system.settings.Config)
+        if dataclasses.is_dataclass(getattr(system.settings.PRESETS["tiny"], field.name))
+    }
 
 
 def _flatten(values: dict[str, Any], config: Any, prefix: str = "") -> dict[str, Any]:
@@ -360,15 +493,20 @@ def _completion_parser() -> Any:
 
 
 def _print_claims(results: Any, folder: Path) -> None:
+    """One line per claim (verdict, number, statement), wrapped at any width from 40 columns up."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
-    console = Console(stderr=True)
-    table = Table("claim", "measured", "95 % interval", "target", "", box=None, header_style="bold")
+    from tenfold.results import count_verdicts
+
+    colours = {"holds": "green", "not settled": "yellow", "does not hold": "red"}
+    console = Console(stderr=True, highlight=False)
+    if results.summary:
+        console.print(results.summary, markup=False)
     for claim in results.claims:
-        value = "-" if claim.value is None else f"{claim.value:.4g} {claim.unit}"
-        interval = "" if claim.interval is None else f"{claim.interval[0]:.3g} .. {claim.interval[1]:.3g}"
-        verdict = "[green]holds[/green]" if claim.holds else "[yellow]does not hold[/yellow]"
-        table.add_row(claim.statement, value, interval, claim.target, verdict)
-    console.print(table)
-    console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+        value = "not measured" if claim.value is None else f"{claim.value:.4g} {claim.unit}"
+        interval = "" if claim.interval is None else f" ({claim.interval[0]:.3g} to {claim.interval[1]:.3g})"
+        line = Text(f"{claim.verdict:<14}", style=colours[claim.verdict])
+        line.append(f"{value}{interval}, target {claim.target}: {claim.statement}", style="default")
+        console.print(line)
+    console.print(f"{count_verdicts(results.claims)}; report: {folder / 'report.html'}", soft_wrap=True, markup=False)

@@ -35,6 +35,7 @@ def require(module: str, extra: str) -> ModuleType:
     try:
         return import_module(module)
     except ImportError as error:
+        package = (error.name or module).partition(".")[0]
         raise UserError(
-            f"this needs the package {module!r}, which is not installed: pip install 'tenfold[{extra}]'"
+            f"this needs the package {package!r}, which is not installed: pip install 'tenfold[{extra}]'"
         ) from error

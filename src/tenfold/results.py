@@ -1,7 +1,7 @@
 """One schema for the results of every system: ``results.json``.
 
-A claim's ``holds`` is computed from its value and its target when the claim is made, and checked again when a
-file is read: a results file that says otherwise does not load.
+A claim's verdict is computed from its value, interval and target when the claim is made, and checked again when a file
+is read: a results file that says otherwise does not load.
 """
 
 import base64
@@ -11,8 +11,10 @@ import json
 import math
 import operator
 import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -30,6 +32,9 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
+Verdict = Literal["holds", "does not hold", "not settled"]
+
+
 class Claim(_Strict):
     """One statement of the paper, measured in this run.
 
@@ -40,8 +45,9 @@ class Claim(_Strict):
         value: what was measured; ``None`` where it could not be.
         baseline: what it is measured against.
         target: comparison that decides, such as ``">= 0.5"``.
-        holds: whether ``value`` meets ``target``; computed, never typed.
-        interval: 95 % confidence interval of ``value``, where there are several seeds.
+        verdict: see :func:`verdict_of`; computed, never typed.
+        interval: 95 % confidence interval of ``value``, over seeds or test examples.
+        chance: whether chance plays a part in ``value``; not in equalities of bits or counts of what can be counted.
         note: why it does not hold, or what limits it.
     """
 
@@ -51,15 +57,40 @@ class Claim(_Strict):
     value: Number
     baseline: str
     target: str
-    holds: bool
+    verdict: Verdict
     interval: tuple[float, float] | None = None
+    chance: bool = True
     note: str = ""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_two_verdicts(cls, data: Any) -> Any:
+        """Files of the first schema said ``holds``, true or false, by the value alone: their verdict is made anew."""
+        if not isinstance(data, dict) or "holds" not in data or "verdict" in data:
+            return data
+        data = {name: value for name, value in data.items() if name != "holds"}
+        target = str(data.get("target", ""))
+        data.setdefault("chance", _plays_a_part(target))
+        interval = data.get("interval")
+        data["verdict"] = verdict_of(
+            data.get("value"), target, tuple(interval) if interval else None, chance=data["chance"]
+        )
+        return data
+
     @model_validator(mode="after")
-    def _holds_is_computed(self) -> "Claim":
-        if self.holds != meets(self.value, self.target):
-            raise ValueError(f"claim {self.id!r}: holds={self.holds} but value {self.value} against {self.target!r}")
+    def _verdict_is_computed(self) -> "Claim":
+        computed = verdict_of(self.value, self.target, self.interval, chance=self.chance)
+        if self.verdict != computed:
+            raise ValueError(
+                f"claim {self.id!r}: verdict {self.verdict!r}, but value {self.value} and interval {self.interval} "
+                f"against {self.target!r} give {computed!r}"
+            )
         return self
+
+    @property
+    def holds(self) -> bool:
+        """Whether the verdict is ``holds``."""
+        return self.verdict == "holds"
 
 
 def meets(value: float | None, target: str) -> bool:
@@ -72,6 +103,40 @@ def meets(value: float | None, target: str) -> bool:
     return bool(_COMPARISONS[parsed[1]](value, float(parsed[2])))
 
 
+def verdict_of(
+    value: float | None, target: str, interval: tuple[float, float] | None = None, *, chance: bool = True
+) -> Verdict:
+    """What a measurement says about a target.
+
+    Args:
+        value: what was measured.
+        target: comparison that decides, such as ``">= 0.5"``.
+        interval: 95 % confidence interval of ``value``.
+        chance: whether chance plays a part; where it does not, the value alone decides.
+
+    Returns:
+        ``holds``: the whole interval meets the target. ``does not hold``: none of it does. ``not settled``: it
+        straddles the target, there is no interval though chance plays a part, or nothing was measured.
+    """
+    meets_target = meets(value, target)
+    if value is None or not math.isfinite(value):
+        return "not settled"
+    if not chance:
+        return "holds" if meets_target else "does not hold"
+    if interval is None or not all(math.isfinite(end) for end in interval):
+        return "not settled"
+    met = [meets(end, target) for end in interval]
+    if all(met):
+        return "holds"
+    within = interval[0] <= float(target.strip().lstrip("<>= ")) <= interval[1]
+    return "not settled" if any(met) or (within and target.strip().startswith("==")) else "does not hold"
+
+
+def _plays_a_part(target: str) -> bool:
+    """What a target says about chance: an equality is of bits or of counts."""
+    return not target.strip().startswith("==")
+
+
 def claim(
     id: str,
     statement: str,
@@ -81,13 +146,28 @@ def claim(
     unit: str,
     baseline: str,
     interval: tuple[float, float] | None = None,
+    chance: bool | None = None,
     note: str = "",
 ) -> Claim:
-    """Make a claim; ``holds`` follows from ``value`` and ``target``."""
+    """Make a claim; its verdict follows from what was measured.
+
+    Args:
+        id: see :class:`Claim`.
+        statement: see there.
+        value: see there.
+        target: see there.
+        unit: see there.
+        baseline: see there.
+        interval: see there; every claim of accuracy, error or score has one.
+        chance: see there; by default not where the target is an equality.
+        note: see there.
+    """
     if value is not None and not math.isfinite(value):
         value = None
     if interval is not None and not all(math.isfinite(bound) for bound in interval):
         interval = None
+    if chance is None:
+        chance = _plays_a_part(target)
     return Claim(
         id=id,
         statement=statement,
@@ -95,10 +175,23 @@ def claim(
         value=value,
         baseline=baseline,
         target=target,
-        holds=meets(value, target),
+        verdict=verdict_of(value, target, interval, chance=chance),
         interval=interval,
+        chance=chance,
         note=note,
     )
+
+
+def count_verdicts(claims: Sequence[Claim]) -> str:
+    """The verdicts in words: ``3 hold, 4 not settled, 1 does not hold``; those that do not occur are left out."""
+    number = Counter(claim.verdict for claim in claims)
+    words = {
+        "holds": "holds" if number["holds"] == 1 else "hold",
+        "not settled": "not settled",
+        "does not hold": "does not hold" if number["does not hold"] == 1 else "do not hold",
+    }
+    parts = [f"{number[verdict]} {word}" for verdict, word in words.items() if number[verdict]]  # type: ignore[index]
+    return ", ".join(parts) or "no claims"
 
 
 class Cost(_Strict):
@@ -239,10 +332,11 @@ class Results(_Strict):
         seed: first seed of the run.
         version: version of tenfold.
         claims: the paper's claims, measured here.
+        summary: what the reader gets, in one sentence of measured numbers; opens the page.
         metrics: for each arm (ours, baselines, ablations) its numbers by name.
         cost: cost of the delivered model and of the run.
         environment: versions, device, threads, data.
-        plots: what the report draws.
+        plots: what the report draws; the first opens the page.
         tables: what the report tabulates.
         pictures: what the report shows as it is, such as images of a set.
         notes: what a reader must know to judge the numbers.
@@ -260,6 +354,7 @@ class Results(_Strict):
     tables: list[Table] = []
     pictures: list[Picture] = []
     notes: list[str] = []
+    summary: str = ""
 
     def to_json(self) -> str:
         """The text of ``results.json``: keys in the schema's order, ends with a newline."""

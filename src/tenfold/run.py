@@ -23,49 +23,29 @@ import resource
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Callable
-from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 import tenfold
-from tenfold.errors import UserError
+from tenfold.errors import TenfoldWarning, UserError
+from tenfold.files import first_line, printable, read_json, read_yaml, write_atomically
 from tenfold.parallel import rank, wait_for_all_ranks
 from tenfold.results import Results, load_results
+from tenfold.settings import check_settings
 
 _FOLDER_OF_CHILDREN = "TENFOLD_RUN_FOLDER"
 _NOT_PART_OF_THE_EXPERIMENT = ("trainer", "workers")
+_LOCK = ".lock"
+
+Reporter = Callable[[str, int, int, str], None]
+"""Takes a step's name, how much is done, of how much, and a note."""
 
 log = logging.getLogger("tenfold")
-
-
-def write_atomically(path: str | Path, content: str | bytes) -> None:
-    """Write a file whole or not at all: under a temporary name, then renamed.
-
-    Raises:
-        UserError: the place cannot be written.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file, or say in one line why not."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not a JSON file: {error}") from error
 
 
 class Run:
@@ -76,13 +56,23 @@ class Run:
         quiet: whether progress is left out of the console.
     """
 
-    def __init__(self, folder: Path, quiet: bool = False) -> None:
+    def __init__(self, folder: Path, quiet: bool = False, *, lock: Any = None, report: Reporter | None = None) -> None:
         self.folder = folder
         self.quiet = quiet
+        self._lock = lock
         self._started = time.monotonic()
         self._clock = folder / "steps" / "seconds.json"
-        self._earlier_seconds = float(read_json(self._clock)) if self._clock.exists() else 0.0
-        self._progress = _Progress(quiet or rank() != 0)
+        self._earlier_seconds = self._read_clock()
+        self._report = report
+        self._progress = _Progress(quiet or rank() != 0 or report is not None)
+
+    def _read_clock(self) -> float:
+        if not self._clock.exists():
+            return 0.0
+        value = read_json(self._clock)
+        if not isinstance(value, int | float):
+            raise UserError(f"{self._clock} is damaged; remove it and resume again: only the time so far is lost")
+        return float(value)
 
     @property
     def seconds(self) -> float:
@@ -99,7 +89,7 @@ class Run:
         folder = self.folder / "steps" / name
         finished = folder / "result.json"
         if finished.exists():
-            return read_json(finished)
+            return self._finished_step(finished)
         folder.mkdir(parents=True, exist_ok=True)
         self._progress.start(name)
         outcome = work(folder)
@@ -107,31 +97,86 @@ class Run:
         text = json.dumps(outcome)
         if rank() == 0:
             write_atomically(finished, text)
-            write_atomically(self._clock, json.dumps(self.seconds))
+            if self._report is None:
+                write_atomically(self._clock, json.dumps(self.seconds))
         wait_for_all_ranks()
         self._progress.finish(name, self.seconds)
         return json.loads(text)
 
+    @staticmethod
+    def _finished_step(path: Path) -> dict[str, Any]:
+        try:
+            outcome = read_json(path)
+        except UserError as error:
+            way_on = f"remove the folder {path.parent} and resume again: the step is then done anew"
+            raise UserError(f"{error}; {way_on}") from error
+        if not isinstance(outcome, dict):
+            raise UserError(f"{path} is damaged; remove the folder {path.parent} and resume again")
+        return outcome
+
+    def is_done(self, name: str) -> bool:
+        """Whether a step's result is there."""
+        return (self.folder / "steps" / name / "result.json").exists()
+
     def progress(self, name: str, done: int, total: int, note: str = "") -> None:
         """Show how far a step is."""
-        self._progress.update(name, done, total, note)
+        if self._report is not None:
+            self._report(name, done, total, note)
+        else:
+            self._progress.update(name, done, total, note)
+
+    def started(self, name: str) -> None:
+        """Show that a step has begun, in a worker process."""
+        self._progress.start(name)
+
+    def finished(self, name: str) -> None:
+        """Show that a step is done, in a worker process; the time so far is kept."""
+        if rank() == 0:
+            write_atomically(self._clock, json.dumps(self.seconds))
+        self._progress.finish(name, self.seconds)
+
+    def say(self, line: str) -> None:
+        """A line for console and log: what will be done, what was left out and how much of it."""
+        self._progress.say(line)
+
+    def close(self) -> None:
+        """Give the console and the folder free; the run can be resumed."""
+        self._progress.close()
+        if self._lock is not None:
+            self._lock.release()
 
     def discard_if_nothing_was_done(self) -> None:
         """Remove the folder if no step has begun: after wrong input nothing half-written is left."""
         if rank() == 0 and not any(entry.is_dir() for entry in (self.folder / "steps").iterdir()):
             _log_to(None)
-            shutil.rmtree(self.folder)
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def finish(self, results: Results) -> Results:
-        """Write ``results.json`` and ``report.html``; after this the run is complete."""
+        """Write ``results.json``, then ``report.html``; after the first the run is complete.
+
+        A page that cannot be made is a warning: the numbers are there, and ``tenfold report`` makes the page again.
+        """
+        if rank() == 0:
+            write_atomically(self.folder / "results.json", results.to_json())
+            self.write_page(results)
+            log.info("finished after %.1f s: %s", self.seconds, self.folder)
+        self.close()
+        return results
+
+    def write_page(self, results: Results) -> None:
+        """Write ``report.html``, or warn."""
         from tenfold.report import write_report
 
-        self._progress.close()
-        if rank() == 0:
+        try:
             write_report(results, self.folder / "report.html")
-            write_atomically(self.folder / "results.json", results.to_json())
-            log.info("finished after %.1f s: %s", self.seconds, self.folder)
-        return results
+        except Exception as error:  # whatever it is, it must not cost the run
+            log.exception("the page could not be made")
+            warnings.warn(
+                f"the page could not be made ({first_line(error)}); the results are complete, and this makes it again: "
+                f"tenfold report {self.folder}",
+                TenfoldWarning,
+                stacklevel=2,
+            )
 
 
 def open_run(
@@ -147,15 +192,25 @@ def open_run(
         quiet: no progress on the console.
 
     Raises:
-        UserError: the folder holds another run, another configuration, something else, or cannot be written.
+        UserError: a setting is out of its range, or the folder holds another run, another configuration, something
+            else, is in use by another run, or cannot be written.
     """
-    folder = _choose_folder(system, config.preset, out, resume)
-    os.environ[_FOLDER_OF_CHILDREN] = str(folder.absolute())  # read by the processes that Lightning starts
-    if rank() == 0:
-        _prepare(folder, system, config, resume, explicit=out is not None)
-        _log_to(folder / "log.txt")
-        log.info("tenfold %s, %s, preset %s, in %s", tenfold.__version__, system, config.preset, folder)
-    return Run(folder, quiet)
+    check_settings(config)
+    lock = None
+    try:
+        folder = _choose_folder(system, config.preset, out, resume)
+        os.environ[_FOLDER_OF_CHILDREN] = str(folder.absolute())  # read by the processes that Lightning starts
+        if rank() == 0:
+            lock = _prepare(folder, system, config, resume)
+            _log_to(folder / "log.txt")
+            log.info("tenfold %s, %s, preset %s, in %s", tenfold.__version__, system, config.preset, folder)
+        return Run(folder, quiet, lock=lock)
+    except OSError as error:
+        raise UserError(f"cannot write {printable(out or 'runs')}: {error.strerror or error}") from error
+    except BaseException:
+        if lock is not None:
+            lock.release()
+        raise
 
 
 def _choose_folder(system: str, preset: str, out: str | Path | None, resume: bool) -> Path:
@@ -175,27 +230,55 @@ def _choose_folder(system: str, preset: str, out: str | Path | None, resume: boo
         number += 1
 
 
-def _prepare(folder: Path, system: str, config: Any, resume: bool, explicit: bool) -> None:
+_OWN_BEGINNINGS = {"steps", "log.txt", _LOCK}
+"""What a run's folder may hold before its configuration is there: a kill can come between any two of them."""
+
+
+def _prepare(folder: Path, system: str, config: Any, resume: bool) -> Any:
+    """Make or check the folder; gives its lock, which the system takes back when this process ends, however it ends."""
     text = config_to_yaml(system, config)
     saved = folder / "config.yaml"
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; name a folder with --out")
-    if saved.exists():
-        if not resume:
-            raise UserError(f"{folder} already holds a run; continue it with --resume or name another with --out")
-        changed = _difference(yaml.safe_load(saved.read_text(encoding="utf-8")), yaml.safe_load(text))
-        if changed:
-            raise UserError(
-                f"{folder} holds a run with another {changed}; resume with the same settings, or name another folder"
-            )
-        return
-    if folder.exists() and any(folder.iterdir()):
+    if saved.exists() and not resume:
+        raise UserError(f"{folder} already holds a run; continue it with --resume or name another with --out")
+    begun = [entry.name for entry in folder.iterdir()] if folder.exists() else []
+    foreign = [name for name in begun if name not in _OWN_BEGINNINGS and not name.endswith("-config.yaml")]
+    if not saved.exists() and foreign:
         raise UserError(f"{folder} is not empty and holds no run; name a new folder with --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = _lock(folder)
     try:
-        (folder / "steps").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
-    write_atomically(saved, text)
+        if saved.exists():
+            _refuse_other_settings(folder, text)
+        (folder / "steps").mkdir(exist_ok=True)
+        if not saved.exists():
+            write_atomically(saved, text)
+    except BaseException:
+        lock.release()
+        raise
+    return lock
+
+
+def _lock(folder: Path) -> Any:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / _LOCK, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(f"another run is at work in {folder}; wait for it, stop it, or name another folder") from error
+    return lock
+
+
+def _refuse_other_settings(folder: Path, text: str) -> None:
+    saved = read_config(folder)
+    changed = _difference(saved, yaml.safe_load(text))
+    if changed:
+        raise UserError(
+            f"{folder} holds a run with another {changed}; resume with the same settings (--config "
+            f"{folder / 'config.yaml'}), or name another folder"
+        )
 
 
 def _difference(saved: Any, new: Any, prefix: str = "") -> str:
@@ -222,14 +305,11 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         UserError: ``folder`` holds no run, or the file is not YAML.
     """
     path = Path(folder) / "config.yaml"
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{folder} holds no run (no config.yaml): {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict) or "system" not in values:
-        raise UserError(f"{path} is not the configuration of a run: it names no system")
+    if not path.exists():
+        raise UserError(f"{printable(folder)} holds no run (no config.yaml)")
+    values = read_yaml(path)
+    if not isinstance(values, dict) or not isinstance(values.get("system"), str):
+        raise UserError(f"{printable(path)} is not the configuration of a run: it names no system; it may be damaged")
     return values
 
 
@@ -239,7 +319,7 @@ def system_of(folder: str | Path) -> str:
     Raises:
         UserError: ``folder`` is neither.
     """
-    from tenfold.export import MANIFEST, load_manifest
+    from tenfold.model_folder import MANIFEST, load_manifest
 
     if (Path(folder) / MANIFEST).exists() and not (Path(folder) / "config.yaml").exists():
         return load_manifest(folder).system
@@ -256,15 +336,13 @@ def finished_results(folder: str | Path) -> Results:
 
 def environment(device: str, **more: str | int | float | None) -> dict[str, str | int | float | None]:
     """Versions, device and threads: what the numbers of a run depend on."""
-    import lightning
-    import numpy
     import torch
 
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "lightning": lightning.__version__,
-        "numpy": numpy.__version__,
+        "lightning": version("lightning"),
+        "numpy": version("numpy"),
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
@@ -326,7 +404,11 @@ class _Progress:
             self._bar.remove_task(self._tasks.pop(name))
         self._console.print(f"[dim]{seconds:7.1f} s[/dim]  {name}", highlight=False)
 
+    def say(self, line: str) -> None:
+        log.info("%s", line)
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
     def close(self) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            self._bar.stop()  # gives the terminal its cursor back
             self._bar = None

@@ -21,6 +21,7 @@ def make(**changes):
                 "gain", "It gains", value=1.98765, target=">= -0.5", unit="points", baseline="joint", interval=(1, 2.8)
             ),
             claim("speed", HOSTILE, value=None, target="> 0", unit="%", baseline="full", note="because " + HOSTILE),
+            claim("cost", "It costs less", value=-1, target="> 0", unit="%", baseline="full", chance=False),
         ],
         "metrics": {
             "ours": {"mean_accuracy": 0.91234567, "curve": [1.0, None], "long": [float(n) for n in range(9)]},
@@ -49,11 +50,13 @@ def make(**changes):
             Table(
                 id="t", title="A table", caption="of rows", columns=["arm", "value"],
                 rows=[["b", 10.0], ["c", None], ["a", 9.25], [HOSTILE, -1.5]],
-            )
+            ),
+            Table(id="none", title="An empty table", columns=["arm", "value"], rows=[]),
         ],
         "pictures": [
             picture("set", "A set", image_grid(np.zeros((2, 1, 4, 4), np.uint8)), alt=HOSTILE, caption=HOSTILE)
         ],
+        "summary": "The same at 47 % of the cost.",
         "notes": ["the size of the test set", HOSTILE],
     }  # fmt: skip
     return Results.model_validate(values | changes)
@@ -63,7 +66,7 @@ def make(**changes):
 def pages(tmp_path_factory):
     """A folder with ``report.html``, ``index.html``, ``comparison.html``, and ``bare.html`` of an empty run."""
     folder = tmp_path_factory.mktemp("pages")
-    bare = make(claims=[], plots=[], tables=[], pictures=[], notes=[], metrics={}, environment={})
+    bare = make(claims=[], plots=[], tables=[], pictures=[], notes=[], metrics={}, environment={}, summary="")
     write_report(make(), folder / "report.html", title="A title " + HOSTILE)
     write_report(bare, folder / "bare.html")
     write_index([IndexEntry(make(), "run/report.html", "what it does " + HOSTILE)], folder / "index.html")

@@ -25,7 +25,7 @@ def open_page(path, profile):
 
 
 @pytest.mark.parametrize(
-    ("page", "plots", "traces"), [("report", 3, 4), ("index", 0, 0), ("comparison", 3, 8), ("bare", 0, 0)]
+    ("page", "plots", "traces"), [("report", 3, 4), ("index", 1, 3), ("comparison", 3, 8), ("bare", 0, 0)]
 )
 def test_every_plot_is_drawn_without_an_error(pages, tmp_path, page, plots, traces):
     elements, log = open_page(pages / f"{page}.html", tmp_path)
@@ -41,7 +41,8 @@ DRIVER = """<script>
 const seen = {};
 const canvas = document.getElementById("plot-0");
 const lines = () => canvas.querySelectorAll(".trace.scatter").length;
-const column = () => [...document.querySelectorAll("#tables tbody tr")].map((row) => row.cells[1].textContent);
+const body = document.querySelector("#tables table").tBodies[0];
+const column = () => [...body.rows].map((row) => row.cells[1].textContent);
 const look = () => [getComputedStyle(document.body).color, canvas.querySelector(".trace .point").style.fill];
 seen.lines = [lines()];
 const legend = document.querySelector(".legend button");

@@ -81,7 +81,7 @@ def scale(value, goal, interval=None):
 
 @given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), st.sampled_from([">=", ">", "<=", "<"]))
 def test_the_dot_lies_in_the_zone_where_the_claim_holds(value, goal, sign):
-    made = claim("c", "s", value=value, target=f"{sign} {goal:.3f}", unit="u", baseline="b")
+    made = claim("c", "s", value=value, target=f"{sign} {goal:.3f}", unit="u", baseline="b", chance=False)
     shown = claim_scale(made)
     assert 0 <= shown.value <= 100 and 0 <= shown.target <= 100
     inside = shown.zone[0] <= shown.value <= shown.zone[1]

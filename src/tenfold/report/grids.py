@@ -31,6 +31,8 @@ class Grid:
     @property
     def numeric(self) -> list[bool]:
         """Whether each column is one of numbers: of the cells that are not missing, at least half hold one."""
+        if not self.rows:
+            return [False] * len(self.columns)
         columns = [[cell for cell in column if cell.text != MISSING] for column in zip(*self.rows, strict=True)]
         return [0 < len(cells) <= 2 * sum(cell.key is not None for cell in cells) for cells in columns]
 

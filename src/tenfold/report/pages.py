@@ -11,11 +11,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
+from tenfold.files import write_atomically
 from tenfold.report.display import Value, claim_scale, duration, exact, number, target
 from tenfold.report.grids import compared_facts_grid, compared_metrics_grid, metrics_grids, table_grid
 from tenfold.report.plots import draw, overlay
-from tenfold.results import Claim, Cost, Plot, Results
-from tenfold.run import write_atomically
+from tenfold.results import Claim, Cost, Plot, Results, Series, count_verdicts
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,27 @@ def write_index(entries: Sequence[IndexEntry], path: str | Path) -> None:
     """
     claims = [claim for entry in entries for claim in entry.results.claims]
     seconds = sum(entry.results.cost.seconds for entry in entries)
-    _write(path, "index.html", "The tour", [], entries=entries, claims=claims, seconds=seconds)
+    _write(path, "index.html", "The tour", [_verdicts_plot(entries)], entries=entries, claims=claims, seconds=seconds)
+
+
+def _verdicts_plot(entries: Sequence[IndexEntry]) -> Plot:
+    systems = [entry.results.system for entry in entries]
+    return Plot(
+        id="verdicts",
+        title="What the claims came to",
+        kind="bar",
+        x_label="system",
+        y_label="claims",
+        series=[
+            Series(
+                name=verdict,
+                x=systems,
+                y=[sum(claim.verdict == verdict for claim in entry.results.claims) for entry in entries],
+            )
+            for verdict in ("holds", "not settled", "does not hold")
+        ],
+        caption="Not settled: the 95 % interval includes the target, or so small a run has none.",
+    )
 
 
 def write_comparison(runs: Sequence[tuple[str, Results]], path: str | Path) -> None:
@@ -117,6 +137,9 @@ def _write(path: str | Path, template: str, title: str, plots: Sequence[Plot], *
     write_atomically(path, page)
 
 
+_VERDICT_CLASSES = {"holds": "holds", "not settled": "open", "does not hold": "fails"}
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -132,6 +155,8 @@ def _environment() -> Environment:
         "target": target,
         "duration": duration,
         "claim_scale": claim_scale,
+        "count_verdicts": count_verdicts,
+        "verdict_class": lambda claim: _VERDICT_CLASSES[claim.verdict],
         "cost_facts": _cost_facts,
     }
     return environment

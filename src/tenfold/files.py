@@ -1,0 +1,184 @@
+"""Files: written whole or not at all, read with errors in one line, never outside the folder that they belong to."""
+
+import contextlib
+import hashlib
+import json
+import os
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from tenfold.errors import UserError
+
+LARGEST_TEXT = 2**28
+"""Bytes of a text file beyond which it is not read whole."""
+
+
+def write_atomically(path: str | Path, content: str | bytes) -> None:
+    """Write a file whole or not at all: under a temporary name beside it first, then renamed.
+
+    Raises:
+        UserError: the place cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A temporary name beside ``path``, for writers that want a path; renamed when the block ends well.
+
+    ::
+
+        with atomic_path("weights.safetensors") as temporary:
+            save_file(state, temporary)
+
+    Raises:
+        UserError: the place cannot be written; nothing is left of the temporary file.
+    """
+    path = Path(path)
+    # The name's end stays, since writers go by it; a long name is cut, so that the temporary one is no longer.
+    temporary = path.with_name(f".{os.getpid()}-{path.name[-200:]}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {printable(path)}: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: str | Path) -> Path:
+    """Make a folder with its parents; one that is there is fine.
+
+    Raises:
+        UserError: it cannot be made, or is a file.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {printable(path)}: {error.strerror or error}") from error
+    return path
+
+
+def refuse_overwriting(out: str | Path, *inputs: str | Path) -> None:
+    """Refuse to write over a file that is read.
+
+    Raises:
+        UserError: ``out`` is one of ``inputs``, by whatever name.
+    """
+    for source in inputs:
+        with contextlib.suppress(OSError):
+            if Path(out).samefile(source):
+                raise UserError(f"--out {printable(out)} is the file that is read; name another")
+
+
+def read_bytes(path: str | Path, limit: int = LARGEST_TEXT) -> bytes:
+    """The content of a file of at most ``limit`` bytes.
+
+    Raises:
+        UserError: it cannot be read, or is larger.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except (OSError, ValueError) as error:  # ValueError: a name with a null character
+        raise UserError(f"cannot read {printable(path)}: {getattr(error, 'strerror', None) or error}") from error
+    if len(content) > limit:
+        raise UserError(f"{printable(path)} has more than {limit:,} bytes, which is not what is expected here")
+    return content
+
+
+def read_text(path: str | Path, limit: int = LARGEST_TEXT) -> str:
+    """The text of a UTF-8 file of at most ``limit`` bytes; a byte-order mark is passed over.
+
+    Raises:
+        UserError: it cannot be read, is larger, or is not UTF-8; the message names the line.
+    """
+    content = read_bytes(path, limit)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{printable(path)} is not UTF-8 text: line {line} holds the byte 0x{content[error.start]:02x}"
+        ) from error
+
+
+def read_json(path: str | Path, limit: int = LARGEST_TEXT) -> Any:
+    """The value of a JSON file.
+
+    Raises:
+        UserError: it cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(read_text(path, limit))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{printable(path)} is not a JSON file: {first_line(error)}") from error
+
+
+def read_yaml(path: str | Path, limit: int = 2**22) -> Any:
+    """The plain values of a YAML file; aliases, which can blow up or refer to themselves, are refused.
+
+    Raises:
+        UserError: it cannot be read, is not YAML, is nested too deeply or holds aliases.
+    """
+    import yaml
+
+    text = read_text(path, limit)
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise UserError(f"{printable(path)} holds a YAML alias (*name); write the values out")
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{printable(path)} is not YAML: {first_line(error)}") from error
+
+
+def inside(folder: str | Path, name: str) -> Path:
+    """The path of a name that a file gave, below ``folder``.
+
+    Raises:
+        UserError: the name is absolute, climbs out of the folder, is empty, or follows a link out of it.
+    """
+    posix, windows = PurePosixPath(name), PureWindowsPath(name)
+    plain = name and "\0" not in name and not posix.is_absolute() and not windows.is_absolute() and not windows.drive
+    if not plain or ".." in posix.parts or ".." in windows.parts or not posix.parts:
+        raise UserError(
+            f"the name {printable(name)!r} leaves the folder {printable(folder)}; nothing was read or written"
+        )
+    path = Path(folder) / name
+    if not path.resolve().is_relative_to(Path(folder).resolve()):
+        raise UserError(f"the name {printable(name)!r} is a link out of the folder {printable(folder)}")
+    return path
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {printable(path)}: {error.strerror or error}") from error
+
+
+def printable(text: object, longest: int = 300) -> str:
+    """A text from elsewhere as a terminal may show it: control characters escaped, cut in the middle if too long."""
+    shown = "".join(
+        character.encode("unicode_escape").decode("ascii") if unicodedata.category(character)[0] == "C" else character
+        for character in str(text)
+    )
+    half = longest // 2
+    return shown if len(shown) <= longest else f"{shown[:half]}...{shown[-half:]}"
+
+
+def first_line(error: object) -> str:
+    """An error's message in one line of a bearable length."""
+    return " ".join(str(error).split())[:200]

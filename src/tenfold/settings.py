@@ -1,0 +1,93 @@
+"""Settings are refused before any work: ranges stand in the types of dataclass fields, and one function checks them.
+
+::
+
+    @dataclass
+    class OptimizerOptions:
+        learning_rate: PositiveFloat = 0.1
+        smoothing: Share = 0.0
+
+    check_settings(OptimizerOptions(learning_rate=-1))  # UserError: learning_rate must be greater than 0; got -1
+
+The command line checks each value as it is given (jsonargparse reads the same types), and :func:`check_settings` all of
+them, however they were made. What one field's type cannot say (one setting against another) is said by a method
+``check(self)`` of the dataclass, which raises :class:`~tenfold.errors.UserError`.
+"""
+
+import dataclasses
+import math
+from typing import Annotated, Any
+
+from annotated_types import Ge, Gt, Interval
+
+from tenfold.errors import UserError
+
+PositiveInt = Annotated[int, Gt(0)]
+"""1, 2, 3, ..."""
+Count = Annotated[int, Ge(0)]
+"""0, 1, 2, ..."""
+Seed = Annotated[int, Interval(ge=0, lt=2**63)]
+"""What random generators take."""
+PositiveFloat = Annotated[float, Gt(0)]
+"""Above 0, finite."""
+NonNegativeFloat = Annotated[float, Ge(0)]
+"""0 or above, finite."""
+Share = Annotated[float, Interval(ge=0, le=1)]
+"""In [0, 1]."""
+PositiveShare = Annotated[float, Interval(gt=0, le=1)]
+"""In (0, 1]."""
+ProperShare = Annotated[float, Interval(ge=0, lt=1)]
+"""In [0, 1): all of it would leave nothing."""
+
+
+def check_settings(settings: Any) -> None:
+    """Check a dataclass of settings, nested ones too: types, ranges, finite numbers, and what ``check`` methods say.
+
+    Args:
+        settings: a dataclass instance; its fields' types may be annotated as those of this module.
+
+    Raises:
+        UserError: names the first setting that is wrong by its dotted name, what it must be, and what it is.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    values = dataclasses.asdict(settings)
+    _refuse_non_finite(values, "")
+    try:
+        TypeAdapter(type(settings)).validate_python(values)
+    except ValidationError as error:
+        raise UserError(_first(error.errors())) from None
+    _check_parts(settings)
+
+
+def _refuse_non_finite(value: Any, name: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name} must be a finite number; got {value}")
+    if isinstance(value, dict):
+        for key, part in value.items():
+            _refuse_non_finite(part, f"{name}.{key}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            _refuse_non_finite(part, name)
+
+
+def _check_parts(settings: Any) -> None:
+    for field in dataclasses.fields(settings):
+        part = getattr(settings, field.name)
+        if dataclasses.is_dataclass(part):
+            _check_parts(part)
+    if hasattr(settings, "check"):
+        settings.check()
+
+
+def _first(errors: Any) -> str:
+    """The error that says most: of a union's members, not the one that wanted ``None``."""
+    telling = [error for error in errors if error["type"] != "none_required"] or errors
+    error = telling[0]
+    name = ".".join(str(part) for part in error["loc"] if not str(part).startswith(("function-", "constrained-")))
+    return f"{name} {wording(error['msg'])}; got {error['input']!r}"
+
+
+def wording(message: str) -> str:
+    """A validation message as the end of a sentence about a setting: ``must be greater than 0``."""
+    return message.replace("Input should be", "must be").replace("Input should", "must").strip()
