@@ -12,8 +12,8 @@
 
 The loss is the mean over real sentences of the binary cross-entropy of a sentence's score with its label.
 
-Only the abstract and the introduction of the paper were at hand. Reconstructed, and marked where they stand: packing and
-token types, learning rates, the criterion and share of the subnetwork, the thresholds of WikiRef's filters.
+Only the abstract and the introduction of the paper were at hand. Reconstructed, and marked where they stand: packing
+and token types, learning rates, the criterion and share of the subnetwork, the thresholds of WikiRef's filters.
 """
 
 from collections.abc import Sequence

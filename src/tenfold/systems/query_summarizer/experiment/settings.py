@@ -1,13 +1,16 @@
 """Settings of the experiment: data, extractor, training, sparse arms, presets."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from tenfold.errors import UserError
-from tenfold.training import TrainerOptions
+from tenfold.options import TrainerOptions
+from tenfold.settings import Count, NonNegativeFloat, PositiveFloat, PositiveInt, PositiveShare, ProperShare, Seed
 
 BASELINES = ("lead", "random", "tfidf", "cosine")
-ARMS = ("stage1", "stage2", "both", "both-no-query", "sparse")
+ArmName = Literal["stage1", "stage2", "both", "both-no-query", "sparse"]
+CriterionName = Literal["fisher", "fisher_sampled", "grad", "taylor", "change", "magnitude", "random"]
+ARMS: tuple[ArmName, ...] = get_args(ArmName)
 
 
 @dataclass
@@ -35,10 +38,10 @@ class DataOptions:
     train: str | None = None
     test: str | None = None
     fields: dict[str, str] = field(default_factory=dict)
-    stage1_groups: int = 0
-    train_groups: int = 0
-    held_back_groups: int = 5
-    test_groups: int = 0
+    stage1_groups: Count = 0
+    train_groups: Count = 0
+    held_back_groups: PositiveInt = 5
+    test_groups: Count = 0
 
 
 @dataclass
@@ -59,8 +62,8 @@ class ModelOptions:
     encoder: str = "auto"
     arguments: dict[str, Any] = field(default_factory=dict)
     segments: Literal["interval", "pair"] = "interval"
-    max_tokens: int = 512
-    inter_layers: int = 0
+    max_tokens: PositiveInt = 512
+    inter_layers: Count = 0
 
 
 @dataclass
@@ -75,11 +78,11 @@ class StageOptions:
         warmup: share of the steps in which the rate rises; it falls linearly afterwards.
     """
 
-    epochs: int = 4
-    batch_size: int = 32
-    learning_rate: float = 5e-4
-    weight_decay: float = 0.01
-    warmup: float = 0.1
+    epochs: PositiveInt = 4
+    batch_size: PositiveInt = 32
+    learning_rate: PositiveFloat = 5e-4
+    weight_decay: NonNegativeFloat = 0.01
+    warmup: ProperShare = 0.1
 
 
 @dataclass
@@ -93,12 +96,10 @@ class SparseOptions:
         rates: multiples of stage 2's learning rate that are tried for every trained arm, on the held-back topics.
     """
 
-    fractions: list[float] = field(default_factory=lambda: [0.05])
-    criteria: list[Literal["fisher", "fisher_sampled", "grad", "taylor", "change", "magnitude", "random"]] = field(
-        default_factory=lambda: ["fisher", "random"]  # type: ignore[arg-type]
-    )
+    fractions: list[PositiveShare] = field(default_factory=lambda: [0.05])
+    criteria: list[CriterionName] = field(default_factory=lambda: ["fisher", "random"])
     granularity: Literal["entry", "row", "column", "tensor"] = "entry"
-    rates: list[float] = field(default_factory=lambda: [0.3, 1.0, 3.0])
+    rates: list[PositiveFloat] = field(default_factory=lambda: [0.3, 1.0, 3.0])
 
 
 @dataclass
@@ -110,7 +111,7 @@ class SelectionOptions:
         block: how repetitions are told: ``trigram``, ``bigram-ratio``, ``cosine``, ``mmr`` or ``none``.
     """
 
-    words: int = 250
+    words: PositiveInt = 250
     block: Literal["trigram", "bigram-ratio", "cosine", "mmr", "none"] = "trigram"
 
 
@@ -130,15 +131,14 @@ class Config:
         stage2: see :class:`StageOptions`.
         sparse: see :class:`SparseOptions`.
         selection: see :class:`SelectionOptions`.
-        trainer: see :class:`tenfold.training.TrainerOptions`; changes where a run computes, not what.
+        trainer: see :class:`tenfold.options.TrainerOptions`; changes where a run computes, not what.
+        workers: processes that share the independent steps; one per free core where null.
     """
 
     preset: str = "tiny"
-    seed: int = 0
-    seeds: int = 3
-    arms: list[Literal["stage1", "stage2", "both", "both-no-query", "sparse"]] = field(
-        default_factory=lambda: list(ARMS)  # type: ignore[arg-type]
-    )
+    seed: Seed = 0
+    seeds: PositiveInt = 3
+    arms: list[ArmName] = field(default_factory=lambda: list(ARMS))
     labels: Literal["oracle", "soft"] = "oracle"
     data: DataOptions = field(default_factory=DataOptions)
     model: ModelOptions = field(default_factory=ModelOptions)
@@ -147,6 +147,29 @@ class Config:
     sparse: SparseOptions = field(default_factory=SparseOptions)
     selection: SelectionOptions = field(default_factory=SelectionOptions)
     trainer: TrainerOptions = field(default_factory=TrainerOptions)
+    workers: PositiveInt | None = None
+
+    def check(self) -> None:
+        """Refuse settings that make no sense together.
+
+        Raises:
+            UserError: naming the setting.
+        """
+        data, own = self.data, self.data.name == "jsonl"
+        if "both" not in self.arms and not (own and data.stage1 is None):
+            raise UserError("--arms must hold 'both', which the others are measured against and which is delivered")
+        if own and data.stage1 is None and "stage2" not in self.arms:
+            raise UserError("without --data.stage1 the arm that is delivered is stage2: --arms must hold it")
+        if not self.sparse.rates:
+            raise UserError("--sparse.rates must not be empty")
+        if "sparse" in self.arms and not (self.sparse.fractions and self.sparse.criteria):
+            raise UserError("--sparse.fractions and --sparse.criteria must not be empty")
+        if own and not (data.train and data.test):
+            raise UserError("data of your own need --data.train FILE and --data.test FILE (and --data.stage1 FILE)")
+        if not own and (data.train or data.test or data.stage1 or data.fields):
+            raise UserError("--data.stage1, --data.train, --data.test and --data.fields need --data.name jsonl")
+        if data.name == "generated" and data.root:
+            raise UserError("--data.root has no effect on generated data: name yours with --data.name")
 
 
 @dataclass(frozen=True)
@@ -169,19 +192,15 @@ class Arm:
 
 
 def arms_of(config: Config) -> dict[str, Arm]:
-    """The arms of a run by name, checked.
-
-    Raises:
-        UserError: a setting is out of its range or without effect.
-    """
-    check(config)
-    named = {
+    """The arms of a run by name."""
+    named: dict[str, Arm] = {
         "stage1": Arm(True, False),
         "stage2": Arm(False, True),
         "both": Arm(True, True),
         "both-no-query": Arm(True, True, query=False),
     }
-    arms = {name: arm for name, arm in named.items() if name in config.arms}
+    wanted = set(map(str, config.arms))
+    arms = {name: arm for name, arm in named.items() if name in wanted}
     if "sparse" in config.arms:
         for criterion in config.sparse.criteria:
             for fraction in config.sparse.fractions:
@@ -191,62 +210,22 @@ def arms_of(config: Config) -> dict[str, Arm]:
     return arms
 
 
-def check(config: Config) -> None:
-    """Refuse settings that make no sense before anything is computed.
-
-    Raises:
-        UserError: naming the setting.
-    """
-    for name, stage in (("stage1", config.stage1), ("stage2", config.stage2)):
-        if stage.epochs < 1 or stage.batch_size < 1 or not stage.learning_rate > 0 or not 0 <= stage.warmup < 1:
-            raise UserError(
-                f"--{name}: epochs and batch_size are at least 1, learning_rate is positive, warmup lies in [0, 1)"
-            )
-        if not stage.weight_decay >= 0:
-            raise UserError(f"--{name}.weight_decay must not be negative; got {stage.weight_decay}")
-    if config.seeds < 1:
-        raise UserError(f"--seeds must be at least 1; got {config.seeds}")
-    if config.selection.words < 1:
-        raise UserError(f"--selection.words must be at least 1; got {config.selection.words}")
-    if "both" not in config.arms and not (config.data.name == "jsonl" and config.data.stage1 is None):
-        raise UserError("--arms must hold 'both', which the others are measured against and which is delivered")
-    if not all(0 < fraction <= 1 for fraction in config.sparse.fractions):
-        raise UserError(f"--sparse.fractions are shares in (0, 1]; got {config.sparse.fractions}")
-    if not config.sparse.rates or not all(rate > 0 for rate in config.sparse.rates):
-        raise UserError(f"--sparse.rates are positive multiples of the learning rate; got {config.sparse.rates}")
-    if "sparse" in config.arms and not (config.sparse.fractions and config.sparse.criteria):
-        raise UserError("--sparse.fractions and --sparse.criteria must not be empty")
-    data = config.data
-    if data.name == "jsonl" and not (data.train and data.test):
-        raise UserError("data of your own need --data.train FILE and --data.test FILE (and --data.stage1 FILE)")
-    if data.name != "jsonl" and (data.train or data.test or data.stage1 or data.fields):
-        raise UserError("--data.stage1, --data.train, --data.test and --data.fields need --data.name jsonl")
-    if data.name == "generated" and data.root:
-        raise UserError("--data.root has no effect on generated data: name them with --data.name")
-    if data.held_back_groups < 1 or min(data.stage1_groups, data.train_groups, data.test_groups) < 0:
-        raise UserError("--data.held_back_groups is at least 1, the other numbers of groups are not negative")
-
-
 _GENERATED = DataOptions(stage1_groups=60, train_groups=24, held_back_groups=12, test_groups=40)
 PRESETS = {
     "tiny": Config(
         data=_GENERATED,
         model=ModelOptions(encoder="hashed-96", arguments={"width": 64}),
-        stage1=StageOptions(epochs=12, batch_size=16, learning_rate=2e-3),
-        stage2=StageOptions(epochs=8, batch_size=16, learning_rate=1e-3),
-        sparse=SparseOptions(rates=[1.0, 3.0]),
+        stage1=StageOptions(epochs=6, batch_size=16, learning_rate=2e-3),
+        stage2=StageOptions(epochs=4, batch_size=16, learning_rate=1e-3),
+        sparse=SparseOptions(rates=[1.0]),
         selection=SelectionOptions(words=40),
     ),
     "small": Config(
         preset="small",
-        data=DataOptions(name="squality", stage1_groups=40, train_groups=10, held_back_groups=5),
+        data=DataOptions(name="squality", stage1_groups=40, train_groups=10, held_back_groups=3),
         stage1=StageOptions(epochs=4),
         stage2=StageOptions(epochs=8, learning_rate=2e-4),
-        sparse=SparseOptions(
-            fractions=[0.01, 0.05, 0.2],
-            criteria=["fisher", "magnitude", "random"],
-            rates=[0.5, 1.0, 3.0, 10.0],
-        ),
+        sparse=SparseOptions(fractions=[0.01, 0.05, 0.2], rates=[1.0, 3.0, 10.0]),
     ),
     # Learning rates and epochs are reconstructed; the encoder's folder is the reader's to name.
     "paper": Config(
@@ -259,6 +238,6 @@ PRESETS = {
         sparse=SparseOptions(
             fractions=[0.005, 0.02, 0.05, 0.1], criteria=["fisher", "random", "change"], rates=[0.5, 1.0, 3.0, 10.0]
         ),
-        trainer=TrainerOptions(precision="bf16-mixed", gradient_clip=None),
+        trainer=TrainerOptions(precision="bf16-mixed"),
     ),
 }

@@ -3,7 +3,8 @@
 ::
 
     x_0 = W_q e(q)                                                             the query, in front
-    x_i = W_s e(s_i) + W_p (e(s_i) * e(q)) + pos(i in the window) + decile(i in the document)
+    x_i = W_s e(s_i) + W_p (e(s_i) * e(q)) + W_f f_i + pos(i in the window) + decile(i in the document)
+    f_i = cosine of e(s_i) and e(q), TF-IDF cosine of the words, and both standardised over the topic
     two Transformer layers over windows of 64 sentences;  z_i = w . x_i + b
 
 Not in the paper.
@@ -16,10 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.systems.query_summarizer.encoders.sentence_vectors import SentenceVectors
+from tenfold.systems.query_summarizer.extractor.baselines import TfIdfExtractor
 from tenfold.systems.query_summarizer.text.sentences import Document
 
 WINDOW = 64
 DECILES = 10
+FEATURES = 4
 
 
 class FastScorer(nn.Module):
@@ -45,6 +48,7 @@ class FastScorer(nn.Module):
     ) -> None:
         super().__init__()
         self.sentence, self.match, self.query = (nn.Linear(width_in, width, bias=b) for b in (True, False, True))
+        self.features = nn.Linear(FEATURES, width, bias=False)
         self.position = nn.Embedding(WINDOW, width)
         self.decile = nn.Embedding(DECILES, width)
         nn.init.normal_(self.position.weight, std=0.02)
@@ -62,11 +66,13 @@ class FastScorer(nn.Module):
 
         Args:
             batch: ``vectors`` ``(batch, sentences, width_in)``, ``query`` ``(batch, width_in)`` (zeros for none),
-                ``deciles`` ``(batch, sentences)`` int64, ``there`` ``(batch, sentences)`` bool; at most 64 sentences.
+                ``features`` ``(batch, sentences, 4)`` (zeros without a query), ``deciles`` ``(batch, sentences)``
+                int64, ``there`` ``(batch, sentences)`` bool; at most 64 sentences.
         """
         vectors, query = batch["vectors"], batch["query"]
         scale = vectors.shape[-1] ** 0.5  # vectors have length 1; entries of size 1 suit the layers
         sentences = self.sentence(vectors * scale) + self.match(vectors * query[:, None] * vectors.shape[-1])
+        sentences = sentences + self.features(batch["features"])
         places = torch.arange(vectors.shape[1], device=vectors.device)
         sentences = sentences + self.position(places) + self.decile(batch["deciles"])
         hidden = torch.cat([self.query(query * scale)[:, None], sentences], 1)
@@ -74,12 +80,15 @@ class FastScorer(nn.Module):
         return self.head(self.layers(hidden, src_key_padding_mask=absent)[:, 1:]).squeeze(-1)
 
     @torch.inference_mode()
-    def score_vectors(self, query: Tensor, documents: Sequence[Tensor], windows_per_batch: int = 64) -> Tensor:
+    def score_vectors(
+        self, query: Tensor, documents: Sequence[Tensor], features: Tensor, windows_per_batch: int = 64
+    ) -> Tensor:
         """Logits ``(n,)`` of all sentences.
 
         Args:
-            query: ``(width_in,)``.
+            query: ``(width_in,)``; zeros for none.
             documents: vectors ``(sentences, width_in)`` of each document.
+            features: ``(n, 4)`` of :func:`match_features`.
             windows_per_batch: windows at a time.
         """
         was_training = self.training
@@ -93,6 +102,7 @@ class FastScorer(nn.Module):
             batch = {
                 "vectors": vectors[rows.clamp(min=0)].to(device),
                 "query": query.to(device).expand(len(rows), -1),
+                "features": features[rows.clamp(min=0)].to(device),
                 "deciles": tenths.to(device),
                 "there": there.to(device),
             }
@@ -117,7 +127,22 @@ class FastExtractor:
         texts = [sentence.text for document in documents for sentence in document.sentences]
         encoded = self.vectors.encode([query, *texts])
         asked = torch.zeros_like(encoded[0]) if masked else encoded[0]
-        return self.scorer.score_vectors(asked, encoded[1:].split([len(d.sentences) for d in documents]))
+        words = torch.zeros(len(texts)) if masked else TfIdfExtractor().score(query, documents)
+        lengths = [len(document.sentences) for document in documents]
+        return self.scorer.score_vectors(asked, encoded[1:].split(lengths), match_features(asked, encoded[1:], words))
+
+
+def match_features(query: Tensor, vectors: Tensor, words: Tensor) -> Tensor:
+    """How well sentences match the query ``(n, 4)``: both cosines, and both standardised over the topic.
+
+    Args:
+        query: ``(width,)``; zeros for none, which give zeros.
+        vectors: ``(n, width)`` of the topic's sentences.
+        words: ``(n,)`` TF-IDF cosines with the query; zeros for none.
+    """
+    plain = torch.stack([vectors @ query, words.to(vectors)], 1)
+    centred = plain - plain.mean(0)
+    return torch.cat([plain, centred / centred.square().mean(0).sqrt().clamp(min=1e-6)], 1)
 
 
 def window_index(lengths: Sequence[int], window: int = WINDOW) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tenfold.data.batches import ResumableBatches
 from tenfold.errors import UserError
-from tenfold.systems.query_summarizer.extractor.fast_scorer import window_index
+from tenfold.systems.query_summarizer.extractor.fast_scorer import match_features, window_index
 from tenfold.systems.query_summarizer.extractor.pack_windows import collate_windows
 from tenfold.systems.query_summarizer.extractor.qbert import QBert
 from tenfold.systems.query_summarizer.sets.topic import Topic
@@ -22,6 +22,7 @@ class VectorWindows(ResumableBatches):
         table: vectors ``(sentences, width)`` of all documents.
         rows: for each document id the rows of its sentences in the table, first and behind the last.
         queries: ``(topics, width)``; zeros train without a query.
+        words: TF-IDF cosines with the query of each topic's sentences; ``None`` trains without a query.
         batch_size: windows of a step.
         seed: of the order.
     """
@@ -33,11 +34,12 @@ class VectorWindows(ResumableBatches):
         table: Tensor,
         rows: dict[str, tuple[int, int]],
         queries: Tensor,
+        words: Sequence[Tensor] | None,
         batch_size: int,
         *,
         seed: int,
     ) -> None:
-        index, deciles, targets, owners = [], [], [], []
+        index, deciles, targets, owners, features = [], [], [], [], []
         for number, (topic, own) in enumerate(zip(topics, labels, strict=True)):
             spans = [rows[document.id] for document in topic.documents]
             places, tenths = window_index([stop - start for start, stop in spans])
@@ -46,11 +48,16 @@ class VectorWindows(ResumableBatches):
             index.append(torch.where(there, flat[places.clamp(min=0)], -1))
             targets.append(torch.where(there, torch.tensor(own, dtype=torch.float32)[places.clamp(min=0)], 0.0))
             deciles.append(tenths)
+            matched = match_features(
+                queries[number], table[flat], torch.zeros(len(flat)) if words is None else words[number]
+            )
+            features.append(torch.where(there[..., None], matched[places.clamp(min=0)], 0.0))
             owners.append(torch.full((len(places),), number))
         if not index:
             raise UserError("there is no topic to train on")
         self.index, self.deciles, self.targets = torch.cat(index), torch.cat(deciles), torch.cat(targets)
         self.owners, self.table, self.queries = torch.cat(owners), table, queries
+        self.features = torch.cat(features)
         super().__init__(len(self.index), batch_size, seed)
 
     def batch(self, windows: Tensor) -> dict[str, Tensor]:
@@ -59,6 +66,7 @@ class VectorWindows(ResumableBatches):
         return {
             "vectors": self.table[places.clamp(min=0)].float(),
             "query": self.queries[self.owners[windows]].float(),
+            "features": self.features[windows],
             "deciles": self.deciles[windows],
             "there": places >= 0,
             "labels": self.targets[windows],

@@ -36,6 +36,12 @@ _FILLERS = [
     "Trains leave {place} twice a day, and once more on Sundays in {season}.",
 ]
 _ASIDES = "Some people in {place} like the {subject}, and some have never thought about it at all."
+_OPENINGS = (
+    "The {subject} of {place}",
+    "{place}'s old {subject}",
+    "It is known that this {subject}",
+    "As records in {place} tell, its {subject}",
+)
 _QUESTIONS = ("What happened to the {} of {}?", "Tell the story of the {} in {}.")
 _SEASONS = ("spring", "summer", "autumn", "winter")
 
@@ -77,19 +83,19 @@ def generate_topics(count: int, seed: int, *, documents: int = 2, subjects: int 
                     for letter, part in zip("ABCDEFGH", lines, strict=False)
                 ),
                 references=tuple(_reference(known[asked], source) for _ in range(2)),
-                group=str(number),
+                group=f"{seed}-{number}",
             )
         )  # fmt: skip
     return topics
 
 
 def _facts(subject: str, place: str, count: int, source: random.Random) -> list[tuple[str, str]]:
-    found = []
+    found: list[tuple[str, str]] = []
     for act, other in source.sample(_ACTS, count):
         thing, year = source.choice(_THINGS), source.randint(1650, 1990)
-        found.append(
-            (f"The {subject} of {place} {act} {thing} in {year}.", f"In {year} the {subject} {other} {thing}.")
-        )
+        # Four openings without three words in common: blocking repetitions must not block facts.
+        opening = _OPENINGS[len(found) % len(_OPENINGS)].format(subject=subject, place=place)
+        found.append((f"{opening} {act} {thing} in {year}.", f"In {year} the {subject} {other} {thing}."))
     return found
 
 

@@ -77,13 +77,15 @@ def load_sets(
     groups = list(dict.fromkeys(topic.group for topic in target))
     if len(groups) <= held_back_groups:
         raise UserError(
-            f"the target has {len(groups)} groups of topics and {held_back_groups} are held back: none is left to train "
-            "on; lower --data.held_back_groups"
+            f"the target has {len(groups)} groups of topics and {held_back_groups} are held back: none is left to "
+            "train on; lower --data.held_back_groups"
         )
     trained = groups[: train_groups or len(groups) - held_back_groups]
     held = [group for group in groups if group not in trained][:held_back_groups]
     if len(held) < held_back_groups:
-        raise UserError(f"{len(groups)} groups are too few for {train_groups} to train on and {held_back_groups} held back")
+        raise UserError(
+            f"{len(groups)} groups are too few for {train_groups} to train on and {held_back_groups} held back"
+        )
     parts = {
         "stage 1": (large, _first_groups(large, stage1_groups)),
         "test": (tested, _first_groups(tested, test_groups)),
