@@ -28,22 +28,24 @@ from torch.nn import functional
 from tenfold.data.formats.idx import FASHION_CLASSES, load_idx
 from tenfold.data.images import LabelledImages
 from tenfold.seeds import derived_seed
-from tenfold.systems.condensation_audit.attack_metrics import attack_success
-from tenfold.systems.condensation_audit.auditing import audit
-from tenfold.systems.condensation_audit.calibration import NOTICEABLE, VerdictCount, class_evidence, from_lines
-from tenfold.systems.condensation_audit.condensing import condense
-from tenfold.systems.condensation_audit.doorping import Doorping
-from tenfold.systems.condensation_audit.ensembles import Ensemble, train_together
-from tenfold.systems.condensation_audit.feature_clusters import activation_clustering
-from tenfold.systems.condensation_audit.feature_spectra import spectral_signatures
-from tenfold.systems.condensation_audit.input_blending import blend_entropies, strip
-from tenfold.systems.condensation_audit.mask_inversion import neural_cleanse
-from tenfold.systems.condensation_audit.naive_attack import NaiveAttack
-from tenfold.systems.condensation_audit.networks import factory_of
-from tenfold.systems.condensation_audit.patch_scan import provisional_evidence, scan_patches, spread_rows
-from tenfold.systems.condensation_audit.real_images import RealData, real_data
-from tenfold.systems.condensation_audit.sets import CondensedSet, Preprocessing, TrainingRecipe
-from tenfold.systems.condensation_audit.triggers import Trigger, random_patch, white_patch
+from tenfold.systems.condensation_audit.attacks.doorping import Doorping
+from tenfold.systems.condensation_audit.attacks.naive_attack import NaiveAttack
+from tenfold.systems.condensation_audit.attacks.success import attack_success
+from tenfold.systems.condensation_audit.attacks.triggers import Trigger, random_patch, white_patch
+from tenfold.systems.condensation_audit.auditing.audit import audit
+from tenfold.systems.condensation_audit.condensers.condense import condense
+from tenfold.systems.condensation_audit.data.partition import spread_rows
+from tenfold.systems.condensation_audit.data.preprocessing import Preprocessing
+from tenfold.systems.condensation_audit.data.real_data import RealData, real_data
+from tenfold.systems.condensation_audit.defences.activation_clustering import activation_clustering
+from tenfold.systems.condensation_audit.defences.calibration import NOTICEABLE, VerdictCount, class_evidence, from_lines
+from tenfold.systems.condensation_audit.defences.neural_cleanse import neural_cleanse
+from tenfold.systems.condensation_audit.defences.patch_scan import provisional_evidence, scan_patches
+from tenfold.systems.condensation_audit.defences.spectral_signatures import spectral_signatures
+from tenfold.systems.condensation_audit.defences.strip import blend_entropies, strip
+from tenfold.systems.condensation_audit.networks.factories import factory_of
+from tenfold.systems.condensation_audit.sets.condensed_set import CondensedSet, TrainingRecipe
+from tenfold.systems.condensation_audit.training.ensembles import Ensemble, train_together
 
 SHAPE = (1, 14, 14)
 NETWORK: dict[str, Any] = {"width": 16, "depth": 2}
@@ -82,20 +84,32 @@ def cases() -> list[Case]:
     new_targets = (2, 3, 4, 5, 7, 9, 0)
     naive = [
         Case(
-            f"n{n:02}", "poisoned", 4000 + n, "naive", portion, size, new_places[n % 5], new_targets[n % 7],
+            f"n{n:02}",
+            "poisoned",
+            4000 + n,
+            "naive",
+            portion,
+            size,
+            new_places[n % 5],
+            new_targets[n % 7],
             ("white", "random")[n % 2],
         )
-        for n, (portion, size) in enumerate(
-            (portion, size) for portion in (0.02, 0.07, 0.15) for size in (2, 2, 3, 4)
-        )
-    ]  # fmt: skip
+        for n, (portion, size) in enumerate((portion, size) for portion in (0.02, 0.07, 0.15) for size in (2, 2, 3, 4))
+    ]
     doorping = [
         Case(
-            f"d{n:02}", "poisoned", 5000 + n, "doorping", portion, size, new_places[(n + 2) % 5],
-            new_targets[(n + 3) % 7], "updated",
+            f"d{n:02}",
+            "poisoned",
+            5000 + n,
+            "doorping",
+            portion,
+            size,
+            new_places[(n + 2) % 5],
+            new_targets[(n + 3) % 7],
+            "updated",
         )
         for n, (portion, size) in enumerate((portion, size) for portion in (0.07, 0.15) for size in (2, 2, 3, 4))
-    ]  # fmt: skip
+    ]
     clean = [Case(f"c{n:02}", "clean", 2000 + n) for n in range(20)]
     calibration = [Case(f"b{n:02}", "calibrate", 1000 + n) for n in range(30)]
     groups = [calibration, clean, naive + doorping, known]
@@ -129,9 +143,19 @@ def make_set(case: Case, train: LabelledImages) -> tuple[CondensedSet, Trigger |
     data: RealData = real_data(train.subset(rows), name="fashion-mnist-14", mean=(0.2861,), std=(0.3530,))
     attack = attack_of(case)
     condensed = condense(
-        data, "dm", 10, "convnet", network_arguments=NETWORK, recipe=RECIPE, attack=attack, seed=case.seed,
-        iterations=200, image_rate=10.0, real_batch=64, strategy="",
-    )  # fmt: skip
+        data,
+        "dm",
+        10,
+        "convnet",
+        network_arguments=NETWORK,
+        recipe=RECIPE,
+        attack=attack,
+        seed=case.seed,
+        iterations=200,
+        image_rate=10.0,
+        real_batch=64,
+        strategy="",
+    )
     return condensed, None if attack is None else attack.trigger.valid()
 
 
@@ -167,10 +191,11 @@ def make(work: Path, root: str | None, part: tuple[int, int]) -> None:
             "anomalies": scan.anomalies.round(4).tolist(),
             "suspects": [asdict(cell) | {"anomaly": value} for cell, value in scan.suspects(2)],
             "seconds": {
-                "condense": seconds["train"] - seconds["condense"], "train": seconds["scan"] - seconds["train"],
+                "condense": seconds["train"] - seconds["condense"],
+                "train": seconds["scan"] - seconds["train"],
                 "scan": seconds["end"] - seconds["scan"],
             },
-        }  # fmt: skip
+        }
         if trigger is not None:
             images = condensed.preprocessing.normalize(trigger.stamp_valid(test.images))
             line["asr_valid"] = attack_success(ensemble.predict(images), test.labels, case.target).mean().item()
@@ -194,11 +219,15 @@ def judge(work: Path, root: str | None, part: tuple[int, int]) -> None:
         report = audit(condensed, held_out, networks=NETWORKS, published=False, repairs=False, seed=case.seed)
         leading = None if report.leading is None else report.leading.confirmation
         line = {
-            "id": case.id, "verdict": report.verdict, "evidence": report.evidence, "threshold": report.threshold,
+            "id": case.id,
+            "verdict": report.verdict,
+            "evidence": report.evidence,
+            "threshold": report.threshold,
             "target": None if leading is None else leading.target,
             "success": None if leading is None else leading.success,
-            "control": None if leading is None else leading.control, "seconds": time.process_time() - started,
-        }  # fmt: skip
+            "control": None if leading is None else leading.control,
+            "seconds": time.process_time() - started,
+        }
         append(work / f"verdict-{part[0]}.jsonl", line)
         print(line, flush=True)
 
@@ -309,9 +338,14 @@ def report(work: Path, out: Path, store: Path | None) -> None:
     }
     calibration = from_lines(
         [*groups["calibrate"], *({**line, "asr": line["asr_valid"]} for line in groups["power"])],
-        image_shape=SHAPE, images_per_class=10.0, method="dm", networks=NETWORKS, classes=FASHION_CLASSES,
-        sizes=tuple(groups["calibrate"][0]["sizes"]), data="Fashion-MNIST at 14 x 14",
-    )  # fmt: skip
+        image_shape=SHAPE,
+        images_per_class=10.0,
+        method="dm",
+        networks=NETWORKS,
+        classes=FASHION_CLASSES,
+        sizes=tuple(groups["calibrate"][0]["sizes"]),
+        data="Fashion-MNIST at 14 x 14",
+    )
     null = np.asarray([line["scores"] for line in groups["calibrate"]])
     for line in lines.values():
         scores = np.asarray(line["scores"])
@@ -325,8 +359,10 @@ def report(work: Path, out: Path, store: Path | None) -> None:
             if "score" in found:
                 flagged = found.get("classes", [])
                 line["methods"][name] = {
-                    "score": found["score"], "alarm": bool(flagged), "right": line["target"] in flagged
-                }  # fmt: skip
+                    "score": found["score"],
+                    "alarm": bool(flagged),
+                    "right": line["target"] in flagged,
+                }
     clean, poisoned = groups["clean"], groups["poisoned"]
     strong = [line for line in poisoned if line["asr_valid"] >= NOTICEABLE]
     methods = {
@@ -344,14 +380,17 @@ def report(work: Path, out: Path, store: Path | None) -> None:
     judged_groups = {
         group: verdict_rates(of, verdicts)
         for group, of in (
-            ("clean", clean), ("noticeable", strong), ("weak", [line for line in poisoned if line not in strong])
+            ("clean", clean),
+            ("noticeable", strong),
+            ("weak", [line for line in poisoned if line not in strong]),
         )
-    }  # fmt: skip
+    }
     if store is not None:
         kinds = {
-            "clean": "clean ones", "noticeable": "whose patch turns at least a quarter of the images",
+            "clean": "clean ones",
+            "noticeable": "whose patch turns at least a quarter of the images",
             "weak": "of weaker attacks",
-        }  # fmt: skip
+        }
         counts = [
             VerdictCount(kinds[group], found["right"][1], found["backdoored"][0], found["right"][0])
             for group, found in judged_groups.items()
@@ -384,7 +423,7 @@ def report(work: Path, out: Path, store: Path | None) -> None:
             | {"verdict": verdicts.get(line["id"], {}).get("verdict")}
             for line in sorted(lines.values(), key=lambda line: line["id"])
         ],
-    }  # fmt: skip
+    }
     out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({key: value for key, value in results.items() if key != "rows"}, indent=1))
 

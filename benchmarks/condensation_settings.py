@@ -12,10 +12,11 @@ from pathlib import Path
 
 import torch
 
-from tenfold.systems.condensation_audit.condensing import condense
-from tenfold.systems.condensation_audit.data import load_data
-from tenfold.systems.condensation_audit.quality import train_on
-from tenfold.systems.condensation_audit.settings import PRESETS, recipe_of
+from tenfold.systems.condensation_audit.condensers.condense import condense
+from tenfold.systems.condensation_audit.data.load import load_data
+from tenfold.systems.condensation_audit.experiment.set_arms import recipe_of
+from tenfold.systems.condensation_audit.experiment.settings import PRESETS
+from tenfold.systems.condensation_audit.training.quality import train_on
 
 OUT = Path(__file__).parent / "results" / "condensation-settings.json"
 SEED, PER_CLASS = 1000, 10
@@ -58,9 +59,15 @@ def main() -> None:
                 continue
             started = time.perf_counter()
             found = condense(
-                data.real, method, PER_CLASS, config.network.name, network_arguments=config.network.arguments,
-                recipe=recipe_of(config), seed=SEED, **settings,
-            )  # fmt: skip
+                data.real,
+                method,
+                PER_CLASS,
+                config.network.name,
+                network_arguments=config.network.arguments,
+                recipe=recipe_of(config),
+                seed=SEED,
+                **settings,
+            )
             seconds = time.perf_counter() - started
             accuracy = float(train_on(found, seeds=[SEED, SEED + 1, SEED + 2]).accuracy(images, labels).mean())
             rows.append({"method": method, "settings": settings, "accuracy": accuracy, "seconds": seconds})

@@ -21,24 +21,26 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from tenfold.systems.condensation_audit.distribution_matching import (
+from tenfold.systems.condensation_audit.attacks.trigger_update import update_trigger
+from tenfold.systems.condensation_audit.attacks.triggers import random_patch
+from tenfold.systems.condensation_audit.condensers.distribution_matching import (
     DistributionMatching,
     DistributionMatchingSettings,
     class_means,
     mean_difference,
 )
-from tenfold.systems.condensation_audit.doorping import update_trigger
-from tenfold.systems.condensation_audit.ensembles import train_together
-from tenfold.systems.condensation_audit.gradient_matching import (
+from tenfold.systems.condensation_audit.condensers.gradient_matching import (
     GradientMatching,
     GradientMatchingSettings,
     class_gradients,
     gradient_distance,
 )
-from tenfold.systems.condensation_audit.networks import HalvingPool, factory_of, seeded_network
-from tenfold.systems.condensation_audit.real_images import RealData
-from tenfold.systems.condensation_audit.sets import Preprocessing, TrainingRecipe
-from tenfold.systems.condensation_audit.triggers import random_patch
+from tenfold.systems.condensation_audit.data.preprocessing import Preprocessing
+from tenfold.systems.condensation_audit.data.real_data import RealData
+from tenfold.systems.condensation_audit.networks.factories import factory_of, seeded_network
+from tenfold.systems.condensation_audit.networks.halving_pool import HalvingPool
+from tenfold.systems.condensation_audit.sets.condensed_set import TrainingRecipe
+from tenfold.systems.condensation_audit.training.ensembles import train_together
 
 OUT = Path(__file__).parent / "results" / "condensation-steps.json"
 CLASSES = 10
@@ -215,10 +217,13 @@ def measure(what: str, side: int, width: int, depth: int, real: int, per_class: 
     settings = GradientMatchingSettings(iterations=1, outer=outer, inner=inner, real_batch=real)
     gradients = GradientMatching(data, per_class, factory, settings, seed=0)
     found = medians(lambda: gradients.step(next(counter)), lambda: plain.gradient_step(outer, inner))
-    rows.append({
-        "step": f"gradient matching, {outer} image steps, {inner} epochs between",
-        "difference": gradient_difference(gradients, factory, plain), **found,
-    })  # fmt: skip
+    rows.append(
+        {
+            "step": f"gradient matching, {outer} image steps, {inner} epochs between",
+            "difference": gradient_difference(gradients, factory, plain),
+            **found,
+        }
+    )
     return [
         {"setting": what, "side": side, "width": width, "real": real, "per_class": per_class, **row} for row in rows
     ]
@@ -281,9 +286,12 @@ def measure_trigger(steps: int = 300) -> dict:
         straightforward_trigger(awake(published_form(factory)), pattern, trigger.mask.float(), steps)
 
     return {
-        "setting": "32 x 32, no norm", "step": f"trigger update, {steps} steps", "side": 32, "width": 32,
+        "setting": "32 x 32, no norm",
+        "step": f"trigger update, {steps} steps",
+        "side": 32,
+        "width": 32,
         **medians(ours, theirs),
-    }  # fmt: skip
+    }
 
 
 def measure_forms() -> list[dict]:
@@ -319,10 +327,12 @@ def main() -> None:
         "rows": rows,
         "ensembles": measure_forms(),
         "environment": {
-            "torch": torch.__version__, "machine": platform.machine(), "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "machine": platform.machine(),
+            "threads": torch.get_num_threads(),
             "rounds": ROUNDS,
         },
-    }  # fmt: skip
+    }
     OUT.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     for row in (*rows, *results["ensembles"]):
         print({name: round(value, 7) if isinstance(value, float) else value for name, value in row.items()})

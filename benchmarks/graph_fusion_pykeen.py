@@ -37,7 +37,7 @@ from tenfold.systems.graph_fusion import (
     summarise_ranks,
     with_inverses,
 )
-from tenfold.systems.graph_fusion.batches import QueryBatches
+from tenfold.systems.graph_fusion.fusion.batches import QueryBatches
 from tenfold.training import TrainerOptions, fit
 
 warnings.filterwarnings("ignore")

@@ -24,8 +24,9 @@ def measure(case: str, entities: int) -> dict[str, float]:
     """Processor seconds per step and peak memory above the tables, in this process, on one thread."""
     from tenfold.losses import distillation_kl
     from tenfold.run import peak_process_memory_mb
-    from tenfold.systems.graph_fusion.tiled_losses import Vectors, tiled_mutual_loss
-    from tenfold.systems.graph_fusion.tiles import tiled_cross_entropy, tiled_topk
+    from tenfold.systems.graph_fusion.fusion.tiled_losses import Vectors, tiled_mutual_loss
+    from tenfold.systems.graph_fusion.scale.tiles import tiled_cross_entropy
+    from tenfold.systems.graph_fusion.scale.top_k import tiled_topk
 
     torch.set_num_threads(1)  # processor time is then the time that a free core takes
     torch.manual_seed(0)

@@ -2,11 +2,13 @@ import time
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from tenfold.cost import count_flops, count_parameters, measure_latency, measure_peak_memory
+from tenfold.errors import TenfoldWarning
 
 
 def small_network() -> nn.Sequential:
@@ -82,6 +84,57 @@ def test_attention_is_counted_although_eval_mode_fuses_it() -> None:
     layer = nn.TransformerEncoderLayer(dim, 2, hidden, batch_first=True)
     expected = tokens * (4 * dim * dim + 2 * dim * hidden) + 2 * tokens * tokens * dim
     assert count_flops(layer, torch.zeros(1, tokens, dim), convention="multiply-adds") == expected
+
+
+STEPS, ROWS, IN, OUT = 5, 2, 6, 4
+RECURRENT = {
+    "lstm": (lambda: nn.LSTM(16, 24, batch_first=True), (1, 12, 16), 46_080),
+    "lstm, both directions, two layers": (
+        lambda: nn.LSTM(IN, OUT, num_layers=2, bidirectional=True),
+        (STEPS, ROWS, IN),
+        STEPS * ROWS * 2 * 4 * OUT * ((IN + OUT) + (2 * OUT + OUT)),
+    ),
+    "lstm with projection": (
+        lambda: nn.LSTM(IN, OUT, proj_size=3),
+        (STEPS, ROWS, IN),
+        STEPS * ROWS * (4 * OUT * (IN + 3) + 3 * OUT),
+    ),
+    "gru": (lambda: nn.GRU(IN, OUT), (STEPS, ROWS, IN), STEPS * ROWS * 3 * OUT * (IN + OUT)),
+    "rnn": (lambda: nn.RNN(IN, OUT), (STEPS, ROWS, IN), STEPS * ROWS * OUT * (IN + OUT)),
+}
+
+
+@pytest.mark.parametrize(("make", "shape", "expected"), RECURRENT.values(), ids=RECURRENT)
+def test_recurrent_layers_are_counted_whatever_kernel_runs_them(make, shape, expected) -> None:
+    assert count_flops(make(), torch.randn(shape), convention="multiply-adds") == expected
+
+
+PRODUCTS = {
+    "matrix by vector": (lambda m, v: m @ v, 4 * 5),
+    "vector by vector": (lambda m, v: torch.dot(v, v), 5),
+    "added": (lambda m, v: torch.addmv(torch.zeros(4), m, v), 4 * 5),
+    "distances": (lambda m, v: torch.cdist(m, m), 4 * 4 * 5),
+    "bilinear": (lambda m, v: F.bilinear(m, m, torch.ones(3, 5, 5)), 4 * 3 * 5 * 5 + 4 * 3 * 5),
+    "einsum": (lambda m, v: torch.einsum("ij,kj->ik", m, m), 4 * 4 * 5),
+    "pointwise": (lambda m, v: (m * v).relu().softmax(-1).mean(), 0),
+}
+
+
+@pytest.mark.parametrize(("call", "expected"), PRODUCTS.values(), ids=PRODUCTS)
+def test_products_are_counted(call, expected) -> None:
+    counted = count_flops(call, torch.ones(4, 5), torch.ones(5), modules=[], convention="multiply-adds")
+    assert counted == expected
+
+
+@torch.library.custom_op("stranger::product", mutates_args=())
+def strange_product(x: torch.Tensor) -> torch.Tensor:
+    return x @ x
+
+
+@pytest.mark.parametrize("call", [torch.linalg.inv, torch.fft.fft, strange_product])
+def test_what_has_no_formula_is_not_taken_for_nothing_in_silence(call) -> None:
+    with pytest.warns(TenfoldWarning, match="counted as nothing"):
+        count_flops(call, torch.eye(3), modules=[])
 
 
 def test_flops_misuse() -> None:

@@ -5,7 +5,7 @@ before, and measuring twice gives the same.
 """
 
 import statistics
-import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,10 +18,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from tenfold.errors import TenfoldWarning
+from tenfold.flop_formulas import FORMULAS, UncountedKernels
+
 Convention = Literal["torch", "multiply-adds", "msdnet"]
 """How operations are counted.
 
-``torch``: PyTorch's ``FlopCounterMode``: two per multiply-add of matrix products, convolutions and attention.
+``torch``: as PyTorch's ``FlopCounterMode``, with the formulas of ``tenfold.flop_formulas`` where it has none: two per
+multiply-add of products, such as linear layers, convolutions, attention and recurrent layers. Nothing for pointwise
+functions, normalization, pooling, reductions and moving of data.
 ``multiply-adds``: half of it.
 ``msdnet``: what the counter of MSDNet, RANet and BoostNet counts: multiply-adds of ``Conv2d`` without bias, weights
 and biases of ``Linear``, elements of ``ReLU``, window elements of ``AvgPool2d`` and ``MaxPool2d``, input elements of
@@ -59,6 +64,10 @@ def count_flops(
         ValueError: an unknown convention; ``modules`` is missing; or convention ``msdnet`` meets a module with
             parameters for which it has no rule.
 
+    Warns:
+        TenfoldWarning: a kernel ran that may hold products and has no formula, such as one from outside of PyTorch;
+            the count is too low by it.
+
     Example:
         >>> count_flops(nn.Linear(3, 2), torch.zeros(1, 3), convention="multiply-adds")
         6
@@ -73,9 +82,12 @@ def count_flops(
     with _untouched(submodules):
         if convention == "msdnet":
             return _count_like_msdnet(call, inputs, submodules)
-        with FlopCounterMode(display=False) as counter:
+        with UncountedKernels() as uncounted, FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
             call(*inputs)
         total = counter.get_total_flops()
+    if uncounted.names:
+        names = ", ".join(sorted(uncounted.names))
+        warnings.warn(f"the operations of {names} are counted as nothing: they are not known", TenfoldWarning, 2)
     return total // 2 if convention == "multiply-adds" else total
 
 
@@ -169,7 +181,6 @@ def measure_latency(
     threads: int = 1,
     warmup: int = 5,
     repeats: int = 30,
-    device: torch.device | str = "cpu",
 ) -> Latency:
     """Time ``call()``. It runs as it is: wrap it in ``torch.inference_mode`` for the latency of serving.
 
@@ -177,35 +188,23 @@ def measure_latency(
         call: what to time.
         threads: threads of torch's CPU operations while timing; restored afterwards.
         warmup: calls before timing starts.
-        repeats: timed calls, at least 2.
-        device: where ``call`` computes; a CUDA device is synchronised around each call.
+        repeats: timed calls, at least 2; an accelerator is synchronised around each.
     """
     if repeats < 2:
         raise ValueError(f"repeats must be at least 2; got {repeats}")
-    device = torch.device(device)
-    threads_before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    from torch.utils.benchmark import timer  # waits for the accelerator, where there is one, before it reads the clock
+    from torch.utils.benchmark.utils.common import set_torch_threads
+
+    milliseconds = []
+    with set_torch_threads(threads):
         for _ in range(warmup):
             call()
-        milliseconds = [_time(call, device) for _ in range(repeats)]
-    finally:
-        torch.set_num_threads(threads_before)
+        for _ in range(repeats):
+            start = timer()
+            call()
+            milliseconds.append((timer() - start) * 1000)
     lower, median, upper = statistics.quantiles(milliseconds, n=4, method="inclusive")
     return Latency(median, lower, upper, repeats, threads)
-
-
-def _time(call: Callable[[], object], device: torch.device) -> float:
-    _synchronise(device)
-    start = time.perf_counter()
-    call()
-    _synchronise(device)
-    return (time.perf_counter() - start) * 1000
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def measure_peak_memory(call: Callable[[], object], *, device: torch.device | str = "cpu") -> int:
@@ -221,11 +220,11 @@ def measure_peak_memory(call: Callable[[], object], *, device: torch.device | st
     """
     device = torch.device(device)
     if device.type == "cuda":
-        _synchronise(device)
+        torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         call()
-        _synchronise(device)
+        torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
     with _LiveStorages() as storages:
         call()

@@ -147,7 +147,7 @@ class ResumableBatches:
     def set_epoch(self, epoch: int) -> None:
         """Tell a sampler that orders by the epoch's number, as torch's distributed one does."""
         sampler = getattr(self.batches, "sampler", None)
-        if hasattr(sampler, "set_epoch"):
+        if sampler is not None and hasattr(sampler, "set_epoch"):
             sampler.set_epoch(epoch)
 
     def place(self, seen: int) -> Any:

@@ -1,6 +1,7 @@
 """Networks by name: torchvision's, timm's, and those that a user's own function makes."""
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -95,6 +96,10 @@ def import_object(path: str | None, setting: str) -> Any:
     module_name, _, name = (path or "").partition(":")
     if not (module_name and name):
         raise UserError(f"{setting} must be package.module:function; got {path!r}")
+    # A console script does not have the current folder on its path, where a user's own module lies. It comes last, so
+    # that no file there takes the place of an installed package.
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
     try:
         return getattr(import_module(module_name), name)
     except Exception as error:  # the user's module runs here, and may end in any way

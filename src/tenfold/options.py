@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     import torch
 
 
+Precision = Literal["32-true", "64-true", "16-mixed", "bf16-mixed", "bf16-true", "16-true", "transformer-engine"]
+"""Lightning's names of precisions."""
+
+
 @dataclass
 class TrainerOptions:
     """Where and how training runs; what is learnt does not depend on it beyond rounding.

@@ -125,6 +125,14 @@ class Run:
         else:
             self._progress.update(name, done, total, note)
 
+    def expect(self, steps: int, workers: int = 1) -> None:
+        """Say how many steps are to be done, and show from then on how many are and how long the rest may take."""
+        if steps:
+            noun = "step" if steps == 1 else "steps"
+            shared = f" in {workers} worker processes" if workers > 1 else ""
+            self.say(f"{steps} {noun} to do{shared}; --seeds 1 and fewer arms do less, --resume continues")
+        self._progress.expect(steps)
+
     def started(self, name: str) -> None:
         """Show that a step has begun, in a worker process."""
         self._progress.start(name)
@@ -378,7 +386,12 @@ class _Progress:
 
         self._console = Console(stderr=True, quiet=silent)
         self._bar: Any = None
+        self._expected = self._done = 0
+        self._began = time.monotonic()
         self._tasks: dict[str, Any] = {}
+
+    def expect(self, steps: int) -> None:
+        self._expected, self._done, self._began = steps, 0, time.monotonic()
 
     def start(self, name: str) -> None:
         log.info("%s: started", name)
@@ -402,7 +415,16 @@ class _Progress:
         log.info("%s: done", name)
         if name in self._tasks:
             self._bar.remove_task(self._tasks.pop(name))
-        self._console.print(f"[dim]{seconds:7.1f} s[/dim]  {name}", highlight=False)
+        self._done += 1
+        self._console.print(f"[dim]{seconds:7.1f} s[/dim]  {name}{self._outlook()}", highlight=False)
+
+    def _outlook(self) -> str:
+        """How many of the expected steps are done, and about how long the others take if they are like these."""
+        if self._done >= self._expected:
+            return ""
+        left = (time.monotonic() - self._began) / self._done * (self._expected - self._done)
+        rest = f"{left:.0f} s" if left < 90 else f"{left / 60:.0f} min"
+        return f"  [dim]({self._done} of {self._expected}, about {rest} left)[/dim]"
 
     def say(self, line: str) -> None:
         log.info("%s", line)

@@ -80,6 +80,7 @@ def do_steps(
     left = [[step for step in phase if not run.is_done(step.name)] for phase in planned]
     total = sum(map(len, left))
     processes = min(workers or free_cores(), max(map(len, left), default=0))
+    run.expect(total, processes)
     if total > 1 and processes > 1:
         _share(run, left, open_place, processes, threads)
     elif total:

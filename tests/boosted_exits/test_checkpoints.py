@@ -12,12 +12,11 @@ from torch import Tensor
 
 from tenfold.errors import UserError
 from tenfold.systems.boosted_exits.networks.msdnet import PUBLISHED_MSDNETS, MSDNet, published_msdnet
+from tenfold.systems.boosted_exits.networks.official_arguments import parse_official_arguments, read_official_arguments
 from tenfold.systems.boosted_exits.networks.official_checkpoints import (
     load_official,
     official_to_ours,
     ours_to_official,
-    parse_official_arguments,
-    read_official_arguments,
 )
 from tenfold.systems.boosted_exits.networks.official_files import (
     AnytimePoint,
@@ -395,6 +394,28 @@ def test_official_arguments_build_the_network(tmp_path: Path) -> None:
     torch.save({"lr": 0.1}, tmp_path / "args.pth")
     with pytest.raises(UserError, match="no arguments"):
         read_official_arguments(tmp_path / "args.pth")
+
+
+def test_settings_are_read_from_what_each_program_leaves(tmp_path: Path) -> None:
+    """RANet-pytorch prints its arguments into a file, BoostNet into its log; scripts hold them as they are typed."""
+    values = {key.replace("-", "_"): value for key, value in RANET_ARGUMENTS.items()}
+    printed = argparse.Namespace(**values, device=torch.device("cpu"))
+    (tmp_path / "args.txt").write_text(f"{printed}\n")
+    (tmp_path / "log.txt").write_text(f"2022-01-01 INFO running arguments: {printed}\nepoch 0\n")
+    typed = " ".join(
+        f"--{key} {'-'.join(map(str, value)) if isinstance(value, list) else value} \\\n"
+        for key, value in RANET_ARGUMENTS.items()
+    )
+    (tmp_path / "train.sh").write_text(f"#!/bin/bash\npython main.py --use-valid --data-root ${{here}}/x {typed}")
+    for name in ("args.txt", "log.txt", "train.sh"):
+        built = parse_official_arguments(read_official_arguments(tmp_path / name))
+        assert built.settings == parse_official_arguments(RANET_ARGUMENTS).settings
+    (tmp_path / "train.sh").write_text("python main.py --step $step")
+    with pytest.raises(UserError, match="through a variable"):
+        read_official_arguments(tmp_path / "train.sh")
+    (tmp_path / "args.txt").write_text("Namespace(step=__import__('os').abort())\n")
+    with pytest.raises(UserError, match="no arguments"):
+        read_official_arguments(tmp_path / "args.txt")
 
 
 @pytest.mark.parametrize(

@@ -334,6 +334,41 @@ def test_a_cut_that_could_not_lose_rows_is_refused(make):
     assert all(f"{method}: " in message for method in ("fx", "export", "sequential"))
 
 
+class _TakesOneDict(nn.Module):
+    """A network whose ``forward`` takes the batch whole, as many training loops have it."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, batch):
+        x = self.first(batch["a"]).relu() + batch["b"]
+        return {"logits": self.head(self.second(x).relu())}["logits"]
+
+
+@pytest.mark.parametrize("method", ["fx", "export", "hooks"])
+def test_a_network_that_takes_one_dict_gets_it_whole(method):
+    torch.manual_seed(0)
+    batch = {"a": torch.randn(5, 4), "b": torch.randn(5, 6)}
+    network = _TakesOneDict()
+    exits = attach_exits(network, ["first"], example=batch).eval()
+    torch.testing.assert_close(exits(batch)[-1], network(batch))
+    stages = cut(exits, batch, methods=[method])
+    one = {name: value[:1] for name, value in batch.items()}
+    torch.testing.assert_close(torch.stack(stages(one)), torch.stack(exits(one)))
+    with pytest.raises(UserError, match=r"_Pair.forward takes .*holds x"):
+        attach_exits(_Pair(), ["layer"], example={"x": torch.zeros(2, 4)})
+
+
+class _Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, left, right):
+        return self.layer(left + right)
+
+
 def test_unknown_methods_are_refused():
     exits = attach_exits(_Live(), ["first"], example=_tokens())
     with pytest.raises(UserError, match="onnx"):

@@ -105,6 +105,25 @@ def test_a_changed_stage_is_refused(case, tmp_path):
         OnnxStages(tmp_path / "stages")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"thresholds": [0.5]}, "one threshold"),
+        ({"thresholds": ["x"]}, "thresholds"),
+        ({"reweight": [float("nan")] * 3}, "numbers"),
+        ({"stages": []}, "stages"),
+        ({"stages": [{"file": "../stage1.onnx"}]}, "file"),
+        ({"format": "other"}, "format"),
+    ],
+)
+def test_a_damaged_or_hostile_manifest_is_one_line(case, tmp_path, change, message):
+    manifest = json.loads((case[3] / "stages" / "stages.json").read_text()) | change
+    (tmp_path / "stages.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=message) as error:
+        OnnxStages(tmp_path)
+    assert "\n" not in str(error.value)
+
+
 def test_an_export_does_not_overwrite_something_else(case, tmp_path):
     model, inputs, thresholds, _ = case
     (tmp_path / "mine").mkdir()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from tenfold.errors import UserError
 from tenfold.systems.boosted_exits.attach.attach_exits import attach_exits
 from tenfold.systems.boosted_exits.attach.cut import cut
 from tenfold.systems.boosted_exits.attach.cut_model import HookStopper
@@ -123,6 +124,15 @@ def test_empty_batch():
     outputs = EarlyExitRunner(model, thresholds)(inputs[:0])
     assert outputs.logits.shape == (0, 5)
     assert outputs.exits.shape == (0,)
+
+
+@pytest.mark.parametrize("thresholds", [[0.5, float("nan"), 0.5, 0.5], [0.5]])
+def test_thresholds_that_are_no_numbers_or_too_few_are_refused(thresholds):
+    model, inputs, _ = make("tensor state")
+    with pytest.raises(UserError, match="thresholds"):
+        EarlyExitRunner(model, thresholds)
+    with pytest.raises(UserError, match="thresholds"):
+        simulate(model, inputs, thresholds)
 
 
 def test_training_mode_is_refused():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tenfold.data.images import LabelledImages
-from tenfold.systems.condensation_audit.real_images import RealData, real_data
+from tenfold.systems.condensation_audit.data.real_data import RealData, real_data
 
 
 def _blobs(per_class: int = 12, classes: int = 3, size: int = 8, channels: int = 1, seed: int = 0) -> LabelledImages:

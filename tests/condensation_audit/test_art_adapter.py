@@ -6,8 +6,8 @@ import torch
 
 from tenfold.errors import UserError
 from tenfold.systems.condensation_audit import to_art
-from tenfold.systems.condensation_audit.networks import make_network, seeded_network
-from tenfold.systems.condensation_audit.sets import Preprocessing
+from tenfold.systems.condensation_audit.data.preprocessing import Preprocessing
+from tenfold.systems.condensation_audit.networks.factories import make_network, seeded_network
 
 SHAPE = (3, 8, 8)
 COLOUR = Preprocessing((0.4, 0.5, 0.3), (0.2, 0.3, 0.25), SHAPE)

@@ -13,19 +13,12 @@ from planted import clean_ensemble, digit_data, planted_ensemble
 from torch import nn
 
 from tenfold.errors import UserError
-from tenfold.systems.condensation_audit.attack_metrics import attack_success, measure_attack, name_effect
-from tenfold.systems.condensation_audit.condensing import condense
-from tenfold.systems.condensation_audit.doorping import (
-    Doorping,
-    find_key_neurons,
-    key_activations,
-    update_trigger,
-)
-from tenfold.systems.condensation_audit.naive_attack import NaiveAttack
-from tenfold.systems.condensation_audit.networks import make_network, seeded_network
-from tenfold.systems.condensation_audit.sets import Preprocessing
-from tenfold.systems.condensation_audit.triggers import (
-    Poisoner,
+from tenfold.systems.condensation_audit.attacks.doorping import Doorping
+from tenfold.systems.condensation_audit.attacks.naive_attack import NaiveAttack
+from tenfold.systems.condensation_audit.attacks.poisoning import Poisoner
+from tenfold.systems.condensation_audit.attacks.success import attack_success, measure_attack, name_effect
+from tenfold.systems.condensation_audit.attacks.trigger_update import find_key_neurons, key_activations, update_trigger
+from tenfold.systems.condensation_audit.attacks.triggers import (
     Trigger,
     image_trigger,
     patch_mask,
@@ -33,7 +26,10 @@ from tenfold.systems.condensation_audit.triggers import (
     read_trigger_description,
     white_patch,
 )
-from tenfold.systems.condensation_audit.zca import fit_zca
+from tenfold.systems.condensation_audit.condensers.condense import condense
+from tenfold.systems.condensation_audit.data.preprocessing import Preprocessing
+from tenfold.systems.condensation_audit.data.zca import fit_zca
+from tenfold.systems.condensation_audit.networks.factories import make_network, seeded_network
 
 GREY = Preprocessing((0.3,), (0.37,), (1, 8, 8))
 
@@ -364,9 +360,14 @@ def test_the_two_countings_are_tied_by_an_identity():
 
 def test_a_planted_backdoor_and_a_clean_control(data):
     outcome = measure_attack(
-        planted_ensemble(data), clean_ensemble(data), data.pixels, data.labels,
-        white_patch((1, 8, 8), 2, 5, 5), 4, data.preprocessing,
-    )  # fmt: skip
+        planted_ensemble(data),
+        clean_ensemble(data),
+        data.pixels,
+        data.labels,
+        white_patch((1, 8, 8), 2, 5, 5),
+        4,
+        data.preprocessing,
+    )
     assert min(outcome.asr) > 0.99 and outcome.asr == outcome.asr_valid and outcome.excess == 1
     assert max(outcome.control) <= 0.1 and outcome.effect > 0.9 and outcome.kind == "backdoor"
     assert np.mean(outcome.control_paper) == pytest.approx(0.1, abs=0.06), "a clean network scores about 1/classes"

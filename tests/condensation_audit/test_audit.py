@@ -11,26 +11,28 @@ from planted import LinearNet, clean_ensemble, digit_data, planted_ensemble
 from tenfold.data import digits
 from tenfold.errors import UserError
 from tenfold.report import write_report
-from tenfold.systems.condensation_audit import calibration as calibrations
-from tenfold.systems.condensation_audit.audit_report import EXIT_CODES, NOT_TESTED
-from tenfold.systems.condensation_audit.auditing import audit, audit_model
-from tenfold.systems.condensation_audit.calibrating import CalibrationPlan, calibrate
-from tenfold.systems.condensation_audit.calibration import (
+from tenfold.systems.condensation_audit.attacks.naive_attack import NaiveAttack
+from tenfold.systems.condensation_audit.attacks.success import binomial_interval, mcnemar
+from tenfold.systems.condensation_audit.attacks.triggers import white_patch
+from tenfold.systems.condensation_audit.auditing.audit import audit, audit_model
+from tenfold.systems.condensation_audit.auditing.calibrate import CalibrationPlan, calibrate
+from tenfold.systems.condensation_audit.auditing.confirmation import confirm, control_set
+from tenfold.systems.condensation_audit.auditing.page import to_results
+from tenfold.systems.condensation_audit.auditing.report import EXIT_CODES, NOT_TESTED
+from tenfold.systems.condensation_audit.condensers.condense import condense
+from tenfold.systems.condensation_audit.data.partition import halves
+from tenfold.systems.condensation_audit.defences import calibration as calibrations
+from tenfold.systems.condensation_audit.defences.calibration import (
     Calibration,
     VerdictCount,
     class_evidence,
     from_lines,
-    halves,
     load_calibration,
     parse_calibration,
     shipped_calibration,
 )
-from tenfold.systems.condensation_audit.condensing import condense
-from tenfold.systems.condensation_audit.confirmation import binomial_interval, confirm, control_set, mcnemar
-from tenfold.systems.condensation_audit.naive_attack import NaiveAttack
-from tenfold.systems.condensation_audit.patch_scan import Cell, provisional_evidence
-from tenfold.systems.condensation_audit.sets import TrainingRecipe
-from tenfold.systems.condensation_audit.triggers import white_patch
+from tenfold.systems.condensation_audit.defences.patch_scan import Cell, provisional_evidence
+from tenfold.systems.condensation_audit.sets.condensed_set import TrainingRecipe
 
 ARGUMENTS = {"width": 16, "depth": 2}
 RECIPE = TrainingRecipe("convnet", ARGUMENTS, epochs=60, learning_rate=0.05, batch_size=256)
@@ -79,15 +81,15 @@ def test_a_poisoned_set_is_found_explained_and_repaired(poisoned_report):
     repairs = {row.name: row for row in report.repairs}
     assert repairs["none"].success > 0.4 and len(repairs) >= 4
     assert report.attribution is not None and len(report.attribution.images) == 10
-    assert {row.name for row in report.defences} >= {"Neural Cleanse", "neuron stimulation", "STRIP"}
-    clusters = next(row for row in report.defences if row.name == "activation clustering of the set")
-    assert "not enough samples" in clusters.note and clusters.classes == []
+    assert {row.name for row in report.defences} >= {"neural cleanse", "neuron stimulation (ABS)", "STRIP"}
+    clusters = next(row for row in report.defences if row.name == "activation clustering")
+    assert "those of clean sets are flagged, too" in clusters.note
 
 
 def test_the_report_is_a_page_and_plain_json(poisoned_report, tmp_path):
     text = json.dumps(poisoned_report.to_dict(), allow_nan=False)
     assert all(line in text for line in NOT_TESTED) and "probability" not in poisoned_report.calibration
-    results = poisoned_report.to_results()
+    results = to_results(poisoned_report)
     assert not results.claims[0].holds and len(results.pictures) == 2
     write_report(results, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -129,15 +131,25 @@ def test_an_altered_set_is_told_by_its_accuracy(data, clean):
 def test_a_suspected_trigger_is_measured_beside_its_control(data, clean):
     attack = NaiveAttack(0.2, 4, 2, white_patch((1, 8, 8), 2, 3, 6))
     report = audit(
-        make(data, attack), clean, networks=1, published=False, repairs=False, suspected=(attack.trigger, 4),
+        make(data, attack),
+        clean,
+        networks=1,
+        published=False,
+        repairs=False,
+        suspected=(attack.trigger, 4),
         calibration=plain(),
-    )  # fmt: skip
+    )
     assert report.suspected.kind == "backdoor" and report.suspected.effect > 0.2
 
 
 def test_a_model_is_audited(data, clean):
-    planted = audit_model(planted_ensemble(data, networks=1).member(0), data.preprocessing, clean,
-                          factory=lambda: LinearNet(data), recipe=TrainingRecipe(epochs=1))  # fmt: skip
+    planted = audit_model(
+        planted_ensemble(data, networks=1).member(0),
+        data.preprocessing,
+        clean,
+        factory=lambda: LinearNet(data),
+        recipe=TrainingRecipe(epochs=1),
+    )
     assert planted.verdict == "backdoored" and planted.leading.confirmation.target == 4
     without = audit_model(planted_ensemble(data, networks=1).member(0), data.preprocessing, clean, published=False)
     assert without.verdict == "suspicious" and "there is no control" in without.reason
@@ -197,9 +209,14 @@ def test_what_does_not_fit_is_one_line(data, clean, change, message):
 
 def test_calibration_on_digits_goes_on_where_it_stopped(data, clean, tmp_path):
     plan = CalibrationPlan(
-        sets=10, poisoned=2, networks=1, images=60, method="random", arguments=ARGUMENTS,
+        sets=10,
+        poisoned=2,
+        networks=1,
+        images=60,
+        method="random",
+        arguments=ARGUMENTS,
         recipe=dataclasses.replace(RECIPE, epochs=3),
-    )  # fmt: skip
+    )
     counted = []
     whole = calibrate(data, clean, plan, kept=tmp_path / "a", progress=lambda done, of: counted.append((done, of)))
     assert counted[-1] == (12, 12) and len(whole.scores) == 10 and whole.false_alarms == 1 / 11
@@ -219,8 +236,9 @@ def test_thresholds_and_power_come_from_the_sets():
     lines = [{"scores": scores.tolist()} for scores in clean]
     for asr, target, scores in ((0.5, 2, attacked), (0.3, 2, clean[1]), (0.1, 2, attacked), (0.4, 1, attacked)):
         lines.append({"scores": scores.tolist(), "size": 2, "asr": asr, "target": target})
-    made = from_lines(lines, image_shape=(1, 8, 8), images_per_class=10.0, method="dm", networks=3,
-                      classes=tuple("abcd"), sizes=(2,))  # fmt: skip
+    made = from_lines(
+        lines, image_shape=(1, 8, 8), images_per_class=10.0, method="dm", networks=3, classes=tuple("abcd"), sizes=(2,)
+    )
     z = [((clean[k] - np.delete(clean, k, 0).mean(0)) / np.delete(clean, k, 0).std(0, ddof=1)).max() for k in range(15)]
     assert made.threshold == pytest.approx(max(z), rel=1e-4) and made.false_alarms == 1 / 16
     assert [dataclasses.astuple(power) for power in made.power] == [(2, 3, 1)]

@@ -7,12 +7,13 @@ from planted import digit_data
 
 from tenfold.cli import main
 from tenfold.errors import UserError
-from tenfold.systems.condensation_audit.audit_commands import audit, calibrate
-from tenfold.systems.condensation_audit.condensing import condense
-from tenfold.systems.condensation_audit.naive_attack import NaiveAttack
-from tenfold.systems.condensation_audit.set_files import save_set
-from tenfold.systems.condensation_audit.sets import TrainingRecipe
-from tenfold.systems.condensation_audit.triggers import white_patch
+from tenfold.systems.condensation_audit.attacks.naive_attack import NaiveAttack
+from tenfold.systems.condensation_audit.attacks.triggers import white_patch
+from tenfold.systems.condensation_audit.cli.auditing import audit, calibrate
+from tenfold.systems.condensation_audit.cli.options import CleanChoice, Condensing, DataChoice
+from tenfold.systems.condensation_audit.condensers.condense import condense
+from tenfold.systems.condensation_audit.sets.condensed_set import TrainingRecipe
+from tenfold.systems.condensation_audit.sets.files import save_set
 
 ARGUMENTS = {"width": 16, "depth": 2}
 RECIPE = TrainingRecipe("convnet", ARGUMENTS, epochs=60, learning_rate=0.05, batch_size=256)
@@ -30,7 +31,7 @@ def poisoned(tmp_path_factory):
 def test_the_verdict_is_the_exit_code(poisoned, tmp_path, capsys):
     out = tmp_path / "audit"
     with pytest.raises(SystemExit) as left:
-        audit(str(poisoned), data="digits", networks=2, published=False, repairs=False, out=str(out))
+        audit(str(poisoned), CleanChoice("digits"), networks=2, published=False, repairs=False, out=str(out))
     found = json.loads((out / "audit.json").read_text(encoding="utf-8"))
     assert left.value.code == found["exit_code"] == 11 and found["verdict"] == "backdoored"
     printed = capsys.readouterr().out
@@ -51,15 +52,19 @@ def test_wrong_input_is_one_line_and_writes_nothing(poisoned, tmp_path):
     model = tmp_path / "model"
     model.mkdir()
     (model / "model.json").write_text("{}", encoding="utf-8")
+    digits = CleanChoice("digits")
     wrong = [
         ({"subject": str(tmp_path / "none.cset")}, "none.cset"),
-        ({"subject": str(model), "data": "digits"}, "not a model's manifest"),
-        ({"subject": str(poisoned), "data": "digits", "validation": 1}, "at least 2"),
-        ({"subject": str(poisoned), "data": "digits", "calibration": str(tmp_path / "none")}, "cannot read"),
+        ({"subject": str(model), "clean": digits}, "not a model's manifest"),
+        ({"subject": str(poisoned), "clean": CleanChoice("digits", validation=1)}, "at least 2"),
+        (
+            {"subject": str(poisoned), "clean": digits, "calibration": str(tmp_path / "none")},
+            "cannot read",
+        ),
     ]
     for arguments, message in wrong:
         with pytest.raises(UserError, match=message):
-            audit(**arguments, out=out)
+            audit(**({"clean": CleanChoice()} | arguments), out=out)
     assert not (tmp_path / "audit").exists()
     with pytest.raises(UserError, match="no training recipe"):
-        calibrate(str(tmp_path / "c.json"), recipe={"epoch": 3})
+        calibrate(DataChoice(), Condensing(recipe={"epoch": 3}), out=str(tmp_path / "c.json"))

@@ -8,46 +8,57 @@ from torch import nn
 from torch.nn import functional
 
 from tenfold.errors import UserError
-from tenfold.systems.condensation_audit.condensing import METHODS, condense
-from tenfold.systems.condensation_audit.coresets import herding, k_center
-from tenfold.systems.condensation_audit.dataset_distillation import DatasetDistillation, DatasetDistillationSettings
-from tenfold.systems.condensation_audit.distribution_matching import (
+from tenfold.systems.condensation_audit.condensers.condense import METHODS, condense
+from tenfold.systems.condensation_audit.condensers.dataset_distillation import (
+    DatasetDistillation,
+    DatasetDistillationSettings,
+)
+from tenfold.systems.condensation_audit.condensers.distribution_matching import (
     DistributionMatching,
     DistributionMatchingSettings,
     class_means,
     mean_difference,
 )
-from tenfold.systems.condensation_audit.experts import (
+from tenfold.systems.condensation_audit.condensers.experts import (
     ExpertSettings,
     flat_parameters,
     from_replay_buffer,
     train_experts,
     unflatten,
 )
-from tenfold.systems.condensation_audit.gradient_matching import (
+from tenfold.systems.condensation_audit.condensers.gradient_matching import (
     GradientMatching,
     GradientMatchingSettings,
     class_gradients,
     gradient_distance,
     outer_and_inner,
 )
-from tenfold.systems.condensation_audit.networks import factory_of, seeded_network
-from tenfold.systems.condensation_audit.real_images import real_data
-from tenfold.systems.condensation_audit.trajectory_matching import (
+from tenfold.systems.condensation_audit.condensers.selections import herding, k_center
+from tenfold.systems.condensation_audit.condensers.trajectory_matching import (
     TrajectoryMatching,
     TrajectoryMatchingSettings,
     trajectory_loss,
 )
+from tenfold.systems.condensation_audit.data.real_data import real_data
+from tenfold.systems.condensation_audit.networks.factories import factory_of, seeded_network
 
 SMALL = {"width": 4, "depth": 2}
 FAST = {
     "dc": {"iterations": 3, "outer": 2, "inner": 2, "real_batch": 8},
     "dsa": {"iterations": 3, "outer": 2, "inner": 2, "real_batch": 8},
     "dm": {"iterations": 4, "real_batch": 8},
-    "mtt": {"iterations": 3, "steps": 3, "expert_epochs": 1, "max_start": 2, "experts": 2, "expert_length": 3,
-            "expert_batch": 12, "image_rate": 10.0},
+    "mtt": {
+        "iterations": 3,
+        "steps": 3,
+        "expert_epochs": 1,
+        "max_start": 2,
+        "experts": 2,
+        "expert_length": 3,
+        "expert_batch": 12,
+        "image_rate": 10.0,
+    },
     "dd": {"iterations": 3, "steps": 2, "epochs": 2, "batch_size": 16},
-}  # fmt: skip
+}
 
 
 def small_factory(norm="instance", **more):
@@ -115,8 +126,13 @@ def test_gradient_matching_of_the_real_batch_itself_is_zero(data):  # trap 10
 
 def test_schedule_of_the_published_table():
     assert [outer_and_inner(n) for n in (1, 10, 20, 30, 40, 50)] == [
-        (1, 1), (10, 50), (20, 25), (30, 20), (40, 15), (50, 10)
-    ]  # fmt: skip
+        (1, 1),
+        (10, 50),
+        (20, 25),
+        (30, 20),
+        (40, 15),
+        (50, 10),
+    ]
     assert outer_and_inner(5) == (5, 100)
 
 

@@ -9,16 +9,16 @@ from planted import LinearNet, SmoothRule, clean_ensemble, digit_data, planted_e
 from torch import nn
 
 from tenfold.errors import UserError
-from tenfold.systems.condensation_audit.attack_metrics import attack_success
-from tenfold.systems.condensation_audit.ensembles import Ensemble
-from tenfold.systems.condensation_audit.feature_clusters import activation_clustering
-from tenfold.systems.condensation_audit.feature_spectra import spectral_signatures
-from tenfold.systems.condensation_audit.fine_pruning import fine_prune, fine_tune
-from tenfold.systems.condensation_audit.input_blending import blend_entropies, strip
-from tenfold.systems.condensation_audit.mask_inversion import neural_cleanse, small_norm_anomalies
-from tenfold.systems.condensation_audit.neuron_stimulation import stimulate_neurons
-from tenfold.systems.condensation_audit.range_guard import RangeGuard, check_range
-from tenfold.systems.condensation_audit.triggers import patch_mask, white_patch
+from tenfold.systems.condensation_audit.attacks.success import attack_success
+from tenfold.systems.condensation_audit.attacks.triggers import patch_mask, white_patch
+from tenfold.systems.condensation_audit.defences.activation_clustering import activation_clustering
+from tenfold.systems.condensation_audit.defences.fine_pruning import fine_prune, fine_tune
+from tenfold.systems.condensation_audit.defences.neural_cleanse import neural_cleanse, small_norm_anomalies
+from tenfold.systems.condensation_audit.defences.neuron_stimulation import stimulate_neurons
+from tenfold.systems.condensation_audit.defences.range_guard import RangeGuard, check_range
+from tenfold.systems.condensation_audit.defences.spectral_signatures import spectral_signatures
+from tenfold.systems.condensation_audit.defences.strip import blend_entropies, strip
+from tenfold.systems.condensation_audit.training.ensembles import Ensemble
 
 
 @pytest.fixture(scope="module")

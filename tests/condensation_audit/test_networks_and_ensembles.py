@@ -6,23 +6,19 @@ import pytest
 import torch
 
 from tenfold.errors import UserError
-from tenfold.systems.condensation_audit.augmentation import (
+from tenfold.systems.condensation_audit.data.preprocessing import Preprocessing
+from tenfold.systems.condensation_audit.data.zca import fit_zca
+from tenfold.systems.condensation_audit.networks.factories import factory_of, make_network, penultimate, seeded_network
+from tenfold.systems.condensation_audit.networks.halving_pool import HalvingPool
+from tenfold.systems.condensation_audit.networks.small_networks import NETWORKS
+from tenfold.systems.condensation_audit.sets.condensed_set import TrainingRecipe
+from tenfold.systems.condensation_audit.training.ensembles import train_together
+from tenfold.systems.condensation_audit.training.siamese_augmentation import (
     FULL_STRATEGY,
     Draw,
     apply_augmentation,
     draw_augmentation,
 )
-from tenfold.systems.condensation_audit.ensembles import train_together
-from tenfold.systems.condensation_audit.networks import (
-    NETWORKS,
-    HalvingPool,
-    factory_of,
-    make_network,
-    penultimate,
-    seeded_network,
-)
-from tenfold.systems.condensation_audit.sets import Preprocessing, TrainingRecipe
-from tenfold.systems.condensation_audit.zca import fit_zca
 
 
 def test_official_parameter_names():

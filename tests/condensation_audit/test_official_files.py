@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from tenfold.errors import UserError
 from tenfold.systems.condensation_audit import fit_zca, make_network
-from tenfold.systems.condensation_audit.official_files import read_official
-from tenfold.systems.condensation_audit.official_weights import read_network, read_replay_buffer, read_trigger
-from tenfold.systems.condensation_audit.sets import Preprocessing
+from tenfold.systems.condensation_audit.data.preprocessing import Preprocessing
+from tenfold.systems.condensation_audit.official.read import read_official
+from tenfold.systems.condensation_audit.official.weights import read_network, read_replay_buffer, read_trigger
 
 FASHION = Preprocessing((0.2861,), (0.3530,), (1, 32, 32))
 
@@ -277,7 +277,7 @@ def test_arrays_of_kip(tmp_path, monkeypatch):
     refused("should be", tmp_path / "kip.npz", **options)
     bomb = np.zeros((1, 2**10, 2**10, 3))
     np.savez_compressed(tmp_path / "kip.npz", images=bomb, labels=labels[:1])
-    monkeypatch.setattr("tenfold.systems.condensation_audit.official_contents.LARGEST_ARRAYS", 10**6)
+    monkeypatch.setattr("tenfold.systems.condensation_audit.official.layouts.LARGEST_ARRAYS", 10**6)
     refused("would take 25,1", tmp_path / "kip.npz", **options)
     np.savez(tmp_path / "kip.npz", images=pixels)
     refused("does not hold the arrays", tmp_path / "kip.npz", **options)

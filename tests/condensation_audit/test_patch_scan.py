@@ -7,19 +7,19 @@ from planted import clean_ensemble, digit_data, planted_ensemble, prototype_data
 
 from tenfold.data import images_from_arrays
 from tenfold.errors import UserError
-from tenfold.systems.condensation_audit.ensembles import Ensemble
-from tenfold.systems.condensation_audit.networks import factory_of, seeded_network
-from tenfold.systems.condensation_audit.patch_scan import (
+from tenfold.systems.condensation_audit.data.partition import spread_rows
+from tenfold.systems.condensation_audit.data.preprocessing import Preprocessing
+from tenfold.systems.condensation_audit.data.real_data import real_data
+from tenfold.systems.condensation_audit.defences.patch_scan import (
     anomaly_index,
     default_colours,
     default_sizes,
     default_stride,
     quick_copy,
     scan_patches,
-    spread_rows,
 )
-from tenfold.systems.condensation_audit.real_images import real_data
-from tenfold.systems.condensation_audit.sets import Preprocessing
+from tenfold.systems.condensation_audit.networks.factories import factory_of, seeded_network
+from tenfold.systems.condensation_audit.training.ensembles import Ensemble
 
 
 @pytest.fixture(scope="module")

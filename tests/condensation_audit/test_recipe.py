@@ -15,10 +15,10 @@ from PIL import Image
 
 from tenfold import load_results
 from tenfold.cli import main
-from tenfold.systems.condensation_audit import redteam
-from tenfold.systems.condensation_audit.arms import network_of
-from tenfold.systems.condensation_audit.data import load_data
-from tenfold.systems.condensation_audit.settings import ABLATIONS, PRESETS, check, settings_of
+from tenfold.systems.condensation_audit.data.load import load_data
+from tenfold.systems.condensation_audit.experiment import attack_arms
+from tenfold.systems.condensation_audit.experiment.set_arms import network_of
+from tenfold.systems.condensation_audit.experiment.settings import ABLATIONS, PRESETS, check, settings_of
 
 FAST = [
     *("--seeds", "1", "--images_per_class", "[2]", "--methods", "[random, dm]", "--training.epochs", "20"),
@@ -116,8 +116,8 @@ def test_verbs_make_sets_and_mark_poisoned_ones(tmp_path, capsys):
     settings = ["--settings", '{"iterations": 5, "real_batch": 16}', "--networks", "1", "--recipe", '{"epochs": 5}']
     small = ["--arguments", '{"width": 4, "depth": 2}', "--images_per_class", "2", *settings]
     clean, poisoned = str(tmp_path / "clean.cset"), str(tmp_path / "poisoned.cset")
-    assert main(["condensation-audit", "condense", clean, *small]) == 0
-    assert main(["condensation-audit", "redteam", poisoned, "--portion", "0.1", *small]) == 0
+    assert main(["condensation-audit", "condense", "--out", clean, *small]) == 0
+    assert main(["condensation-audit", "redteam", "--out", poisoned, "--portion", "0.1", *small]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["poisoned"] is True
     assert main(["condensation-audit", "quality", clean, "--networks", '{"mlp": {}}', "--seeds", "1"]) == 0
     assert "mlp" in json.loads(capsys.readouterr().out)
@@ -131,10 +131,10 @@ def test_every_ablation_changes_what_it_says(axis, monkeypatch):
     config = replace(tiny, held_out=20, attack=replace(tiny.attack, ablations={axis: []}))
     data = load_data(config.data)
     asked = []
-    monkeypatch.setattr(redteam, "attack_set", lambda *arguments, **changes: asked.append(changes) or {})
-    for what in redteam.ablations_of(config):
-        redteam.ablate_one(config, data, network_of(config, data), *what, folder=None, run=None, step="")
-    assert {str(value) for _, value, _ in redteam.ablations_of(config)} == set(map(str, ABLATIONS[axis]))
+    monkeypatch.setattr(attack_arms, "attack_set", lambda *arguments, **changes: asked.append(changes) or {})
+    for what in attack_arms.ablations_of(config):
+        attack_arms.ablate_one(config, data, network_of(config, data), *what, folder=None, run=None, step="")
+    assert {str(value) for _, value, _ in attack_arms.ablations_of(config)} == set(map(str, ABLATIONS[axis]))
     assert sum(changes == {} for changes in asked) == (1 if axis == "trigger" else 0)  # white is the trigger anyway
 
 

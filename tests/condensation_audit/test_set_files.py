@@ -17,9 +17,9 @@ from sets_for_tests import make_set, same_set
 
 from tenfold.errors import UserError
 from tenfold.systems.condensation_audit import TrainingRecipe
-from tenfold.systems.condensation_audit.set_files import load_set, save_set, verify_set
-from tenfold.systems.condensation_audit.set_manifest import seal
-from tenfold.systems.condensation_audit.strict_files import canonical_json, is_plain_name, read_safetensors
+from tenfold.systems.condensation_audit.sets.files import load_set, save_set, verify_set
+from tenfold.systems.condensation_audit.sets.manifest import seal
+from tenfold.systems.condensation_audit.sets.strict_reading import canonical_json, is_plain_name, read_safetensors
 
 FORMS = ("set.cset", "set.safetensors")
 

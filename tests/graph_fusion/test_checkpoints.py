@@ -1,4 +1,4 @@
-"""Others' trained encoders: names, shapes and orders (spec 4), checked by the published formulas."""
+"""Others' trained encoders: names, shapes and orders, checked by the published formulas."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from graph_for_tests import small_graph
 
 from tenfold.errors import UserError
-from tenfold.systems.graph_fusion.checkpoints import import_checkpoint
+from tenfold.systems.graph_fusion.encoders.official_checkpoints import import_checkpoint
 
 GRAPH = small_graph()
 N, R, D = GRAPH.num_entities, GRAPH.num_relations, 4
@@ -88,7 +88,7 @@ def test_libkge(tmp_path, name, reciprocal):
 
 def test_pykeen_models_score_as_before(tmp_path):
     pytest.importorskip("pykeen")
-    from tenfold.systems.graph_fusion.pykeen_adapter import PyKEENScorer, make_pykeen_model
+    from tenfold.systems.graph_fusion.encoders.pykeen_scorer import PyKEENScorer, make_pykeen_model
 
     for name in ("DistMult", "TransE", "ComplEx"):
         model = make_pykeen_model(

@@ -1,4 +1,4 @@
-"""Every layout, and everything that can be wrong with a file (spec 5 and 9.3)."""
+"""Every layout, and everything that can be wrong with a file."""
 
 import gzip
 import json
@@ -10,8 +10,8 @@ import torch
 
 from tenfold.errors import UserError
 from tenfold.systems.graph_fusion import drop_unseen, induced_subset, leakage, load_graph, sparsify
-from tenfold.systems.graph_fusion.files import detect_order
-from tenfold.systems.graph_fusion.texts import entity_text_of_id, freebase_relation_text, relation_text_of_id
+from tenfold.systems.graph_fusion.graph.tables import detect_order
+from tenfold.systems.graph_fusion.graph.texts import entity_text_of_id, freebase_relation_text, relation_text_of_id
 
 TRIPLES = [(f"n{h}", f"rel{r}", f"n{(h + r + 1) % 12}") for h in range(12) for r in range(2)]
 
@@ -71,7 +71,7 @@ def test_a_missing_last_newline_and_a_byte_order_mark(tmp_path):
 
 
 def test_ids_stay_text(tmp_path):
-    """WN18RR's leading zeros; NA and null are names (trap 5)."""
+    """WN18RR's leading zeros; NA and null are names."""
     triples = [("00260881", "r", "NA"), ("NA", "r", "null"), ("null", "r", "1e5"), ("1e5", "r", "00260881"),
                ("00260881", "r", "null"), ("NA", "r", "1e5"), ("null", "r", "00260881"),
                ("1e5", "r", "NA")]  # fmt: skip

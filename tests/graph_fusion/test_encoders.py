@@ -1,4 +1,4 @@
-"""The contract holds for every encoder; scores are those of the formulas (spec 2.3, 2.4, 9.3)."""
+"""The contract holds for every encoder; scores are those of the formulas."""
 
 import math
 import warnings
@@ -89,7 +89,7 @@ def test_hake_is_the_official_formula():
 
 
 def test_conve_lays_out_pictures_as_asked():
-    from tenfold.systems.graph_fusion.structure import ConvTower
+    from tenfold.systems.graph_fusion.encoders.conve import ConvTower
 
     heads, relations = torch.arange(16.0)[None], 100 + torch.arange(16.0)[None]
     seen = {}
@@ -134,7 +134,7 @@ def test_hash_text_reads_what_it_has_never_seen():
 
 
 def test_neighbour_names_never_show_the_answer(checkpoint):
-    """Neighbours come from the training split, and while training without the query's answers (spec 9.2, trap 6)."""
+    """Neighbours come from the training split, and while training without the query's answers."""
     encoder = build_encoder("bi-encoder", GRAPH, {"checkpoint": checkpoint, "neighbour_names": True})
     h, r, t = GRAPH.train[0].tolist()
     train = {(a, b) for a, _, b in GRAPH.train.tolist()} | {(b, a) for a, _, b in GRAPH.train.tolist()}
@@ -151,7 +151,7 @@ def test_neighbour_names_never_show_the_answer(checkpoint):
 @pytest.mark.parametrize("model", ["DistMult", "RotatE", "TransE", "ConvE"])
 @pytest.mark.parametrize("inverse", [True, False])
 def test_pykeen_models_answer_as_pykeen_does(model, inverse):
-    """Our r + R is PyKEEN's 2r + 1; head queries are its predict_h (trap 3)."""
+    """Our r + R is PyKEEN's 2r + 1; head queries are its predict_h."""
     pytest.importorskip("pykeen")
     if model == "ConvE" and not inverse:
         pytest.skip("ConvE needs inverse relations")

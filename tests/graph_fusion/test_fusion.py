@@ -1,4 +1,4 @@
-"""The schedule: what is frozen stays, controls are what they say, killed fusions resume (spec 2.7 to 2.9, 9)."""
+"""The schedule: what is frozen stays, controls are what they say, killed fusions resume."""
 
 import shutil
 
@@ -10,8 +10,8 @@ from graph_for_tests import not_a_number, plain, small_graph, wrong_shape
 from tenfold.errors import UserError
 from tenfold.systems.graph_fusion import (
     Fusion,
-    FusionOptions,
     Learning,
+    Schedule,
     build_encoder,
     densify,
     fit_ensemble,
@@ -20,17 +20,27 @@ from tenfold.systems.graph_fusion import (
     sample_unobserved,
     with_inverses,
 )
-from tenfold.systems.graph_fusion.batches import QueryBatches
-from tenfold.systems.graph_fusion.calibration import ConfidenceCurve
-from tenfold.systems.graph_fusion.densification import candidates_of, precision_curve
-from tenfold.systems.graph_fusion.objectives import SIDES, Exchange, MutualObjective, Pair, PhaseObjective
-from tenfold.systems.graph_fusion.queries import plausible_weights
-from tenfold.systems.graph_fusion.teachers import read_teacher, write_teacher
+from tenfold.systems.graph_fusion.experiment.from_settings import schedule_of
+from tenfold.systems.graph_fusion.experiment.settings import FusionOptions
+from tenfold.systems.graph_fusion.fusion.batches import QueryBatches
+from tenfold.systems.graph_fusion.fusion.densification import candidates_of, precision_curve
+from tenfold.systems.graph_fusion.fusion.objectives import SIDES, Exchange, MutualObjective, Pair, PhaseObjective
+from tenfold.systems.graph_fusion.fusion.teachers import read_teacher, write_teacher
+from tenfold.systems.graph_fusion.graph.unobserved_queries import plausible_weights
+from tenfold.systems.graph_fusion.ranking.calibration import ConfidenceCurve
 from tenfold.training import TrainerOptions
 
 GRAPH = small_graph()
-OPTIONS = {"batch_size": 16, "warm_epochs": 2, "mutual_epochs": 2, "patience": 2, "rounds": 2, "phase_epochs": 2,
-           "threshold": 0.0, "top_k": 8}  # fmt: skip
+OPTIONS = {
+    "batch_size": 16,
+    "warm_epochs": 2,
+    "mutual_epochs": 2,
+    "patience": 2,
+    "rounds": 2,
+    "phase_epochs": 2,
+    "threshold": 0.0,
+    "top_k": 8,
+}
 QUIET = TrainerOptions(loggers=[])
 
 
@@ -41,7 +51,7 @@ def fusion(folder, graph=GRAPH, structure="conve", seed=0, **changes):
         graph,
         build_encoder(structure, graph, arguments),
         build_encoder("hash-text", graph, {"dim": 16}),
-        options=FusionOptions(**{**OPTIONS, **changes}),
+        schedule=schedule_of(FusionOptions(**{**OPTIONS, **changes})),
         seed=seed,
         folder=folder,
         trainer=QUIET,
@@ -82,7 +92,7 @@ def test_one_seed_gives_one_result(tmp_path, unbroken_fusions):
 
 
 def test_without_any_exchange_the_encoders_learn_alone(tmp_path, unbroken_fusions):
-    """mu = nu = lam = 0 gives the weights of training alone, bit for bit (trap 7)."""
+    """mu = nu = lam = 0 gives the weights of training alone, bit for bit."""
     off = {"lam": 0.0, "mu_e": 0.0, "mu_m": 0.0, "nu": 0.0, "share": 0.0}
     together = whole(fusion(tmp_path / "off", **off))
     # The same with other unobserved queries, teachers and partner: nothing of them may reach the learner.
@@ -137,15 +147,16 @@ class Killed(Exception):
     [("mutual-1", "conve"), ("round-1/e-step", "conve"), ("between", "conve"), ("round-2/m-step", "compgcn")],
 )
 def test_a_killed_fusion_resumes_to_the_same_numbers(tmp_path, unbroken_fusions, where, structure):
-    """In any phase, EM included: models, optimizer, queries, teacher files, best weights (9.4, trap 4)."""
+    """In any phase, EM included: models, optimizer, queries, teacher files, best weights (9.4)."""
     unbroken = unbroken_fusions[structure]
 
-    def kill(name, epoch, epochs, note):
+    def kill(epoch, epochs, note):
+        name = note.split(":")[0]
         if (name, epoch) == (where, 2) or (where == "between" and name == "round-1/e-step" and epoch == epochs):
             raise Killed
 
     broken = fusion(tmp_path / "broken", structure=structure)
-    broken.progress = kill
+    broken.on_progress = kill
     with pytest.raises(Killed):
         whole(broken)
     resumed = whole(fusion(tmp_path / "broken", structure=structure))
@@ -242,7 +253,7 @@ def test_teacher_files_hold_the_distribution_without_known_answers(tmp_path):
 
 
 def test_a_structure_teacher_does_not_judge_what_it_never_saw(tmp_path):
-    """Queries of unseen entities get weight 0, unseen candidates no probability (9.4, trap 7)."""
+    """Queries of unseen entities get weight 0, unseen candidates no probability (9.4)."""
     graph = small_graph(unseen=2)
     known, seen = graph.known("train"), graph.seen()
     queries = sample_unobserved(graph, known, seed=0, extra=torch.tensor([[24, 0]]))
@@ -288,12 +299,14 @@ def test_densification_by_hand(tmp_path):
 
 
 def test_held_out_facts_do_not_decide_what_is_injected(tmp_path):
-    """Neither validation nor test triples enter the acceptance rule; they may be predicted (9.2, trap 5)."""
+    """Neither validation nor test triples enter the acceptance rule; they may be predicted (9.2)."""
     from dataclasses import replace
 
     _, _, _, file = teacher_file(tmp_path)
     other = replace(GRAPH, valid=GRAPH.test, test=GRAPH.valid)
-    assert FusionOptions().gate == "threshold"  # the other gate looks at validation facts, and says so on all results
+    assert (
+        Schedule().injection.gate == "threshold"
+    )  # the other gate looks at validation facts, and says so on all results
     first, second = (densify(file, graph, threshold=0.0) for graph in (GRAPH, other))
     assert torch.equal(first.triples, second.triples)
 
@@ -340,13 +353,13 @@ def test_an_ensemble_of_one_encoder_is_that_encoder():
 
 def test_fuse_encoders_serves_a_users_own(tmp_path):
     torch.manual_seed(0)
-    options = FusionOptions(**{**OPTIONS, "rounds": 1})
+    schedule = schedule_of(FusionOptions(**{**OPTIONS, "rounds": 1}))
     result = fuse_encoders(
         plain(GRAPH),
         build_encoder("hash-text", GRAPH, {"dim": 8}),
         GRAPH,
         folder=tmp_path,
-        options=options,
+        schedule=schedule,
         trainer=QUIET,
     )
     answers = result.student("structure").predict("e003", "r1", k=3)

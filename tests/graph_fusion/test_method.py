@@ -1,4 +1,4 @@
-"""Identities of the losses (spec 9.1)."""
+"""Identities of the losses."""
 
 import itertools
 import math
@@ -9,7 +9,7 @@ from graph_for_tests import batch_of
 
 from tenfold.losses import distillation_kl
 from tenfold.systems.graph_fusion import bucket_kl, evidence_lower_bound, full_scores_loss, kl_parts, mutual_loss
-from tenfold.systems.graph_fusion.batches import UnobservedBatch
+from tenfold.systems.graph_fusion.graph.query_batch import UnobservedBatch
 
 
 def logits(*shape, seed=0, dtype=torch.float64):
@@ -118,7 +118,7 @@ def test_a_probability_of_zero_gives_finite_gradients():
 
 
 def test_em_never_lowers_the_bound_nor_the_likelihood():
-    """Tabular posterior, log-linear model with weights shared by observed and unobserved queries (trap 6)."""
+    """Tabular posterior, log-linear model with weights shared by observed and unobserved queries."""
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(6, 4, 5, generator=generator, dtype=torch.float64)  # 6 queries, 4 entities
     observed = torch.tensor([[0, 1], [1, 2], [2, 0], [3, 3]])
@@ -162,7 +162,7 @@ def test_the_gap_is_the_divergence_for_any_posterior():
     assert gap > 0
 
 
-def test_the_supervised_loss_is_that_of_the_spec():
+def test_the_supervised_loss_is_its_formula():
     scores, batch = logits(2, 5), batch_of([[0, 3], [1]])
     targets = torch.full((2, 5), 0.1 / 5, dtype=torch.float64)
     targets[0, [0, 3]] += 0.9 / 2
@@ -182,7 +182,7 @@ def test_an_injected_answer_of_weight_zero_changes_nothing(kind):
 
 
 def test_a_teacher_trained_with_binary_losses_is_read_by_its_logits():
-    """Softmax of sigmoids would be nearly uniform (trap 5)."""
+    """Softmax of sigmoids would be nearly uniform."""
     scores = torch.full((1, 1000), -6.0)
     scores[0, 3] = 6.0
     entropy = -(scores.softmax(1) * scores.log_softmax(1)).sum()

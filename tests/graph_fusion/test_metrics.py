@@ -1,4 +1,4 @@
-"""Ranks: known answers, ties, filters, PyKEEN's numbers (spec 9.2)."""
+"""Ranks: known answers, ties, filters, PyKEEN's numbers."""
 
 import pytest
 import torch
@@ -15,8 +15,8 @@ from tenfold.systems.graph_fusion import (
     summarise_ranks,
     with_inverses,
 )
-from tenfold.systems.graph_fusion.metrics import agreement
-from tenfold.systems.graph_fusion.scorers import FrozenScores
+from tenfold.systems.graph_fusion.encoders.query_scorer import FrozenScores
+from tenfold.systems.graph_fusion.ranking.ranks import agreement
 
 
 def table(rows, relations=1):
@@ -142,7 +142,7 @@ def test_the_same_metrics_as_pykeen():
     from pykeen.evaluation import RankBasedEvaluator
     from pykeen.models import DistMult
 
-    from tenfold.systems.graph_fusion.pykeen_adapter import PyKEENScorer, import_pykeen
+    from tenfold.systems.graph_fusion.encoders.pykeen_scorer import PyKEENScorer, import_pykeen
 
     graph = small_graph()
     factory, _ = import_pykeen()

@@ -1,4 +1,4 @@
-"""Two processes give the numbers of one, through the whole schedule (spec 2.11, 9.4)."""
+"""Two processes give the numbers of one, through the whole schedule."""
 
 import json
 import os
@@ -11,15 +11,17 @@ import torch
 from fuse_on_ranks import fuse
 from graph_for_tests import Plain, batch_of, small_graph
 
-from tenfold.systems.graph_fusion.sampled_losses import PreviousVectors, in_batch_loss
+from tenfold.systems.graph_fusion.encoders.previous_vectors import PreviousVectors
+from tenfold.systems.graph_fusion.fusion.sampled_losses import in_batch_loss
 
 SHARED = Path(__file__).parents[1] / "shared"
+PATH = os.pathsep.join([str(SHARED), os.environ.get("PYTHONPATH", "")])
 
 
 def test_a_fusion_on_two_processes_is_that_on_one(tmp_path):
     """Losses, M2L, EM rounds, teachers, densification and ranks; weighted edges and batch normalization, too."""
     command = [sys.executable, str(SHARED / "fuse_on_ranks.py"), str(tmp_path / "two"), "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SHARED)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PATH}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     one = fuse(tmp_path / "one", 1)
     output, errors = process.communicate(timeout=1200)
@@ -41,8 +43,9 @@ IN_BATCH = """
 import sys, torch, torch.distributed as dist
 from fuse_on_ranks import fuse
 from graph_for_tests import Plain, batch_of, small_graph
-from tenfold.systems.graph_fusion.batches import QueryBatch
-from tenfold.systems.graph_fusion.sampled_losses import PreviousVectors, in_batch_loss
+from tenfold.systems.graph_fusion.graph.query_batch import QueryBatch
+from tenfold.systems.graph_fusion.encoders.previous_vectors import PreviousVectors
+from tenfold.systems.graph_fusion.fusion.sampled_losses import in_batch_loss
 
 graph = small_graph()
 torch.manual_seed(0)
@@ -72,7 +75,7 @@ def test_in_batch_negatives_come_from_all_processes(tmp_path):
     """Averaged gradients are those of one process with the whole batch; so are the vectors kept for later batches."""
     (tmp_path / "worker.py").write_text(IN_BATCH)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SHARED)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PATH}
     done = subprocess.run(
         [*command, str(tmp_path / "worker.py")], capture_output=True, text=True, env=environment, check=False
     )

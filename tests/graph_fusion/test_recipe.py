@@ -1,4 +1,4 @@
-"""The experiment end to end: a whole run, killed and resumed, its commands, and bad input (spec 9; issue)."""
+"""The experiment end to end: a whole run, killed and resumed, its commands, and bad input."""
 
 import json
 import os
@@ -15,19 +15,31 @@ from graph_for_tests import small_graph
 from tenfold import load_results
 from tenfold.cli import main
 from tenfold.errors import UserError
-from tenfold.systems.graph_fusion.objectives import warm_schedule
-from tenfold.systems.graph_fusion.recipe import choose_student, make_encoder
-from tenfold.systems.graph_fusion.settings import PRESETS, Config, arms_of
+from tenfold.systems.graph_fusion.experiment.delivery import choose_student
+from tenfold.systems.graph_fusion.experiment.from_settings import make_encoder
+from tenfold.systems.graph_fusion.experiment.settings import PRESETS, Config, arms_of
+from tenfold.systems.graph_fusion.fusion.objectives import warm_schedule
 
 SHARED = Path(__file__).parents[1] / "shared"
-FAST = ["--seeds", "1", "--arms", "[m2l]",
-        "--structure.arguments", "{dim: 16, channels: 4, normalize: false}",
-        "--text.arguments", "{dim: 16}", "--fusion.warm_epochs", "6", "--fusion.mutual_epochs", "2",
-        "--fusion.rounds", "1", "--fusion.phase_epochs", "2", "--fusion.threshold", "0.1"]  # fmt: skip
+FAST = {
+    "seeds": 1,
+    "arms": "[m2l]",
+    "structure.arguments": "{dim: 16, channels: 4, normalize: false}",
+    "text.arguments": "{dim: 16}",
+    "fusion.warm_epochs": 6,
+    "fusion.mutual_epochs": 2,
+    "fusion.rounds": 1,
+    "fusion.phase_epochs": 2,
+    "fusion.threshold": 0.1,
+}
+
+
+def with_shared():
+    return os.pathsep.join([str(SHARED), os.environ.get("PYTHONPATH", "")])
 
 
 def start(folder, *arguments):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SHARED)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": with_shared()}
     command = [
         sys.executable,
         "-m",
@@ -37,7 +49,7 @@ def start(folder, *arguments):
         "--out",
         str(folder),
         "--quiet",
-        *FAST,
+        *(f"--{name}={value}" for name, value in FAST.items()),
         *arguments,
     ]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -1,4 +1,4 @@
-"""Tiles and shards give the numbers of the plain computation (spec 2.11, 9.4)."""
+"""Tiles and shards give the numbers of the plain computation."""
 
 import os
 import subprocess
@@ -10,26 +10,13 @@ from graph_for_tests import batch_of, small_graph
 
 from tenfold.errors import UserError
 from tenfold.systems.graph_fusion import Learning, build_encoder, sample_unobserved
-from tenfold.systems.graph_fusion.batches import QueryBatches
+from tenfold.systems.graph_fusion.fusion.batches import QueryBatches
+from tenfold.systems.graph_fusion.fusion.objectives import SIDES, Exchange, MutualObjective, Pair, PhaseObjective, other
+from tenfold.systems.graph_fusion.fusion.teachers import write_teacher
 from tenfold.systems.graph_fusion.method import full_scores_loss
-from tenfold.systems.graph_fusion.objectives import (
-    SIDES,
-    Exchange,
-    MutualObjective,
-    Pair,
-    PhaseObjective,
-    other,
-)
-from tenfold.systems.graph_fusion.teachers import write_teacher
-from tenfold.systems.graph_fusion.tiles import (
-    approximate_topk,
-    ordered_keys,
-    rows_within,
-    split_keys,
-    tile_size,
-    tiled_cross_entropy,
-    tiled_topk,
-)
+from tenfold.systems.graph_fusion.scale.memory import rows_within, tile_size
+from tenfold.systems.graph_fusion.scale.tiles import tiled_cross_entropy
+from tenfold.systems.graph_fusion.scale.top_k import approximate_topk, ordered_keys, split_keys, tiled_topk
 
 
 def table(rows, width, seed):
@@ -55,7 +42,7 @@ def in_tiles_and_in_full(monkeypatch, objective, pair, batch):
     """Loss, gradients and logged parts of one step, computed both ways."""
     found = []
     for tiled in (False, True):
-        monkeypatch.setattr("tenfold.systems.graph_fusion.tiled_losses.too_large", lambda *_, tiled=tiled: tiled)
+        monkeypatch.setattr("tenfold.systems.graph_fusion.fusion.tiled_losses.too_large", lambda *_, tiled=tiled: tiled)
         torch.manual_seed(0)
         loss, logged = objective(pair, batch)
         parameters = [p for p in pair.parameters() if p.requires_grad]
@@ -68,9 +55,9 @@ def in_tiles_and_in_full(monkeypatch, objective, pair, batch):
 
 @pytest.mark.parametrize("phase", ["warm", "mutual", "e-step", "m-step", "reverse", "temperature"])
 def test_a_step_that_is_too_large_is_taken_in_tiles(monkeypatch, tmp_path, phase):
-    """Supervised loss, M2L and the KL on unobserved queries, and all gradients, stay the same (trap 5)."""
-    monkeypatch.setattr("tenfold.systems.graph_fusion.tiled_losses.tile_size", lambda *_: 7)
-    monkeypatch.setattr("tenfold.systems.graph_fusion.tiles.tile_size", lambda *_: 7)
+    """Supervised loss, M2L and the KL on unobserved queries, and all gradients, stay the same."""
+    monkeypatch.setattr("tenfold.systems.graph_fusion.fusion.tiled_losses.tile_size", lambda *_: 7)
+    monkeypatch.setattr("tenfold.systems.graph_fusion.scale.tiles.tile_size", lambda *_: 7)
     torch.manual_seed(0)
     graph = small_graph(unseen=2)
     pair = Pair(
@@ -122,7 +109,7 @@ def test_tiles_under_mixed_precision():
 
 
 def test_what_has_no_tiles_says_so(monkeypatch):
-    monkeypatch.setattr("tenfold.systems.graph_fusion.tiled_losses.too_large", lambda *_: True)
+    monkeypatch.setattr("tenfold.systems.graph_fusion.fusion.tiled_losses.too_large", lambda *_: True)
     graph = small_graph()
     text = build_encoder("hash-text", graph, {"dim": 8})
     batch = next(iter(QueryBatches(graph.known("train"), 8, seed=0)))
@@ -172,7 +159,7 @@ def test_nearest_neighbours_report_their_recall():
 
 WORKER = """
 import sys, torch, torch.distributed as dist
-from tenfold.systems.graph_fusion.sharded import shard_rows, sharded_cross_entropy, sharded_topk
+from tenfold.systems.graph_fusion.scale.sharded import shard_rows, sharded_cross_entropy, sharded_topk
 dist.init_process_group("gloo")
 rank, world = dist.get_rank(), dist.get_world_size()
 generator = torch.Generator().manual_seed(0)
@@ -198,7 +185,7 @@ print("same", rank)
 
 
 def test_two_processes_are_one(tmp_path):
-    """Loss, gradients and best lists, ties by smaller id (trap 2)."""
+    """Loss, gradients and best lists, ties by smaller id."""
     (tmp_path / "worker.py").write_text(WORKER)
     command = [
         sys.executable,

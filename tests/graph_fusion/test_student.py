@@ -1,4 +1,4 @@
-"""One encoder served alone: in a fresh process, without the other or its libraries (spec 2.10)."""
+"""One encoder served alone: in a fresh process, without the other or its libraries."""
 
 import json
 import subprocess
@@ -10,8 +10,9 @@ from graph_for_tests import small_graph
 
 from tenfold.errors import UserError
 from tenfold.systems.graph_fusion import Student, build_encoder
-from tenfold.systems.graph_fusion.interchange import metrics_of_predictions, write_predictions
-from tenfold.systems.graph_fusion.metrics import evaluate_encoder, summarise_ranks
+from tenfold.systems.graph_fusion.ranking.ranks import evaluate_encoder
+from tenfold.systems.graph_fusion.ranking.summaries import summarise_ranks
+from tenfold.systems.graph_fusion.serve.simkgc_json import metrics_of_predictions, write_predictions
 
 GRAPH = small_graph(unseen=1)
 ARGUMENTS = {
@@ -45,9 +46,9 @@ assert not heavy, heavy
 @pytest.mark.parametrize(
     ("name", "others"),
     [
-        ("conve", "hash_text,transformers_text,fusion"),
-        ("hash-text", "structure,compgcn,fusion"),
-        ("compgcn", "hash_text,fusion"),
+        ("conve", "encoders.hash_text,encoders.text_towers,fusion.fusion"),
+        ("hash-text", "encoders.embeddings,encoders.compgcn,fusion.fusion"),
+        ("compgcn", "encoders.hash_text,fusion.fusion"),
     ],
 )
 def test_a_student_loads_in_a_fresh_process_without_the_other_encoder(tmp_path, name, others):
@@ -154,7 +155,7 @@ def test_damaged_students_are_refused(tmp_path):
 def test_texts_with_tabs_and_lines_survive(tmp_path):
     from dataclasses import replace
 
-    from tenfold.systems.graph_fusion.graph_files import read_graph, save_graph
+    from tenfold.systems.graph_fusion.graph.storage import read_graph, save_graph
 
     names = ("tab\there", "line\nbreak", "back\\slash \\n", *GRAPH.names[3:])
     save_graph(replace(GRAPH, names=names), tmp_path)
@@ -178,7 +179,7 @@ def test_simkgc_files_give_the_same_metrics(tmp_path):
 @pytest.mark.parametrize("name", ["conve", "hash-text", "compgcn"])
 def test_scores_export_to_onnx(tmp_path, name):
     pytest.importorskip("onnxruntime")
-    from tenfold.systems.graph_fusion.onnx import export_scores
+    from tenfold.systems.graph_fusion.serve.export_scores import export_scores
 
     made = export_scores(student(name).scorer, tmp_path / "model.onnx")
     assert made.max_difference < 1e-4

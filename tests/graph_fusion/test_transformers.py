@@ -1,4 +1,4 @@
-"""Text encoders on a checkpoint as transformers writes it: read, fused, saved, and served without it (spec 2.4)."""
+"""Text encoders on a checkpoint as transformers writes it: read, fused, saved, and served without it."""
 
 import shutil
 from pathlib import Path
@@ -7,7 +7,9 @@ import pytest
 import torch
 from graph_for_tests import small_graph
 
-from tenfold.systems.graph_fusion import FusionOptions, Learning, Student, build_encoder, fuse_encoders
+from tenfold.systems.graph_fusion import Learning, Student, build_encoder, fuse_encoders
+from tenfold.systems.graph_fusion.experiment.from_settings import schedule_of
+from tenfold.systems.graph_fusion.experiment.settings import FusionOptions
 from tenfold.training import TrainerOptions
 
 GRAPH = small_graph(unseen=1)
@@ -50,8 +52,10 @@ def test_fused_saved_and_served_without_the_checkpoint(tmp_path, checkpoint, nam
         build_encoder(name, GRAPH, arguments),
         GRAPH,
         folder=tmp_path / "fusion",
-        options=FusionOptions(
-            batch_size=8, warm_epochs=1, mutual_epochs=1, rounds=1, phase_epochs=1, max_queries=16, top_k=8
+        schedule=schedule_of(
+            FusionOptions(
+                batch_size=8, warm_epochs=1, mutual_epochs=1, rounds=1, phase_epochs=1, max_queries=16, top_k=8
+            )
         ),
         learning={"structure": Learning(), "text": Learning(loss=loss, learning_rate=1e-3)},
         trainer=TrainerOptions(loggers=[], gradient_clip=10.0),

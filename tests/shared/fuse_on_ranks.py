@@ -7,7 +7,9 @@ import torch
 from graph_for_tests import small_graph
 
 from tenfold.parallel import rank
-from tenfold.systems.graph_fusion import Fusion, FusionOptions, Learning, build_encoder, evaluate_encoder
+from tenfold.systems.graph_fusion import Fusion, Learning, build_encoder, evaluate_encoder
+from tenfold.systems.graph_fusion.experiment.from_settings import schedule_of
+from tenfold.systems.graph_fusion.experiment.settings import FusionOptions
 from tenfold.training import TrainerOptions
 
 
@@ -20,16 +22,18 @@ def fuse(folder, devices):
         graph,
         build_encoder("compgcn", graph, {"dim": 16, "decoder": "distmult", **dropout}),
         build_encoder("hash-text", graph, {"dim": 8, "dropout": 0.0}),
-        options=FusionOptions(
-            batch_size=16,
-            warm_epochs=2,
-            mutual_epochs=1,
-            rounds=1,
-            phase_epochs=1,
-            threshold=0.0,
-            top_k=8,
-            mutual_split="exact",
-            leftover=True,
+        schedule=schedule_of(
+            FusionOptions(
+                batch_size=16,
+                warm_epochs=2,
+                mutual_epochs=1,
+                rounds=1,
+                phase_epochs=1,
+                threshold=0.0,
+                top_k=8,
+                mutual_split="exact",
+                leftover=True,
+            )
         ),
         learning={"structure": Learning(loss="1vsall"), "text": Learning()},
         folder=folder,

@@ -3,7 +3,7 @@
 import torch
 
 from tenfold.systems.graph_fusion import KnowledgeGraph, QueryScorer
-from tenfold.systems.graph_fusion.batches import QueryBatch
+from tenfold.systems.graph_fusion.graph.query_batch import QueryBatch
 
 
 def small_graph(entities=24, relations=3, seed=0, unseen=0):

@@ -5,10 +5,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tenfold.data import digits, images_from_arrays
-from tenfold.systems.condensation_audit.ensembles import Ensemble
-from tenfold.systems.condensation_audit.real_images import RealData, real_data
-from tenfold.systems.condensation_audit.sets import Preprocessing, TrainingRecipe
-from tenfold.systems.condensation_audit.triggers import patch_mask
+from tenfold.systems.condensation_audit.attacks.triggers import patch_mask
+from tenfold.systems.condensation_audit.data.preprocessing import Preprocessing
+from tenfold.systems.condensation_audit.data.real_data import RealData, real_data
+from tenfold.systems.condensation_audit.sets.condensed_set import TrainingRecipe
+from tenfold.systems.condensation_audit.training.ensembles import Ensemble
 
 
 def digit_data(rows: slice = slice(None)) -> RealData:

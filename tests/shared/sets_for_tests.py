@@ -41,8 +41,10 @@ def same_set(one, other):
     """Whether two sets are equal, bit for bit."""
     parts = [(one.images, other.images), (one.labels, other.labels)]
     parts += [(one.learning_rates, other.learning_rates), (one.steps, other.steps)]
-    parts += [(getattr(one.preprocessing.zca, part, None), getattr(other.preprocessing.zca, part, None))
-              for part in ("mean", "matrix", "inverse")]  # fmt: skip
+    parts += [
+        (getattr(one.preprocessing.zca, part, None), getattr(other.preprocessing.zca, part, None))
+        for part in ("mean", "matrix", "inverse")
+    ]
     initial = (one.initial or {}, other.initial or {})
     if initial[0].keys() != initial[1].keys():
         return False

@@ -111,12 +111,24 @@ def write_comparison(runs: Sequence[tuple[str, Results]], path: str | Path) -> N
         overlay([(name, results.plots) for name, results in runs]),
         runs=runs,
         claims=list(claims.values()),
+        differences=differences(runs),
         grids=[
             compared_metrics_grid(runs),
             compared_facts_grid("Cost", [(name, _cost_facts(results.cost)) for name, results in runs]),
             compared_facts_grid("Environment", [(name, results.environment) for name, results in runs]),
         ],
     )
+
+
+def differences(runs: Sequence[tuple[str, Results]]) -> str:
+    """In what runs differ that should be the same where their numbers are compared; empty where they do not."""
+    facts = {
+        "system": [results.system for _, results in runs],
+        "data": [str(results.environment.get("data", "")) for _, results in runs],
+        "preset": [results.preset for _, results in runs],
+    }
+    other = [f"{name} ({', '.join(dict.fromkeys(values))})" for name, values in facts.items() if len(set(values)) > 1]
+    return f"These runs differ in {' and '.join(other)}: their numbers are not of the same thing." if other else ""
 
 
 def _write(path: str | Path, template: str, title: str, plots: Sequence[Plot], **values: Any) -> None:

@@ -9,10 +9,10 @@ from .method import rescale_gradient as rescale_gradient
 from .networks.early_exit_model import EarlyExitModel as EarlyExitModel
 from .networks.msdnet import MSDNet as MSDNet
 from .networks.msdnet import published_msdnet as published_msdnet
+from .networks.official_arguments import parse_official_arguments as parse_official_arguments
 from .networks.official_checkpoints import load_official as load_official
 from .networks.official_checkpoints import official_to_ours as official_to_ours
 from .networks.official_checkpoints import ours_to_official as ours_to_official
-from .networks.official_checkpoints import parse_official_arguments as parse_official_arguments
 from .networks.ranet import RANet as RANet
 from .networks.ranet import published_ranet as published_ranet
 from .networks.small_cnn import small_cnn as small_cnn

@@ -5,10 +5,10 @@ from typing import Any
 
 from tenfold.errors import UserError
 from tenfold.export import load_manifest, load_weights
-from tenfold.systems.condensation_audit.networks import make_network
-from tenfold.systems.condensation_audit.range_guard import RangeGuard
-from tenfold.systems.condensation_audit.set_files import load_set
-from tenfold.systems.condensation_audit.sets import Preprocessing
+from tenfold.systems.condensation_audit.data.preprocessing import Preprocessing
+from tenfold.systems.condensation_audit.defences.range_guard import RangeGuard
+from tenfold.systems.condensation_audit.networks.factories import make_network
+from tenfold.systems.condensation_audit.sets.files import load_set
 
 
 def load_served(folder: str | Path, factory: str | None = None) -> tuple[RangeGuard, dict[str, Any]]:

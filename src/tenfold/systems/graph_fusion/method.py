@@ -1,4 +1,4 @@
-"""VEM2L's losses (spec 2.6 to 2.8).
+"""VEM2L's losses.
 
 ::
 
@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 
 from tenfold.losses import distillation_kl, log_probabilities
 from tenfold.parallel import mean_over_ranks
-from tenfold.systems.graph_fusion.batches import QueryBatch, UnobservedBatch
+from tenfold.systems.graph_fusion.graph.query_batch import QueryBatch, UnobservedBatch
 
 LossKind = Literal["softmax", "1vsall", "bce"]
 SplitKind = Literal["full", "exact", "decoupled"]
@@ -112,7 +112,7 @@ class KLParts:
 
 
 def kl_parts(student: Tensor, teacher: Tensor, answers: Tensor, temperature: float = 1.0) -> KLParts:
-    """Split the KL of two distributions at a set of answers (spec 2.7).
+    """Split the KL of two distributions at a set of answers.
 
     Args:
         student: ``(B, N)`` raw scores.
@@ -185,7 +185,7 @@ def bucket_kl(
     reverse: bool = False,
     allowed: Tensor | None = None,
 ) -> Tensor:
-    """KL with a teacher of which only the best K candidates are known: the others are one bucket (spec 2.8).
+    """KL with a teacher of which only the best K candidates are known: the others are one bucket.
 
     Never more than the full KL, and equal to it at K = N - 1.
 
@@ -210,13 +210,13 @@ def bucket_kl(
 
 
 def bucket_rows(inside: Tensor, outside: Tensor, batch: UnobservedBatch, reverse: bool) -> Tensor:
-    """``(B,)`` the divergence of :func:`bucket_kl` from the student's log-probabilities.
+    """``(B,)`` the divergence of `bucket_kl` from the student's log-probabilities.
 
     Args:
         inside: ``(B, K)`` of the teacher's candidates.
         outside: ``(B,)`` of all others together.
         batch: the teacher's beliefs.
-        reverse: see :func:`bucket_kl`.
+        reverse: see `bucket_kl`.
     """
     outside = outside.clamp(min=-60.0)
     teacher, tail = batch.probabilities.to(inside.dtype), batch.tail.to(inside.dtype)
@@ -240,7 +240,7 @@ def weighted_mean(rows: Tensor, weights: Tensor) -> Tensor:
 
 
 def evidence_lower_bound(log_p_observed: Tensor, log_p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-    """The ELBO and the gap to the log-likelihood of the observed answers (spec 2.8).
+    """The ELBO and the gap to the log-likelihood of the observed answers.
 
     Args:
         log_p_observed: ``(n,)`` the model's log-probability of each observed answer.

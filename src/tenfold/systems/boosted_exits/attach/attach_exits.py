@@ -112,7 +112,7 @@ class AttachedExits(nn.Module):
             return passed_on.clone() if path in self.changed_in_place else passed_on
 
         with tap_hooks(self.trunk, self.taps, visit):
-            output = self.trunk(*args, **kwargs)
+            output = call_network(self.trunk, args, kwargs)
         for path in self.taps:
             if path not in tapped:
                 raise UserError(f"tap {path!r} did not run in this forward pass; tap a module that always runs")
@@ -258,6 +258,36 @@ def as_arguments(inputs: Inputs) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]
     return ((), dict(inputs)) if isinstance(inputs, Mapping) else (tuple(inputs), {})
 
 
+def call_network(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], call: Any = None) -> Any:
+    """Call a network with the tensors of a batch, in the form that its ``forward`` takes.
+
+    A dict is given as keyword arguments, a tuple as positional ones; where ``forward`` has no such parameters but takes
+    a single one, as ``forward(self, batch)`` does, it gets the dict or the tuple whole.
+
+    Args:
+        network: the network.
+        args: positional arguments.
+        kwargs: keyword arguments.
+        call: what is called in the network's place, such as its traced ``forward``.
+
+    Raises:
+        UserError: ``forward`` takes them in neither form.
+    """
+    signature = inspect.signature(network.forward)
+    call = call or network
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError:
+        whole = dict(kwargs) if kwargs else tuple(args)
+        try:
+            signature.bind(whole)
+        except TypeError:
+            given = ", ".join(kwargs) or f"{len(args)} tensors"
+            raise UserError(f"{type(network).__name__}.forward takes {signature}, the batch holds {given}") from None
+        return call(whole)
+    return call(*args, **kwargs)
+
+
 def batch_size(inputs: Inputs) -> int:
     """Number of inputs in a batch: the first dimension of its first tensor."""
     args, kwargs = as_arguments(inputs)
@@ -304,7 +334,7 @@ def _probe(model: nn.Module, taps: Sequence[str], example: Inputs) -> tuple[dict
             # Dropout in place changes a tap in training only; here it is to be noticed.
             module.training = getattr(module, "inplace", False) is True
         with tap_hooks(model, taps, visit):
-            output = model(*args, **kwargs)
+            output = call_network(model, args, kwargs)
     return tapped, [path for path, tensor in tapped.items() if tensor._version != versions[path]], output
 
 

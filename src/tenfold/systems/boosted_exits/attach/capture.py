@@ -5,13 +5,20 @@ Both captures take the batch as flat tensors and end in the logits, so that spli
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from tenfold.systems.boosted_exits.attach.attach_exits import AttachedExits, Inputs, as_arguments, network_logits
+from tenfold.systems.boosted_exits.attach.attach_exits import (
+    AttachedExits,
+    Inputs,
+    as_arguments,
+    call_network,
+    network_logits,
+)
 from tenfold.taps import find_module, tap_hooks
 
 Keys = tuple[str, ...] | int | None
@@ -75,7 +82,8 @@ class _Tracer(fx.Tracer):
         # The default makes every argument symbolic, those that the example leaves out too; models test these for None.
         proxies = [self.create_proxy("placeholder", f"input_{n}", (), {}) for n in range(self.inputs)]
         args, kwargs = arguments(self.input_keys, proxies)
-        return lambda root: self._logits(root_fn(root, *args, **kwargs)), [self.root]
+        whole = partial(call_network, self.exits.trunk, args, kwargs)
+        return lambda root: self._logits(whole(partial(root_fn, root))), [self.root]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         holds_tap = any(path.startswith(f"{module_qualified_name}.") for path in self.exits.taps)
@@ -116,7 +124,7 @@ class _Whole(nn.Module):
 
     def forward(self, *tensors: Tensor) -> Tensor:
         args, kwargs = arguments(self.keys, tensors)
-        return self.output(self.trunk(*args, **kwargs))
+        return self.output(call_network(self.trunk, args, kwargs))
 
 
 def capture_export(exits: AttachedExits, example: Inputs) -> Captured:

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from tenfold.errors import UserError
-from tenfold.systems.boosted_exits.attach.attach_exits import AttachedExits, Inputs, attention_mask
+from tenfold.systems.boosted_exits.attach.attach_exits import AttachedExits, Inputs, attention_mask, call_network
 from tenfold.systems.boosted_exits.attach.capture import Keys, arguments, flatten
 from tenfold.systems.boosted_exits.attach.heads import run_head, takes_mask
 from tenfold.systems.boosted_exits.method import add_exit
@@ -127,7 +127,7 @@ class HookStopper(CutModel):
                 raise _Stop
 
         with suppress(_Stop), tap_hooks(self.uncut.trunk, self.uncut.taps, visit):
-            logits.append(self.uncut.output(self.uncut.trunk(*args, **kwargs)))
+            logits.append(self.uncut.output(call_network(self.uncut.trunk, args, kwargs)))
         return logits
 
 
@@ -149,7 +149,7 @@ class _HookStage(nn.Module):
         _require_one(tensors)
         args, kwargs = arguments(self.input_keys, tensors)
         if self.tap is None:
-            return self.output(self.trunk(*args, **kwargs))
+            return self.output(call_network(self.trunk, args, kwargs))
         tapped: list[Tensor] = []
 
         def visit(path: str, tensor: Tensor) -> None:
@@ -157,7 +157,7 @@ class _HookStage(nn.Module):
             raise _Stop
 
         with suppress(_Stop), tap_hooks(self.trunk, [self.tap], visit):
-            self.trunk(*args, **kwargs)
+            call_network(self.trunk, args, kwargs)
         return (*tensors, *tapped)
 
 

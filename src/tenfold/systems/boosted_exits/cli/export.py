@@ -13,11 +13,8 @@ from tenfold.export import save_model
 from tenfold.systems.boosted_exits.builders import stages_of
 from tenfold.systems.boosted_exits.cli.loading import load_network, policy_of
 from tenfold.systems.boosted_exits.networks.msdnet import MSDNet
-from tenfold.systems.boosted_exits.networks.official_checkpoints import (
-    load_official,
-    parse_official_arguments,
-    read_official_arguments,
-)
+from tenfold.systems.boosted_exits.networks.official_arguments import parse_official_arguments, read_official_arguments
+from tenfold.systems.boosted_exits.networks.official_checkpoints import load_official
 from tenfold.systems.boosted_exits.policies.metrics import exit_costs
 from tenfold.systems.boosted_exits.serving.onnx_graphs import export_branching, export_staged
 
@@ -66,7 +63,7 @@ def import_official(
         checkpoint: the .pth or .pth.tar file, or latest.txt, which names one; nothing in it is executed.
         network: published network that it holds; found by the shapes of the weights where neither this nor settings
             is given.
-        settings: the args.pth that the official program wrote beside it, for any other network.
+        settings: for any other network, what it was trained with: args.pth, args.txt, log.txt, or the script.
         out: folder to write; the checkpoint's name without its suffixes where not given.
     """
     folder = Path(out) if out else Path(Path(checkpoint).name.split(".")[0])

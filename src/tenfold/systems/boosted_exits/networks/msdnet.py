@@ -329,6 +329,7 @@ PUBLISHED_MSDNETS: dict[str, dict[str, Any]] = {
     "msdnet-cifar100-anytime": {"num_blocks": 10},
     "msdnet-cifar100-batch": {"num_blocks": 6},
     "msdnet-imagenet-step7": _IMAGENET | {"base": 7, "step": 7},
+    "msdnet-imagenet-step5": _IMAGENET | {"base": 5, "step": 5},
     "msdnet-imagenet-step4": _IMAGENET | {"base": 4, "step": 4},
 }
 """Published settings by name: arguments of ``MSDNet`` that differ from its defaults."""

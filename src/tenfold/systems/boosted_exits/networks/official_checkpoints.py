@@ -14,13 +14,11 @@ The rest of a key is the same. The files that lie beside a checkpoint are read b
 ``official_files``.
 """
 
-from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, BeforeValidator, ValidationError
 from torch import Tensor
 
 from tenfold.errors import UserError
@@ -32,8 +30,6 @@ Backbone = MSDNet | RANet
 
 BOOSTED_REWEIGHT = 0.5
 """Factor of the older ensemble in all of BoostNet's published settings."""
-
-_CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}
 
 
 def load_official(path: str | Path, model: Backbone | str | None = None) -> Backbone:
@@ -170,8 +166,8 @@ def _published_for(weights: Mapping[str, Tensor], path: Path, name: str | None, 
         if shapes == _shapes(weights):
             return _published(candidate, changes)
     raise UserError(
-        f"{path} fits none of the published settings ({', '.join(candidates)}): give the model, made by "
-        f"parse_official_arguments from the settings the file was made with"
+        f"{path} fits none of the published settings ({', '.join(candidates)}): give the settings it was trained with, "
+        "in --settings (args.pth, args.txt, log.txt or the script), or a model of parse_official_arguments"
     )
 
 
@@ -187,93 +183,3 @@ def _published(name: str, changes: dict[str, Any]) -> Backbone:
 def _shapes(state_dict: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     """Shapes of all but the counters of batches, which old files lack."""
     return {key: value.shape for key, value in state_dict.items() if not key.endswith(".num_batches_tracked")}
-
-
-def read_official_arguments(path: str | Path) -> dict[str, Any]:
-    """The settings that MSDNet-PyTorch saves beside its results (``args.pth``), by their official names.
-
-    Raises:
-        UserError: the file cannot be read or holds something else.
-    """
-    content = read_saved(Path(path))
-    if not isinstance(content, Namespace):
-        raise UserError(f"{path} holds no arguments of an official program")
-    return vars(content)
-
-
-def _split_at(separator: str) -> BeforeValidator:
-    return BeforeValidator(lambda value: value.split(separator) if isinstance(value, str) else value)
-
-
-class _OfficialArguments(BaseModel):
-    """Arguments that shape the network; defaults are the official ones, where the projects agree on them."""
-
-    arch: Annotated[Literal["msdnet", "msdnet_ge", "ranet"], BeforeValidator(lambda value: str(value).lower())]
-    data: Annotated[Literal["cifar10", "cifar100", "imagenet"], BeforeValidator(lambda value: str(value).lower())]
-    nBlocks: int
-    nChannels: int
-    step: int
-    stepmode: Literal["even", "lin_grow", "lg"]
-    base: int = 4
-    growthRate: int = 6
-    grFactor: Annotated[list[int], _split_at("-")]
-    bnFactor: Annotated[list[int], _split_at("-")]
-    reduction: float = 0.5
-    prune: Literal["max", "min"] = "max"
-    bottleneck: Literal[True] = True
-    bnAfter: Literal[True] = True
-    block_step: int = 2
-    scale_list: Annotated[list[int], _split_at("-")] = []
-    compress_factor: float = 0.25
-    ensemble_reweight: Annotated[list[float], _split_at(",")] = [0.0]
-
-
-def parse_official_arguments(arguments: Mapping[str, Any]) -> Backbone:
-    """The network that the official programs build from their arguments.
-
-    Args:
-        arguments: by official names, with ``-`` or ``_``; lists as ``"1-2-4"`` or as lists. Needed are ``arch``
-            (``msdnet``, ``msdnet_ge`` or ``ranet``), ``data`` or ``dataset`` (``cifar10``, ``cifar100`` or
-            ``imagenet``), ``nBlocks``, ``nChannels``, ``step``, ``stepmode`` (``even``, ``lin_grow`` or ``lg``), and
-            for RANet ``grFactor``, ``bnFactor`` and ``scale_list``. ``ensemble_reweight``, which only BoostNet has, is
-            0 where it is missing. What concerns data and training only is ignored.
-
-    Raises:
-        UserError: an argument is missing or has a value that no network can be built from.
-    """
-    given = {key.replace("-", "_"): value for key, value in arguments.items() if value is not None}
-    given["data"] = given.get("dataset", given.get("data"))
-    if str(given.get("arch")).lower() != "ranet":
-        given = {"grFactor": "1-2-4", "bnFactor": "1-2-4"} | given
-    try:
-        official = _OfficialArguments.model_validate(given)
-        return _build(official)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"official argument {first['loc'][0]!r} of the network: {first['msg']}") from error
-    except ValueError as error:
-        raise UserError(f"no network can be built from these arguments: {error}") from error
-
-
-def _build(official: _OfficialArguments) -> Backbone:
-    common: dict[str, Any] = {
-        "num_classes": _CLASSES[official.data],
-        "num_blocks": official.nBlocks,
-        "channels": official.nChannels,
-        "growth_rate": official.growthRate,
-        "growth_factors": official.grFactor,
-        "bottleneck_factors": official.bnFactor,
-        "step": official.step,
-        "step_mode": "even" if official.stepmode == "even" else "lin_grow",
-        "reduction": official.reduction,
-        "stem": "imagenet" if official.data == "imagenet" else "cifar",
-        "reweight": official.ensemble_reweight,
-    }
-    if official.arch == "ranet":
-        return RANet(
-            **common,
-            block_step=official.block_step,
-            scales=official.scale_list,
-            compression=official.compress_factor,
-        )
-    return MSDNet(**common, base=official.base, prune=official.prune, rescale=official.arch == "msdnet_ge")

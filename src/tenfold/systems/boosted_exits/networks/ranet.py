@@ -294,16 +294,25 @@ _IMAGENET: dict[str, Any] = {
     "stem": "imagenet",
 }
 
-PUBLISHED_RANETS: dict[str, dict[str, Any]] = {
-    "ranet-cifar100-anytime": {},
-    "ranet-cifar100-batch1": {
+
+def _batch(factors: tuple[int, ...], scales: tuple[int, ...]) -> dict[str, Any]:
+    """Budgeted batch classification on CIFAR: blocks grow linearly."""
+    return {
         "step": 2,
         "step_mode": "lin_grow",
-        "growth_factors": (4, 2, 1),
-        "bottleneck_factors": (4, 2, 1),
-        "scales": (1, 2, 3),
-    },
+        "growth_factors": factors,
+        "bottleneck_factors": factors,
+        "scales": scales,
+    }
+
+
+PUBLISHED_RANETS: dict[str, dict[str, Any]] = {
+    "ranet-cifar100-anytime": {},
+    "ranet-cifar100-batch1": _batch((4, 2, 1), scales=(1, 2, 3)),
+    "ranet-cifar100-batch2": _batch((4, 2, 2, 1), scales=(1, 2, 2, 3)),
+    "ranet-cifar100-batch3": _batch((4, 2, 1, 1), scales=(1, 2, 3, 3)),
     "ranet-imagenet-anytime": _IMAGENET,
+    "ranet-imagenet-batch1": _IMAGENET | {"channels": 32},
 }
 """Published settings by name: arguments of ``RANet`` that differ from its defaults."""
 

@@ -191,9 +191,14 @@ class ExitPolicy:
                 "an exit policy holds one threshold and one share per exit; "
                 f"got {len(policy.thresholds)} and {len(policy.exit_shares)}"
             )
-        if any(math.isnan(threshold) for threshold in policy.thresholds):
-            raise UserError(f"thresholds of an exit policy are numbers; got {policy.thresholds}")
+        require_numbers(policy.thresholds)
         return policy
+
+
+def require_numbers(thresholds: Sequence[float]) -> None:
+    """Refuse a threshold that is NaN (``UserError``): no confidence ever reaches it, and none ever misses it."""
+    if any(math.isnan(threshold) for threshold in thresholds):
+        raise UserError(f"thresholds of exits are numbers; got {tuple(thresholds)}")
 
 
 def assign_exits(confidences: Tensor, thresholds: Sequence[float]) -> Tensor:
@@ -208,7 +213,9 @@ def assign_exits(confidences: Tensor, thresholds: Sequence[float]) -> Tensor:
 
     Raises:
         ValueError: the number of thresholds is not the number of exits.
+        UserError: a threshold is NaN.
     """
+    require_numbers(thresholds)
     if confidences.ndim != 2 or confidences.shape[1] != len(thresholds):
         raise ValueError(f"{len(thresholds)} thresholds do not fit confidences {tuple(confidences.shape)}")
     samples = confidences.shape[0]

@@ -19,7 +19,7 @@ from tenfold.systems.boosted_exits.method import add_exit, confidence, leaves
 from tenfold.systems.boosted_exits.networks.early_exit_model import EarlyExitModel, State
 from tenfold.systems.boosted_exits.serving.runner import batched_leaves, check_thresholds, require_eval, simulate
 
-STAGES_FORMAT = "tenfold-exit-stages-1"
+_FORMAT = "tenfold-exit-stages-1"
 
 
 class _Branching(nn.Module):
@@ -169,7 +169,7 @@ def export_staged(
             )
             state = deeper
         manifest = {
-            "format": STAGES_FORMAT,
+            "format": _FORMAT,
             "thresholds": [float(threshold) for threshold in thresholds],
             "reweight": list(model.reweight),
             "costs": list(costs) if costs is not None else None,

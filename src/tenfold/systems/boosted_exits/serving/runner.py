@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from tenfold.errors import UserError
 from tenfold.systems.boosted_exits.attach.cut_model import HookStopper
 from tenfold.systems.boosted_exits.method import add_exit, confidence, ensemble_logits, leaves
 from tenfold.systems.boosted_exits.networks.early_exit_model import EarlyExitModel, State
-from tenfold.systems.boosted_exits.policies.exit_policy import assign_exits
+from tenfold.systems.boosted_exits.policies.exit_policy import assign_exits, require_numbers
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,9 @@ class EarlyExitRunner:
             which want few shapes. Above the largest nothing is padded.
 
     Raises:
-        ValueError: the number of thresholds is not the number of exits; ``min_keep`` or ``buckets`` out of range; batch
-            normalization in training mode, where an answer depends on the whole batch.
+        UserError: the number of thresholds is not the number of exits, or one is NaN.
+        ValueError: ``min_keep`` or ``buckets`` out of range; batch normalization in training mode, where an answer
+            depends on the whole batch.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class EarlyExitRunner:
             x: the network's input, a tensor or a nest of tensors, batch first.
 
         Raises:
+            UserError: the batch holds no input, and the network stops by hooks.
             ValueError: batch normalization is in training mode, where an answer depends on the whole batch.
         """
         if self.model.training:
@@ -141,6 +144,8 @@ class EarlyExitRunner:
 
     def _one_by_one(self, model: HookStopper, x: State) -> ExitOutputs:
         """For networks that could not be cut: each input alone, the network broken off at its exit."""
+        if count_rows(x) == 0:
+            raise UserError("this network stops by hooks, one input at a time; the batch holds none")
         answers: list[tuple[Tensor, int]] = []
         for row in range(count_rows(x)):
             one = select_rows(x, torch.tensor([row]), None)
@@ -184,9 +189,10 @@ def simulate(model: EarlyExitModel, x: State, thresholds: Sequence[float]) -> Ex
 
 
 def check_thresholds(model: EarlyExitModel, thresholds: Sequence[float]) -> None:
-    """Refuse a number of thresholds that is not the number of exits (``ValueError``)."""
+    """Refuse a number of thresholds that is not the number of exits, and those that are no numbers (``UserError``)."""
     if len(thresholds) != model.exits:
-        raise ValueError(f"{len(thresholds)} thresholds do not fit {model.exits} exits")
+        raise UserError(f"{len(thresholds)} thresholds do not fit {model.exits} exits")
+    require_numbers(thresholds)
 
 
 def require_eval(model: nn.Module) -> None:

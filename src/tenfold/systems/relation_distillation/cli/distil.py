@@ -9,6 +9,7 @@ from tenfold.cost import count_parameters
 from tenfold.data import Preprocessing, Splits
 from tenfold.errors import UserError
 from tenfold.export import load_manifest, save_model
+from tenfold.options import Precision, TrainerOptions
 from tenfold.parallel import rank
 from tenfold.run import read_json
 from tenfold.systems.relation_distillation.attention.heads import heads_per_block
@@ -32,7 +33,6 @@ from tenfold.systems.relation_distillation.vit.build import build_vit, load_mode
 from tenfold.systems.relation_distillation.vit.official_files import load_official, load_teacher_weights
 from tenfold.systems.relation_distillation.vit.teachers import Teacher, fingerprint, load_transformers
 from tenfold.systems.relation_distillation.vit.vision_transformer import SIZES
-from tenfold.training import TrainerOptions
 
 
 def distil(
@@ -40,7 +40,7 @@ def distil(
     teacher_layer: int | None = None, heads: Literal["auto", "adaptive", "mean"] | int = "auto",
     pairs: list[str] | None = None, patch: int = 16, image_size: int = 224, epochs: int = 300, batch_size: int = 4096,
     learning_rate: float | None = None, drop_path: float = 0.1, crop_scale: float = 0.2, views: int | None = None,
-    root: str | None = None, workers: int = 0, devices: int = 1, precision: str = "32-true", seed: int = 0,
+    root: str | None = None, workers: int = 0, devices: int = 1, precision: Precision = "32-true", seed: int = 0,
     quiet: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Pre-train a student on images without labels; continues where it was stopped.
@@ -119,7 +119,7 @@ def chain(
     data: str, teacher: str, students: list[str], *, out: str, teacher_weights: str | None = None, patch: int = 16,
     image_size: int = 224, epochs: int = 300, batch_size: int = 4096, learning_rate: float | None = None,
     drop_path: float = 0.1, crop_scale: float = 0.2, views: int | None = None, root: str | None = None,
-    workers: int = 0, devices: int = 1, precision: str = "32-true", seed: int = 0, quiet: bool = False,
+    workers: int = 0, devices: int = 1, precision: Precision = "32-true", seed: int = 0, quiet: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Distil through several sizes, each student the next one's teacher; continues where it was stopped.
 

@@ -6,6 +6,7 @@ import torch
 
 from tenfold.errors import UserError
 from tenfold.export import load_manifest, save_model
+from tenfold.options import Precision, TrainerOptions
 from tenfold.parallel import rank
 from tenfold.systems.relation_distillation.attention.heads import heads_per_block
 from tenfold.systems.relation_distillation.cli.training_folder import NAMED, WHERE, Lines, begun, settle
@@ -15,7 +16,6 @@ from tenfold.systems.relation_distillation.evaluation.accuracy import accuracies
 from tenfold.systems.relation_distillation.training.finetune import finetune as train_classifier
 from tenfold.systems.relation_distillation.vit.build import build_vit, largest_difference, load_model_folder
 from tenfold.systems.relation_distillation.vit.vision_transformer import load_backbone
-from tenfold.training import TrainerOptions
 
 
 def finetune(
@@ -24,7 +24,7 @@ def finetune(
     batch_size: int = 1024, learning_rate: float | None = None, layer_decay: float = 0.75, drop_path: float = 0.0,
     crop_scale: float = 0.08, flip: bool = True, randaugment: str | None = None, mixup: float = 0.0,
     cutmix: float = 0.0, smoothing: float = 0.0, erase: float = 0.0, workers: int = 0, devices: int = 1,
-    precision: str = "32-true", seed: int = 0, quiet: bool = False,
+    precision: Precision = "32-true", seed: int = 0, quiet: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Fine-tune a pre-trained folder on labelled images and measure it; continues where it was stopped.
 

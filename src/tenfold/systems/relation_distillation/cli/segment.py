@@ -8,6 +8,7 @@ import torch
 
 from tenfold.errors import UserError
 from tenfold.export import load_manifest
+from tenfold.options import Precision, TrainerOptions
 from tenfold.run import write_atomically
 from tenfold.systems.relation_distillation.data.ade20k import (
     find_ade20k,
@@ -16,13 +17,12 @@ from tenfold.systems.relation_distillation.evaluation.segmentation import evalua
 from tenfold.systems.relation_distillation.training.segmentation import train_segmentation
 from tenfold.systems.relation_distillation.vit.build import load_model_folder
 from tenfold.systems.relation_distillation.vit.segmentation_network import SegmentationNetwork
-from tenfold.training import TrainerOptions
 
 
 def segment(
     run: str, root: str, *, out: str | None = None, iterations: int = 160_000, batch_size: int = 16, crop: int = 512,
     channels: int = 768, learning_rate: float = 1e-4, layer_decay: float = 0.75, drop_path: float = 0.1,
-    workers: int = 0, devices: int = 1, precision: str = "32-true", seed: int = 0,
+    workers: int = 0, devices: int = 1, precision: Precision = "32-true", seed: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """Fine-tune a pre-trained student on ADE20K and measure its mIoU; continues where it was stopped.
 

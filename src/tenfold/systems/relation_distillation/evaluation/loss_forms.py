@@ -52,9 +52,11 @@ def compare_forms(
     rows: list[dict[str, Any]] = []
     for name in names:
         timed = measure_latency(
-            lambda name=name: step(name), threads=threads or torch.get_num_threads(), warmup=2, repeats=repeats,  # type: ignore[misc]
-            device=place,
-        )  # fmt: skip
+            lambda name=name: step(name),  # type: ignore[misc]
+            threads=threads or torch.get_num_threads(),
+            warmup=2,
+            repeats=repeats,
+        )
         for x in (q, k, v):
             x.grad = None
         extra = measure_peak_memory(lambda name=name: step(name), device=place)  # type: ignore[misc]

@@ -1,0 +1,1 @@
+"""Tables of the documentation, made from committed results: a file per system, each with its ``PARTS``."""

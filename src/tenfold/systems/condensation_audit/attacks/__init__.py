@@ -1,0 +1,1 @@
+"""Backdoor attacks on condensation, and how their success is counted."""

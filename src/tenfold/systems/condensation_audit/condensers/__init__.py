@@ -1,0 +1,1 @@
+"""The methods that condense, and the selections that they are compared with."""

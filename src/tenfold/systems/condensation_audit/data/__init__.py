@@ -1,0 +1,1 @@
+"""Real images: read, split, normalized, whitened."""

@@ -1,0 +1,1 @@
+"""The small networks of the field, and any of a user's: how they are made."""

@@ -1,0 +1,1 @@
+"""The files of the published programs: read without trust, and written."""

@@ -1,0 +1,1 @@
+"""Condensed sets, in memory and on disk."""

@@ -1,0 +1,1 @@
+"""Encoders of a graph: scores of all entities for queries, by structure or by texts."""

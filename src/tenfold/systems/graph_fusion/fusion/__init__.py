@@ -1,0 +1,1 @@
+"""How two encoders teach each other: batches, objectives, teachers, densification, the schedule."""

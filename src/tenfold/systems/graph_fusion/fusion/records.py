@@ -1,0 +1,41 @@
+"""How far a fusion has come: best weights, and what each EM round injected."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from tenfold.systems.graph_fusion.fusion.densification import Injected
+
+
+@dataclass
+class Best:
+    """An encoder's weights at its best validation MRR so far.
+
+    Attributes:
+        mrr: on validation.
+        stage: phase in which it was reached.
+        state: the weights.
+    """
+
+    mrr: float
+    stage: str
+    state: dict[str, Tensor]
+
+
+@dataclass
+class Round:
+    """What one EM round injected.
+
+    Attributes:
+        number: of the round, from 1.
+        injected: the triples, their confidence and source.
+        unobserved: number of unobserved queries, residual and cross.
+        precision: see `precision_curve`, of all candidates.
+        true_share: share of the injected triples that are known to be true; ``None`` if nothing was injected.
+    """
+
+    number: int
+    injected: Injected
+    unobserved: tuple[int, int]
+    precision: dict[str, list[float | None]]
+    true_share: float | None

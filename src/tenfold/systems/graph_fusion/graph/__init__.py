@@ -1,0 +1,1 @@
+"""Knowledge graphs: read from files, split, thinned, and asked for known answers."""

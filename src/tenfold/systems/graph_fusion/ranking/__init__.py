@@ -1,0 +1,1 @@
+"""Filtered ranks and their numbers, calibrated confidence, and the two-encoder ensemble."""

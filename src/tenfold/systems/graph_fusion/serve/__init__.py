@@ -1,0 +1,1 @@
+"""One encoder, served alone: answers, reasons, new facts, and files for others."""

@@ -1,0 +1,112 @@
+"""What the tests of all systems need to know of each: a run of seconds, something to predict, where to kill it."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def an_image(folder):
+    """A picture of a digit's size."""
+    path = folder / "digit.png"
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(path)
+    return [path]
+
+
+def a_row(folder):
+    """A row of the digits that activation uncertainty learns from."""
+    path = folder / "rows.npy"
+    np.save(path, np.zeros((2, 64), np.float32))
+    return [path]
+
+
+def a_query(folder):
+    """Nothing to make: graph fusion answers queries of names."""
+    return ["?"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """How the tests of all systems treat one.
+
+    Attributes:
+        fast: settings of a run of seconds.
+        kill_at: a file of the run folder; when it is there, the run is in the middle of its work.
+        inputs: makes what ``predict`` takes, in a folder.
+        wrong: settings that must be refused, each with a word that the line must hold.
+    """
+
+    fast: list[str]
+    kill_at: str
+    inputs: Callable[[Path], list]
+    wrong: dict[str, str]
+
+
+CASES = {
+    "boosted-exits": Case(
+        fast=["--seeds", "1", "--optimizer.epochs", "3", "--arms", "[joint]", "--model.arguments",
+              "{widths: [4, 4, 6]}", "--trainer.checkpoint_steps", "2"],
+        kill_at="steps/joint/seed0/last.ckpt",
+        inputs=an_image,
+        wrong={"--optimizer.learning_rate=-1": "learning_rate", "--model.arguments={widths: []}": "widths",
+               "--budget=2": "budget", "--optimizer.epochs=0": "epochs"},
+    ),
+    "activation-uncertainty": Case(
+        fast=["--seeds", "1", "--optimizer.epochs", "2", "--estimator.passes", "20", "--estimator.test_passes", "20",
+              "--model.arguments", "{widths: [16, 8]}"],
+        kill_at="steps/main/digits/seed0/result.json",
+        inputs=a_row,
+        wrong={"--estimator.passes=0": "passes", "--optimizer.learning_rate=nan": "learning_rate"},
+    ),
+    "relation-distillation": Case(
+        fast=["--seeds", "1", "--teacher.width", "32", "--teacher.depth", "3", "--teacher.epochs", "1",
+              "--distil.epochs", "2", "--finetune.epochs", "1", "--finetune.few_epochs", "2", "--student.width", "16",
+              "--student.depth", "2", "--data.validation", "900", "--arms", "[scratch]",
+              "--trainer.checkpoint_steps", "2"],
+        kill_at="steps/relations/seed0/pretraining/last.ckpt",
+        inputs=an_image,
+        wrong={"--finetune.batch_size=0": "batch_size", "--teacher.decoder_heads=0": "decoder_heads",
+               "--finetune.few_labels=-1": "few_labels"},
+    ),
+    "graph-fusion": Case(
+        fast=["--seeds=1", "--arms=[m2l]", "--structure.arguments={dim: 16, channels: 4, normalize: false}",
+              "--text.arguments={dim: 16}", "--fusion.warm_epochs=6", "--fusion.mutual_epochs=2", "--fusion.rounds=1",
+              "--fusion.phase_epochs=2", "--fusion.threshold=0.1"],
+        kill_at="steps/vem2l/seed0/round-1/m-step/last.ckpt",
+        inputs=a_query,
+        wrong={"--fusion.threshold=-1": "threshold", "--fusion.smoothing=2": "smoothing"},
+    ),
+    "condensation-audit": Case(
+        fast=["--seeds", "1", "--images_per_class", "[2]", "--methods", "[random, dm]", "--training.epochs", "20",
+              "--training.networks", "2", "--training.full_epochs", "1", "--attack.images_per_class", "2",
+              "--attack.trigger_steps", "10", "--attack.portion", "0.1", "--attack.updated_portion", "0.1",
+              "--settings", "{dm: {iterations: 40, real_batch: 16, strategy: ''}}", "--held_out", "60",
+              "--network.arguments", "{width: 4, depth: 2}"],
+        kill_at="steps/attacks/doorping/seed0/condensation.safetensors",
+        inputs=an_image,
+        wrong={"--held_out=-1": "held_out", "--attack.portion=2": "portion"},
+    ),
+}  # fmt: skip
+"""By system; every system of the catalog has one."""
+
+_TIMES = re.compile(r"second|time|\bms\b|/s\b|minutes|memory", re.IGNORECASE)
+
+
+def numbers(folder):
+    """What a run found, without what the clock says: two runs of one configuration must agree in it to the bit."""
+    results = json.loads((Path(folder) / "results.json").read_text())
+    results["claims"] = [claim for claim in results["claims"] if not _TIMES.search(claim["unit"])]
+    for values in results["metrics"].values():
+        for name in [name for name in values if _TIMES.search(name)]:
+            del values[name]
+    for table in results["tables"]:
+        for place, column in enumerate(table["columns"]):
+            if _TIMES.search(column):
+                for row in table["rows"]:
+                    row[place] = None
+    results["plots"] = [plot for plot in results["plots"] if not _TIMES.search(plot["y_label"] + plot["x_label"])]
+    return {name: results[name] for name in ("claims", "metrics", "plots", "tables", "pictures")}

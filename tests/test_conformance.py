@@ -1,0 +1,163 @@
+"""What every system must do, as one table: run, resume after a kill, evaluate, predict, export, load, refuse."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from systems_for_tests import CASES, numbers
+
+import tenfold
+from tenfold import load_results
+from tenfold.catalog import SYSTEMS, find_system
+from tenfold.cli import main
+
+each_system = pytest.mark.parametrize("system", [system.id for system in SYSTEMS])
+
+
+def call(capsys, *arguments):
+    capsys.readouterr()
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def refused(capsys, *arguments):
+    """Wrong input: exit code 2 and one line; gives the line."""
+    code, out, err = call(capsys, *arguments)
+    assert (code, out) == (2, ""), err
+    assert err.count("\n") == 1 and err.startswith("tenfold: "), err
+    return err
+
+
+def test_every_system_has_a_case():
+    assert set(CASES) == {system.id for system in SYSTEMS}
+    for system in SYSTEMS:
+        assert find_system(system.alias) is system
+
+
+@each_system
+def test_a_run_leaves_what_is_promised(finished_run, system):
+    folder = finished_run(system)
+    assert {"config.yaml", "results.json", "report.html", "log.txt", "steps", "model.json"} <= {
+        path.name for path in folder.iterdir()
+    }
+    results = load_results(folder / "results.json")
+    assert results.system == system and results.claims and results.summary.endswith(".") and results.plots
+    unsure = [claim.id for claim in results.claims if claim.chance and claim.verdict != "not settled"]
+    assert all(claim.interval for claim in results.claims if claim.id in unsure)
+
+
+@each_system
+def test_a_killed_run_resumes_to_the_same_numbers(finished_run, system, tmp_path):
+    whole, folder = finished_run(system), tmp_path / "killed"
+    arguments = ["run", system, "--out", str(folder), "--quiet", "--workers", "1", *CASES[system].fast]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tenfold", *arguments], env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not (folder / CASES[system].kill_at).exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "results.json").exists()
+    assert main([*arguments, "--resume"]) == 0
+    assert numbers(folder) == numbers(whole)
+
+
+@each_system
+def test_workers_do_not_change_the_numbers(finished_run, system, tmp_path):
+    folder = tmp_path / "shared"
+    assert main(["run", system, "--out", str(folder), "--quiet", "--workers", "2", *CASES[system].fast]) == 0
+    assert numbers(folder) == numbers(finished_run(system))
+
+
+@each_system
+def test_a_finished_run_is_evaluated_loaded_exported_and_asked(finished_run, system, tmp_path, capsys):
+    folder = finished_run(system)
+    code, out, err = call(capsys, "evaluate", folder)
+    assert code == 0 and json.loads(out), err
+    assert callable(tenfold.load(folder))
+    inputs = CASES[system].inputs(tmp_path)
+    code, out, err = call(capsys, "predict", folder, *inputs)
+    assert code == 0 and out.strip(), err
+    for kind in ("safetensors", "onnx"):
+        code, out, err = call(capsys, "export", "--to", kind, folder, "--out", tmp_path / kind)
+        assert code == 0 and any((tmp_path / kind).iterdir()), err
+
+
+@each_system
+def test_a_finished_run_is_not_done_again_and_not_overwritten(finished_run, system, capsys):
+    folder = finished_run(system)
+    before = (folder / "results.json").stat().st_mtime_ns
+    fast = ["--workers", "1", *CASES[system].fast]
+    assert "already holds a run" in refused(capsys, "run", system, "--out", folder, *fast)
+    assert "another seed" in refused(capsys, "run", system, "--out", folder, "--resume", *fast, "--seed", 1)
+    assert call(capsys, "run", system, "--out", folder, "--resume", *fast)[0] == 0
+    assert (folder / "results.json").stat().st_mtime_ns == before
+
+
+@each_system
+def test_wrong_settings_are_refused_before_any_work(system, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    wrong = {
+        "--seed=-1": "seed",
+        f"--seed={2**64}": "seed",
+        "--trainer.devices=0": "devices",
+        "--workers=0": "workers",
+        "--nope=1": "nope",
+        "--preset=huge": "huge",
+        "--data.root=nowhere": "nowhere",
+        **CASES[system].wrong,
+    }
+    for setting, word in wrong.items():
+        assert word in refused(capsys, "run", system, setting), setting
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@each_system
+@pytest.mark.parametrize("damage", ["model.json", "model.safetensors"])
+def test_a_damaged_model_is_named(finished_run, system, damage, tmp_path, capsys):
+    folder = finished_run(system)
+    for path in folder.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    content = (folder / damage).read_bytes()
+    for damaged in (content[: len(content) // 2], b"", b"\x00" * 64):
+        (tmp_path / damage).unlink()
+        (tmp_path / damage).write_bytes(damaged)
+        assert damage in refused(capsys, "evaluate", tmp_path)
+
+
+@each_system
+def test_everything_explains_itself(system, capsys):
+    known = find_system(system)
+    assert call(capsys, "run", system, "--help")[0] == 0
+    for verb in known.commands.VERBS:
+        assert call(capsys, system, verb, "--help")[0] == 0
+    assert "no verb" in refused(capsys, system, "frobnicate")
+
+
+LIGHT = """
+import sys, contextlib, io
+from tenfold.cli import main
+heavy = {"lightning", "torchmetrics", "sympy", "transformers", "torch._dynamo", "torch._inductor"}
+folder, out, *inputs = sys.argv[1:]
+export = ["export", "--to", "safetensors", folder, "--out", out]
+for command in (["predict", folder, *inputs], ["evaluate", folder], export):
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert main(command) == 0, command
+    assert not heavy & set(sys.modules), (command[0], heavy & set(sys.modules))
+"""
+
+
+@each_system
+def test_serving_does_not_load_what_trains(finished_run, system, tmp_path):
+    folder = finished_run(system)
+    inputs = map(str, CASES[system].inputs(tmp_path))
+    command = [sys.executable, "-c", LIGHT, str(folder), str(tmp_path / "out"), *inputs]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,58 @@
+"""Settings are refused before any work, by the ranges in their types."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pytest
+
+from tenfold.catalog import SYSTEMS
+from tenfold.errors import UserError
+from tenfold.options import TrainerOptions
+from tenfold.settings import PositiveFloat, PositiveInt, Share, check_settings
+
+
+@dataclass
+class Optimizer:
+    rate: PositiveFloat = 0.1
+    smoothing: Share = 0.0
+
+
+@dataclass
+class Settings:
+    epochs: PositiveInt = 1
+    widths: list[PositiveInt] = field(default_factory=lambda: [1])
+    kind: Literal["a", "b"] = "a"
+    clip: PositiveFloat | None = None
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    trainer: TrainerOptions = field(default_factory=TrainerOptions)
+
+    def check(self):
+        if self.kind == "b" and self.epochs < 2:
+            raise UserError("kind b needs two epochs")
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (Settings(epochs=0), "epochs must be greater than 0; got 0"),
+        (Settings(widths=[4, 0]), "widths.1 must be greater than 0; got 0"),
+        (Settings(kind="c"), "kind must be 'a' or 'b'; got 'c'"),
+        (Settings(clip=-1.0), "clip must be greater than 0; got -1.0"),
+        (Settings(optimizer=Optimizer(rate=float("nan"))), "optimizer.rate must be a finite number; got nan"),
+        (Settings(optimizer=Optimizer(smoothing=2)), "optimizer.smoothing must be less than or equal to 1; got 2"),
+        (Settings(optimizer=None), "optimizer"),
+        (Settings(trainer=TrainerOptions(devices=0)), "trainer.devices must be greater than 0; got 0"),
+        (Settings(kind="b"), "kind b needs two epochs"),
+    ],
+)
+def test_a_setting_out_of_its_range_is_named_with_what_it_is(settings, line):
+    with pytest.raises(UserError) as refused:
+        check_settings(settings)
+    assert line in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.id)
+def test_every_preset_passes_its_own_checks(system):
+    for name, preset in system.settings.PRESETS.items():
+        assert preset.preset == name
+        check_settings(preset)
