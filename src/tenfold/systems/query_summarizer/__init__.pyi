@@ -25,3 +25,7 @@ from .sets.topic import Topic as Topic
 from .text.sentences import Document as Document
 from .text.sentences import split_sentences as split_sentences
 from .text.wordpiece import WordPiece as WordPiece
+from .wikiref.build import build_wikiref as build_wikiref
+from .wikiref.filters import Filters as Filters
+from .wikiref.pages import open_pages as open_pages
+from .wikiref.wikitext import statements_of as statements_of

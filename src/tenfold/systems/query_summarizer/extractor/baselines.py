@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tenfold.systems.query_summarizer.encoders.sentence_vectors import SentenceVectors
 from tenfold.systems.query_summarizer.text.sentences import Document
-from tenfold.systems.query_summarizer.text.words import tfidf_rows
+from tenfold.systems.query_summarizer.text.words import content_words, tfidf_rows
 
 
 def _texts(documents: Sequence[Document]) -> list[str]:
@@ -36,7 +36,7 @@ class TfIdfExtractor:
     def score(self, query: str, documents: Sequence[Document], *, masked: bool = False) -> Tensor:
         """One score per sentence ``(n,)`` in [0, 1]."""
         rows, asked = tfidf_rows(_texts(documents), ["" if masked else query])
-        if asked.nnz == 0:
+        if masked or not content_words(query):
             mean = np.asarray(rows.mean(0)).ravel()
             return torch.from_numpy(np.asarray(rows @ mean).ravel() / (np.linalg.norm(mean) or 1.0))
         return torch.from_numpy(np.asarray((rows @ asked.T).todense()).ravel())

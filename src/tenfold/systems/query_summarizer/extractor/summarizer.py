@@ -87,6 +87,10 @@ class QuerySummarizer:
             without_query=self.extractor.score(query, sources, masked=True).double().numpy() if explain else None,
         )
 
+    def __call__(self, query: str, documents: Sequence[Document | str], **settings: Any) -> Summary:
+        """The same as :meth:`summarize`."""
+        return self.summarize(query, documents, **settings)
+
     def process(
         self,
         question: str | Sequence[str],
