@@ -117,6 +117,13 @@ SYSTEMS = (
         paper="Backdoor Attacks Against Dataset Distillation, NDSS 2023",
         package="tenfold.systems.condensation_audit",
     ),
+    System(
+        id="query-summarizer",
+        alias="qbert",
+        summary="answers a question with citable sentences; builds training data from Wikipedia; fine-tunes sparsely",
+        paper="Transforming Wikipedia into Augmented Data for Query-Focused Summarization, IEEE/ACM TASLP 2022",
+        package="tenfold.systems.query_summarizer",
+    ),
 )
 
 

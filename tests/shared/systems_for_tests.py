@@ -22,6 +22,14 @@ def a_query(folder):
     return ["virus, affects", "?, affects, virus"]
 
 
+def a_topic(folder):
+    """A question and a document, as a row."""
+    path = folder / "topics.jsonl"
+    text = "Rain fell all of that long day. The old bridge was rebuilt after a storm. Nobody came to see it."
+    path.write_text(json.dumps({"query": "What happened to the bridge?", "document": text}) + "\n")
+    return [path]
+
+
 @dataclass(frozen=True)
 class Case:
     """How the tests of all systems treat one.
@@ -122,6 +130,16 @@ CASES = {
         kill_at="steps/attacks/doorping/seed0/condensation.safetensors",
         inputs=an_image,
         wrong={"--held_out=-1": "held_out", "--attack.portion=2": "portion"},
+    ),
+    "query-summarizer": Case(
+        fast=["--seeds", "1", "--arms", "[stage1, both, sparse]", "--data.stage1_groups", "10", "--data.train_groups",
+              "6", "--data.held_back_groups", "3", "--data.test_groups", "6", "--stage1.epochs", "2",
+              "--stage2.epochs", "2", "--model.encoder", "hashed-16", "--model.arguments", "{width: 8, layers: 1}",
+              "--trainer.checkpoint_steps", "1"],
+        kill_at="steps/stage1/seed0/last.ckpt",
+        inputs=a_topic,
+        wrong={"--selection.words=0": "words", "--sparse.fractions=[2]": "fractions", "--stage1.learning_rate=-1":
+               "learning_rate", "--arms=[stage1]": "both", "--data.name=jsonl": "data.train"},
     ),
 }  # fmt: skip
 """By system; every system of the catalog has one."""
