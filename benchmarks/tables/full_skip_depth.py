@@ -17,7 +17,10 @@ def small() -> str:
         keep = [place for place, name in enumerate(found.columns) if name != "training seconds"]
         rows = [[_short(row[place]) for place in keep] for row in found.rows]
         parts += [f"{found.title} ({found.caption.split(';')[0]}):", table([found.columns[p] for p in keep], rows)]
-    parts += ["Claims, in per cent of the baseline's number, paired over seeds with 95 % intervals:", claims_of(results)]
+    parts += [
+        "Claims, in per cent of the baseline's number, paired over seeds with 95 % intervals:",
+        claims_of(results),
+    ]
     return "\n\n".join(parts)
 
 
@@ -40,12 +43,24 @@ def grid() -> str:
     ]
     return "\n\n".join(
         [
-            f"`python benchmarks/full_skip_depth_ablations.py`: connectivity x fusion, and resize modes, on the harder rooms "
+            f"`python benchmarks/full_skip_depth_ablations.py`: connectivity x fusion, and resize modes, on the "
+            "harder rooms "
             f"at {found['size'][0]} x {found['size'][1]}, {found['steps']} steps of batch {found['batch_size']}, "
-            f"{found['seeds']} seeds, {found['test_images']} test images. Trainings this short tell apart only what differs "
+            f"{found['seeds']} seeds, {found['test_images']} test images. Trainings this short tell apart only what "
+            "differs "
             "by more than the spread; weights: learned weight of E1 .. at the deepest level, first seed.",
             table(
-                ["connectivity", "fusion", "resize", "parameters", "abs rel", "sd", "edge abs rel", "boundary F", "weights"],
+                [
+                    "connectivity",
+                    "fusion",
+                    "resize",
+                    "parameters",
+                    "abs rel",
+                    "sd",
+                    "edge abs rel",
+                    "boundary F",
+                    "weights",
+                ],
                 rows,
             ),
         ]
@@ -72,13 +87,24 @@ def speed() -> str:
     size = found["size"]
     return "\n\n".join(
         [
-            f"`python benchmarks/full_skip_depth_speed.py`: decoders with their heads on {found['encoder']}'s features of one "
+            f"`python benchmarks/full_skip_depth_speed.py`: decoders with their heads on {found['encoder']}'s "
+            "features of one "
             f"image of {size[0]} x {size[1]}, width {found['width']}, one thread, fastest of several turns (ms):",
             table(
-                ["decoder", "parameters", "multiply-adds", "eager", "of U-Net's speed", "ONNX", "of U-Net's speed", "MiB"],
+                [
+                    "decoder",
+                    "parameters",
+                    "multiply-adds",
+                    "eager",
+                    "of U-Net's speed",
+                    "ONNX",
+                    "of U-Net's speed",
+                    "MiB",
+                ],
                 rows,
             ),
-            f"The scorer reads and scores {scored['images']:,} pairs of 16-bit PNG files of 375 x 1242 under both KITTI "
+            f"The scorer reads and scores {scored['images']:,} pairs of 16-bit PNG files of 375 x 1242 under both "
+            "KITTI "
             f"protocols in {scored['tenfold_seconds']:.1f} s; a plain numpy loop takes {scored['loop_seconds']:.1f} s "
             f"({scored['ratio']:.2f} times as long). Largest relative difference of a metric: "
             f"{scored['largest_relative_difference']:.1e}.",

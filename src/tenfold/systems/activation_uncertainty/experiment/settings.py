@@ -74,7 +74,8 @@ class DataOptions:
             value = getattr(self, setting)
             if value is not None and not effect:
                 raise UserError(
-                    f"data.{setting} {value!r} has no effect on {self.name!r}: leave it out, or name the data it is for with "
+                    f"data.{setting} {value!r} has no effect on {self.name!r}: leave it out, or name the data it is "
+                    "for with "
                     "--data.name"
                 )
         if self.unreadable != "refuse" and self.name != "folder":
