@@ -33,7 +33,6 @@ from tenfold.systems.boosted_exits import (
     simulate,
 )
 from tenfold.systems.boosted_exits.method import confidence
-from tenfold.training import 
 
 SHARES = (0.4, 0.4, 0.5)
 """Share of the inputs still open that leaves at each exit but the last: 40, 24, 18 and 18 % in all."""
