@@ -139,6 +139,11 @@ def test_a_stopped_distillation_goes_on_with_the_same_settings_only(photographs,
     assert "another seed" in capsys.readouterr().err
     assert main([*command, "--out", str(out), *IMAGES, "--resume", "true"]) == 0
     assert (out / "model.safetensors").read_bytes() == weights
+    (out / "results.json").unlink()
+    (out / "steps/distillation/weights.safetensors").write_bytes(b"cut short")
+    capsys.readouterr()
+    assert main([*command, "--out", str(out), *IMAGES, "--resume", "true"]) == 2
+    assert "weights.safetensors is damaged" in capsys.readouterr().err
     assert len((out / "steps/distillation/epochs.jsonl").read_text().splitlines()) == 2
 
 
