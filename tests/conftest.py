@@ -14,9 +14,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
 
-from photos import photos  # noqa: F401 (a fixture, found by its name)
-
 _RUNS: dict = {}
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """A stranger's folder of 200 photos, one of them broken (``tests/shared/photos.py``); read only."""
+    from photos import make_photos
+
+    return make_photos(tmp_path_factory.mktemp("stranger") / "photos")
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -111,20 +110,6 @@ def fit(
     )
     model.eval()
     return FitResult(**done)
-
-
-def sgd(
-    parameters: Iterable,
-    *,
-    learning_rate: float,
-    momentum: float = 0.9,
-    weight_decay: float = 0.0,
-    nesterov: bool = False,
-) -> Optimizer:
-    """Stochastic gradient descent with momentum; ``parameters`` may be groups with settings of their own."""
-    return torch.optim.SGD(
-        parameters, lr=learning_rate, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov
-    )
 
 
 def learning_rate_factor(
