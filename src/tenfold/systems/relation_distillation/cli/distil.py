@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
+from tenfold.checkpoints import load_strictly, read_safetensors
 from tenfold.cost import count_flops, count_parameters
 from tenfold.data import Preprocessing, Splits
 from tenfold.errors import UserError
@@ -210,7 +210,8 @@ def _deliver(
     run: Run,
 ) -> None:
     student = build_vit(name, **sizes | {"heads": found["heads"]})
-    student.load_state_dict(load_file(run.folder / "steps/distillation/weights.safetensors"))
+    weights = run.folder / "steps/distillation/weights.safetensors"
+    load_strictly(student, read_safetensors(weights), weights)
     if rank() == 0:
         save_model(
             run.folder,

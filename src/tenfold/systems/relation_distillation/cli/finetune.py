@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file
 
+from tenfold.checkpoints import load_strictly, read_safetensors
 from tenfold.cost import count_flops, count_parameters
 from tenfold.data import Splits
 from tenfold.errors import UserError
@@ -218,7 +218,8 @@ def _deliver(
     run: Run,
 ) -> None:
     classifier = build_vit(manifest.builder, **arguments)
-    classifier.load_state_dict(load_file(run.folder / "steps/finetuning/weights.safetensors"))
+    weights = run.folder / "steps/finetuning/weights.safetensors"
+    load_strictly(classifier, read_safetensors(weights), weights)
     kept = {name: value for name, value in manifest.extra.items() if name not in ("mean", "std")}
     if rank() == 0:
         save_model(

@@ -23,8 +23,9 @@ def import_official(
         out: folder to write; the checkpoint's name without its suffix where not given.
     """
     folder = Path(out) if out else Path(Path(checkpoint).stem)
-    if (folder / "model.json").exists():
-        raise UserError(f"{folder} already holds a model; name another folder with --out")
+    for name in ("model.json", "model.safetensors"):
+        if (folder / name).exists():
+            raise UserError(f"{folder} already holds {name}; name another folder with --out")
     file = read_official(checkpoint, kind)
     if file.kind == "tinymim-star":
         raise UserError("TinyMIM* has a distillation token: load it in Python with load_official(checkpoint)")

@@ -1,8 +1,10 @@
 """The networks of runs and model folders, with what their images go through."""
 
+from pathlib import Path
 from typing import Any
 
 from tenfold.errors import UserError
+from tenfold.files import make_folder, printable
 from tenfold.model_folder import Manifest, load_manifest
 from tenfold.systems.relation_distillation.vit.build import load_model_folder
 
@@ -20,3 +22,15 @@ def load_classifier(folder: str) -> tuple[Any, Manifest]:
     if not isinstance(classes, list) or len(classes) != manifest.arguments["num_classes"]:
         raise UserError(f"the manifest of {folder} does not name the classes of its network")
     return model, manifest
+
+
+def new_files(folder: str | Path, *names: str) -> Path:
+    """The folder to write files into, made if need be; what is there already is not replaced.
+
+    Raises:
+        UserError: one of the files exists, or the folder cannot be made.
+    """
+    for name in names:
+        if (Path(folder) / name).exists():
+            raise UserError(f"{printable(folder)} already holds {name}; name another folder with --out")
+    return make_folder(folder)

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from tenfold.checkpoints import load_strictly, read_safetensors
 from tenfold.data import Splits
 from tenfold.parallel import rank
 from tenfold.run import Run
@@ -71,7 +71,7 @@ def evaluate_arm(
     uniform = config.student.finetune_heads == "uniform" if arm.uniform_heads is None else arm.uniform_heads
     heads = [config.student.heads] * len(found["heads"]) if uniform else found["heads"]
     classifier = make_classifier(config, splits, heads)
-    state = load_file(weights)
+    state = read_safetensors(weights)
     load_backbone(classifier, state)
     pretrained = build_student_like(config, splits, found["heads"], state)
     moved = largest_difference(pretrained, classifier, splits.example(1))
@@ -141,5 +141,5 @@ def build_student_like(config: Config, splits: Splits, heads: Sequence[int], sta
         heads=list(heads),
         arguments=config.student.arguments,
     )
-    student.load_state_dict(state)
+    load_strictly(student, state, "the weights of the pre-training")
     return student.eval()

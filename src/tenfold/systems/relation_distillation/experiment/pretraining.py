@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tenfold.checkpoints import load_strictly, read_safetensors
 from tenfold.cost import count_parameters
 from tenfold.data import Batches, FileBatches, Splits, TensorBatches
+from tenfold.files import atomic_path
 from tenfold.parallel import rank, wait_for_all_ranks
 from tenfold.run import Run
 from tenfold.systems.relation_distillation.attention.heads import heads_per_block
@@ -99,7 +101,7 @@ def make_teacher(config: Config, splits: Splits, weights: Path | None) -> Teache
     if options.weights is not None:
         load_teacher_weights(network, options.weights)
     elif weights is not None:
-        network.load_state_dict(load_file(weights))
+        load_strictly(network, read_safetensors(weights), weights)
     source = options.weights or f"masked autoencoder trained here for {options.epochs} epochs"
     return Teacher(network.eval(), mean, std, fingerprint(network), source)
 
@@ -368,4 +370,5 @@ def labelled(config: Config, splits: Splits) -> Splits:
 
 def save_weights(module: nn.Module, path: Path) -> None:
     """A state dict as safetensors."""
-    save_file({name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}, path)
+    with atomic_path(path) as temporary:
+        save_file({name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}, temporary)

@@ -11,9 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-
 import tenfold
+from tenfold.checkpoints import load_strictly, read_safetensors
 from tenfold.cost import count_flops, count_parameters
 from tenfold.data import Splits
 from tenfold.files import read_json
@@ -260,9 +259,10 @@ def deliver(config: Config, splits: Splits, teacher: Teacher, found: dict[str, A
     base = run.folder / f"steps/relations/seed{config.seed}"
     heads = found["full"]["heads"]
     classifier = make_classifier(config, splits, heads)
-    classifier.load_state_dict(load_file(base / "full/weights.safetensors"))
+    weights, pretrained = base / "full/weights.safetensors", base / "pretraining/weights.safetensors"
+    load_strictly(classifier, read_safetensors(weights), weights)
     classifier.eval()
-    student = build_student_like(config, splits, found["heads"], load_file(base / "pretraining/weights.safetensors"))
+    student = build_student_like(config, splits, found["heads"], read_safetensors(pretrained))
     arguments = {
         "image_size": splits.image_shape[-1],
         "channels": splits.image_shape[0],

@@ -49,7 +49,7 @@ class OfficialFile:
     def architecture(self) -> dict[str, int]:
         """``image_size``, ``patch``, ``width``, ``depth``, ``channels``, ``num_classes``, ``prefix_tokens``."""
         width, channels, patch, _ = self.encoder["patch_embed.proj.weight"].shape
-        depth = 1 + max(int(found[1]) for name in self.encoder if (found := re.match(r"blocks\.(\d+)\.", name)))
+        depth = len({found[1] for name in self.encoder if (found := re.match(r"blocks\.(\d+)\.", name))})
         prefix = 2 if "dist_token" in self.encoder else 1
         side = round((self.encoder["pos_embed"].shape[1] - prefix) ** 0.5)
         head = self.encoder.get("head.weight")
@@ -113,6 +113,9 @@ def read_official(path: str | Path, kind: Kind | None = None) -> OfficialFile:
             raise UserError(f"{path} is no checkpoint of MAE, TinyMIM or a timm vision transformer: it lacks {name!r}")
     if state["patch_embed.proj.weight"].ndim != 4 or state["pos_embed"].ndim != 3:
         raise UserError(f"{path} is of another architecture: its patch embedding or positions have another shape")
+    blocks = {int(found[1]) for name in state if (found := re.match(r"blocks\.(\d{1,6})\.", name))}
+    if blocks != set(range(len(blocks))):  # before anything of that depth is built
+        raise UserError(f"{path} is damaged: its blocks are not numbered from 0 without a gap")
     decoder = {name: value for name, value in state.items() if name.startswith(_DECODER)}
     encoder = {name: value for name, value in state.items() if name not in decoder}
     return OfficialFile(encoder, decoder, kind or _kind_of(encoder, path, settings))
@@ -170,7 +173,7 @@ def load_decoder(path: str | Path, encoder: Any, heads: int = 16) -> MAEDecoder:
     state = read_official(path).decoder
     if "decoder_embed.weight" not in state:
         raise UserError(f"{path} holds no decoder; the files mae_visualize_... do")
-    depth = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("decoder_blocks."))
+    depth = len({name.split(".")[1] for name in state if name.startswith("decoder_blocks.")})
     decoder = MAEDecoder(encoder, width=len(state["decoder_embed.weight"]), depth=depth, heads=heads)
     load_strictly(decoder, state, path)
     return decoder.eval()

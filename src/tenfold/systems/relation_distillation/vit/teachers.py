@@ -80,7 +80,8 @@ def load_teacher(
         processor = path / "preprocessor_config.json"
         if processor.exists():
             found = read_json(processor)
-            mean, std = tuple(found.get("image_mean") or mean), tuple(found.get("image_std") or std)
+            if isinstance(found, dict) and found.get("image_mean"):
+                mean, std = statistics_of({"mean": found["image_mean"], "std": found.get("image_std")})
     elif path.exists():
         network = _backbone_of(path, heads)
     else:
