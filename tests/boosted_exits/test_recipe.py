@@ -134,7 +134,7 @@ def photo_run(photos, tmp_path_factory):
     folder = tmp_path_factory.mktemp("photos") / "run"
     data = ["--data.name", "folder", "--data.root", photos, "--data.image_size", 24]
     network = ["--model.name", "torchvision/resnet18", "--model.taps", "[layer1, layer2]"]
-    settings = ["--seeds", 1, "--optimizer.epochs", 2, "--optimizer.batch_size", 16, "--arms", "[]"]
+    settings = ["--seeds", 1, "--optimizer.epochs", 1, "--optimizer.batch_size", 16, "--arms", "[]"]
     arguments = [*data, *network, *settings]
     assert main(["run", "boosted-exits", "--out", str(folder), *ONE_PROCESS, *map(str, arguments)]) == 2
     assert not folder.exists()  # the broken photo is named before any work
@@ -149,7 +149,7 @@ def ask(capsys, *arguments):
     return code, out, err
 
 
-def test_photos_are_predicted_as_they_are_evaluated(photo_run, photos, capsys):
+def test_photos_are_predicted_as_they_are_evaluated(photo_run, photos, tmp_path, capsys):
     """Sizes, modes and orientations of all kinds: one reader and one preprocessing for all ways to the network."""
     results = load_results(photo_run / "results.json")
     assert any("1 of the 200 images" in note and BROKEN in note for note in results.notes)
@@ -157,11 +157,15 @@ def test_photos_are_predicted_as_they_are_evaluated(photo_run, photos, capsys):
     manifest = json.loads((photo_run / "model.json").read_text())
     assert manifest["extra"]["preprocessing"]["resize"] == "crop"
 
-    code, out, _ = ask(capsys, "evaluate", photo_run, "--data", "folder", "--root", photos)
-    assert code == 2
-    code, out, _ = ask(capsys, "evaluate", photo_run, "--data", "folder", "--root", photos, "--unreadable", "leave-out")
+    code, out, _ = ask(capsys, "evaluate", photo_run)  # on its own data, by its own settings
     assert code == 0
     evaluated = json.loads(out)
+    (tmp_path / "elsewhere").symlink_to(photos)
+    other = ["evaluate", photo_run, "--data", "folder", "--root", tmp_path / "elsewhere"]
+    code, _, err = ask(capsys, *other)
+    assert code == 2 and "--unreadable leave-out" in err
+    code, out, _ = ask(capsys, *other, "--unreadable", "leave-out")
+    assert json.loads(out)["accuracy"] == evaluated["accuracy"]
 
     splits = tenfold.data.load_splits("folder", root=str(photos), unreadable="leave-out")
     code, out, _ = ask(capsys, "predict", photo_run, *splits.test.paths)

@@ -36,9 +36,9 @@ def data_of(
     saved: dict[str, Any] = dict(config.get("data", {}))
     if data is None and not saved:
         raise UserError(f"{run} names no data: name them with --data (and --root)")
-    if data is not None and data != saved.get("name"):
-        saved = {"name": data, "root": root}
-    saved |= {"root": root} if root is not None else {}
+    name = data or saved["name"]
+    if name != saved.get("name") or root not in (None, saved.get("root")):
+        saved = {"name": name, "root": root}
     saved |= {"unreadable": unreadable} if unreadable != "refuse" else {}
     try:
         options = ImageOptions(**saved)
