@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from tenfold.errors import UserError
+from tenfold.files import read_json, write_atomically
 from tenfold.losses import log_probabilities
 from tenfold.parallel import rank, wait_for_all_ranks, world_size
-from tenfold.run import read_json, write_atomically
 from tenfold.systems.graph_fusion.encoders.query_scorer import QueryScorer, check_scores
 from tenfold.systems.graph_fusion.graph.answers import AnswerIndex
 from tenfold.systems.graph_fusion.graph.query_batch import UnobservedBatch
@@ -174,6 +174,8 @@ def read_teacher(folder: str | Path) -> TeacherFile:
     """
     folder = Path(folder)
     hashes = read_json(folder / "teacher.json")
+    if not isinstance(hashes, dict):
+        raise UserError(f"{folder / 'teacher.json'} is damaged: remove {folder} and resume the run")
     for name in _ARRAYS:
         if not (folder / f"{name}.npy").exists() or _hash(folder / f"{name}.npy") != hashes.get(name):
             raise UserError(f"{folder / name}.npy is missing or was changed: remove {folder} and resume the run")
