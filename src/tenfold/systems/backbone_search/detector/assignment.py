@@ -137,6 +137,6 @@ def _classification_cost(objectness: Tensor, classes: Tensor, true_classes: Tens
     p = (classes.float().sigmoid() * objectness.float().sigmoid()[..., None]).sqrt()
     # Logarithms end at -100, as those of torch's binary cross-entropy do.
     absent = -torch.log1p(-p).clamp(min=-100)
-    difference = -torch.log(p).clamp(min=-100) - absent
-    own = difference.gather(2, true_classes[:, None].expand(-1, p.shape[1], -1))
+    index = true_classes[:, None].expand(-1, p.shape[1], -1)
+    own = -torch.log(p.gather(2, index)).clamp(min=-100) - absent.gather(2, index)
     return (absent.sum(2)[..., None] + own).transpose(1, 2)

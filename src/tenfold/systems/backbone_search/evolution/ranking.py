@@ -25,7 +25,7 @@ def dominates(values: Values, violations: Values) -> NDArray[np.bool_]:
         ``(n, n)``: whether the row dominates the column.
     """
     values = np.where(np.isnan(values), np.inf, values)
-    broken = np.isinf(values).any(1)
+    broken = np.asarray(np.isinf(values).any(1))
     no_worse = (values[:, None] <= values[None]).all(2)
     better = no_worse & (values[:, None] < values[None]).any(2)
     # A candidate without a finite value loses against all that have one.

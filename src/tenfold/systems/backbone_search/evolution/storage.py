@@ -73,7 +73,7 @@ def open_study(storage: BaseStorage, name: str, task: SearchTask, sampler: optun
     Raises:
         UserError: the study is of something else.
     """
-    directions = ["maximize", *["minimize"] * len(task.objectives)]
+    directions: Any = ["maximize", *["minimize"] * len(task.objectives)]
     study = optuna.create_study(
         storage=storage, sampler=sampler, study_name=name, directions=directions, load_if_exists=True
     )
