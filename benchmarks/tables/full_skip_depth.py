@@ -17,7 +17,10 @@ def small() -> str:
         keep = [place for place, name in enumerate(found.columns) if name != "training seconds"]
         rows = [[_short(row[place]) for place in keep] for row in found.rows]
         parts += [f"{found.title} ({found.caption.split(';')[0]}):", table([found.columns[p] for p in keep], rows)]
-    parts += ["Claims, in per cent of the baseline's number, paired over seeds with 95 % intervals:", claims_of(results)]
+    parts += [
+        "Claims, in per cent of the baseline's number, paired over seeds with 95 % intervals:",
+        claims_of(results),
+    ]
     return "\n\n".join(parts)
 
 
@@ -45,7 +48,17 @@ def grid() -> str:
             f"{found['seeds']} seeds, {found['test_images']} test images. Trainings this short tell apart only what differs "
             "by more than the spread; weights: learned weight of E1 .. at the deepest level, first seed.",
             table(
-                ["connectivity", "fusion", "resize", "parameters", "abs rel", "sd", "edge abs rel", "boundary F", "weights"],
+                [
+                    "connectivity",
+                    "fusion",
+                    "resize",
+                    "parameters",
+                    "abs rel",
+                    "sd",
+                    "edge abs rel",
+                    "boundary F",
+                    "weights",
+                ],
                 rows,
             ),
         ]
@@ -62,8 +75,8 @@ def speed() -> str:
             f"{row['multiply_adds'] / 1e9:.2f} G",
             f"{row['eager_ms']:.0f}",
             f"{row['eager_speed_of_unet']:.2f}",
-            f"{row['onnx_ms']:.0f}",
-            f"{row['onnx_speed_of_unet']:.2f}",
+            "-" if row["onnx_ms"] is None else f"{row['onnx_ms']:.0f}",
+            "-" if row["onnx_speed_of_unet"] is None else f"{row['onnx_speed_of_unet']:.2f}",
             f"{row['memory_mib']:.0f}",
         ]
         for row in found["decoders"]
@@ -73,14 +86,23 @@ def speed() -> str:
     return "\n\n".join(
         [
             f"`python benchmarks/full_skip_depth_speed.py`: decoders with their heads on {found['encoder']}'s features of one "
-            f"image of {size[0]} x {size[1]}, width {found['width']}, one thread, fastest of several turns (ms):",
+            f"image of {size[0]} x {size[1]}, width {found['width']}, one thread, fastest of several turns (ms of CPU time):",
             table(
-                ["decoder", "parameters", "multiply-adds", "eager", "of U-Net's speed", "ONNX", "of U-Net's speed", "MiB"],
+                [
+                    "decoder",
+                    "parameters",
+                    "multiply-adds",
+                    "eager",
+                    "of U-Net's speed",
+                    "ONNX",
+                    "of U-Net's speed",
+                    "MiB",
+                ],
                 rows,
             ),
             f"The scorer reads and scores {scored['images']:,} pairs of 16-bit PNG files of 375 x 1242 under both KITTI "
-            f"protocols in {scored['tenfold_seconds']:.1f} s; a plain numpy loop takes {scored['loop_seconds']:.1f} s "
-            f"({scored['ratio']:.2f} times as long). Largest relative difference of a metric: "
+            f"protocols in {scored['tenfold_seconds']:.1f} s ({scored['tenfold_cpu_seconds']:.1f} s of CPU time); a plain numpy "
+            f"loop takes {scored['loop_seconds']:.1f} s ({scored['loop_cpu_seconds']:.1f} s). Largest relative difference of a metric: "
             f"{scored['largest_relative_difference']:.1e}.",
         ]
     )
@@ -107,5 +129,12 @@ def _short(value: object) -> object:
     return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
 
 
-PARTS = {"small": small, "grid": grid, "speed": speed, "protocols": protocols}
-"""Parts of the room's page that are made from results, by the name in the comment before them."""
+_FILES = {
+    "small": "full-skip-depth-small.json",
+    "grid": "full-skip-depth-ablations.json",
+    "speed": "full-skip-depth-speed.json",
+    "protocols": "full-skip-depth-protocols.json",
+}
+_MAKERS = {"small": small, "grid": grid, "speed": speed, "protocols": protocols}
+PARTS = {name: make for name, make in _MAKERS.items() if (RESULTS / _FILES[name]).exists()}
+"""Parts of the room's page that are made from results, by the name in the comment before them; those that were run."""
