@@ -3,7 +3,8 @@
     python benchmarks/graph_fusion_scale.py [--cases NAME ...] [--out FILE]
 
 Each case runs in a process of its own, whose peak resident memory is counted above that of the tables. A step is the
-loss of 256 queries over all entities and its gradients, width 64: a full softmax, or fusion's KL with a teacher.
+loss of 256 queries over all entities and its gradients, by the product's own functions on a DistMult of width 64: a
+full softmax, fusion's KL with a teacher, or the sampled softmax.
 """
 
 import argparse
@@ -12,44 +13,58 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
-QUERIES, WIDTH, K = 256, 64, 64
+QUERIES, WIDTH, K, SHARED = 256, 64, 64, 16_384
 SIZES = (100_000, 1_000_000)
 CASES = ("untiled", "tiled", "kl-untiled", "kl-tiled", "sampled", "best-64")
 
 
 def measure(case: str, entities: int) -> dict[str, float]:
     """Processor seconds per step and peak memory above the tables, in this process, on one thread."""
-    from tenfold.losses import distillation_kl
     from tenfold.run import peak_process_memory_mb
-    from tenfold.systems.graph_fusion.fusion.tiled_losses import Vectors, tiled_mutual_loss
-    from tenfold.systems.graph_fusion.scale.tiles import tiled_cross_entropy
+    from tenfold.systems.graph_fusion import DistMult, full_scores_loss, mutual_loss
+    from tenfold.systems.graph_fusion.fusion.sampled_losses import sampled_softmax_loss
+    from tenfold.systems.graph_fusion.fusion.tiled_losses import score_or_vectors, tiled_mutual_loss, tiled_softmax
+    from tenfold.systems.graph_fusion.graph.query_batch import QueryBatch
     from tenfold.systems.graph_fusion.scale.top_k import tiled_topk
 
     torch.set_num_threads(1)  # processor time is then the time that a free core takes
     torch.manual_seed(0)
-    table = (torch.randn(entities, WIDTH) / WIDTH**0.5).requires_grad_()
-    table.grad = torch.zeros_like(table)
-    queries = torch.randn(QUERIES, WIDTH, requires_grad=True)
-    answers, owner, weights = torch.randint(entities, (QUERIES,)), torch.arange(QUERIES), torch.ones(QUERIES)
-    shared, guide = torch.randint(entities, (16_384,)), torch.randn(QUERIES, WIDTH)  # the teacher's queries
+    encoder, teacher = DistMult(entities, 1, dim=WIDTH), DistMult(entities, 1, dim=WIDTH)
+    teacher.entity_embedding.data = encoder.entity_embedding.data  # one table: memory is counted above it
+    for parameter in encoder.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    heads, relations = torch.randint(entities, (QUERIES,)), torch.randint(2, (QUERIES,))
+    batch = QueryBatch(
+        heads=heads,
+        relations=relations,
+        owner=torch.arange(QUERIES),
+        answers=torch.randint(entities, (QUERIES,)),
+        weights=torch.ones(QUERIES),
+        observed=torch.ones(QUERIES, dtype=torch.bool),
+    )
+
+    def guide(tiled: bool) -> Any:
+        with torch.no_grad():
+            return score_or_vectors(teacher, heads, relations, tiled)
 
     def step() -> None:
         if case == "untiled":
-            torch.nn.functional.cross_entropy(queries @ table.T, answers).backward()
+            full_scores_loss(score_or_vectors(encoder, heads, relations, False), batch, smoothing=0.0).backward()
         elif case == "tiled":
-            tiled_cross_entropy(queries, table, owner, answers, weights).backward()
+            tiled_softmax(score_or_vectors(encoder, heads, relations, True), batch, 0.0).backward()
         elif case == "kl-untiled":
-            distillation_kl(queries @ table.T, guide @ table.detach().T).backward()
+            mutual_loss(score_or_vectors(encoder, heads, relations, False), guide(False)).backward()
         elif case == "kl-tiled":
-            tiled_mutual_loss(Vectors(queries, table, None), Vectors(guide, table, None)).backward()
+            tiled_mutual_loss(score_or_vectors(encoder, heads, relations, True), guide(True)).backward()
         elif case == "sampled":
-            scores = torch.cat([(queries * table[answers]).sum(1, keepdim=True), queries @ table[shared].T], 1)
-            torch.nn.functional.cross_entropy(scores, torch.zeros(QUERIES, dtype=torch.int64)).backward()
+            sampled_softmax_loss(encoder, batch, SHARED).backward()
         else:
-            tiled_topk(queries.detach(), table.detach(), K)
+            vectors = guide(True)
+            tiled_topk(vectors.queries, vectors.entities, K)
 
     before = peak_process_memory_mb()
     step()

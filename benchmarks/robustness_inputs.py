@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "shared"))
 
 from systems_for_tests import CASES
 
-from tenfold.catalog import SYSTEMS
+from tenfold.catalog import SYSTEMS, find_system
 from tenfold.cli import main
 from tenfold.errors import UserError
 
@@ -77,7 +77,7 @@ def settings_of(config, prefix=""):
 
 def command_line(rng, folder, runs):
     """A command with options of the right names and values of the wrong kinds."""
-    system = rng.choice(SYSTEMS)
+    system = find_system(rng.choice(sorted(runs)))
     choice = rng.random()
     if choice < 0.6:
         names = [name for name, _ in settings_of(system.settings.PRESETS["tiny"])]
@@ -99,7 +99,7 @@ def command_line(rng, folder, runs):
 
 def meaningless(rng, folder, runs):
     """One setting with a value that has no meaning for its kind; must be refused."""
-    system = rng.choice(SYSTEMS)
+    system = find_system(rng.choice(sorted(runs)))
     kinds = {bool: None, int: "int", float: "float"}
     found = [(n, kinds.get(type(v))) for n, v in settings_of(system.settings.PRESETS["tiny"]) if kinds.get(type(v))]
     name, kind = rng.choice(found)
@@ -108,7 +108,7 @@ def meaningless(rng, folder, runs):
 
 def configuration(rng, folder, runs):
     """A configuration file: one of a run, damaged, or something else."""
-    system = rng.choice(SYSTEMS)
+    system = find_system(rng.choice(sorted(runs)))
     text = bytearray((runs[system.id] / "config.yaml").read_bytes())
     choice = rng.randint(0, 5)
     if choice == 0:
@@ -132,7 +132,7 @@ def configuration(rng, folder, runs):
 
 def model_folder(rng, folder, runs):
     """A model or run whose files were damaged or changed by somebody."""
-    system = rng.choice(SYSTEMS)
+    system = find_system(rng.choice(sorted(runs)))
     copy = folder / "model"
     shutil.copytree(runs[system.id], copy, ignore=shutil.ignore_patterns("steps", "report.html"))
     files = [
@@ -178,7 +178,7 @@ def changed(rng, value):
 
 def input_file(rng, folder, runs):
     """A file for ``predict`` that is damaged, or is none of the kind."""
-    system = rng.choice(SYSTEMS)
+    system = find_system(rng.choice(sorted(runs)))
     content = rng.choice(
         [b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\x93NUMPY\x01\x00", b"PK\x03\x04", os.urandom(200), b"a,b\n1"]
     )
@@ -237,14 +237,9 @@ def finished_runs(folder):
     return runs
 
 
-def replace_training():
-    """A run that would begin raises :class:`Reached`."""
-
-    def reached(config, run):
-        raise Reached(Reached.__name__)
-
-    for system in SYSTEMS:
-        system.recipe.run = reached
+def reached(config, run):
+    """Takes the place of a system's experiment: the settings were accepted, and nothing is trained."""
+    raise Reached(Reached.__name__)
 
 
 def examine(seed, cases, runs, report=lambda line: None):
@@ -292,7 +287,8 @@ def run(cases, seed, out):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         runs = finished_runs(folder)
-        replace_training()
+        for system in SYSTEMS:
+            system.recipe.run = reached
         counts, problems, chunk = Counter(), [], 50
         for number in range(0, cases, chunk):
             found, wrong = examine_apart(seed * 100_000 + number, min(chunk, cases - number), runs, folder)

@@ -13,6 +13,7 @@ from tenfold.errors import UserError
 
 LARGEST_TEXT = 2**28
 """Bytes of a text file beyond which it is not read whole."""
+_DEEPEST = 50
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:
@@ -130,9 +131,14 @@ def read_yaml(path: str | Path, limit: int = 2**22) -> Any:
     import yaml
 
     text = read_text(path, limit)
+    depth = 0
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise UserError(f"{printable(path)} holds a YAML alias (*name); write the values out")
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):  # as it is read, so that depth costs nothing
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent):
+                raise UserError(f"{printable(path)} holds a YAML alias (*name); write the values out")
+            if depth > _DEEPEST:
+                raise UserError(f"{printable(path)} is not YAML of settings: it is nested more than {_DEEPEST} deep")
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{printable(path)} is not YAML: {first_line(error)}") from error

@@ -10,7 +10,7 @@ import torch
 
 from tenfold.errors import UserError
 from tenfold.systems.graph_fusion import drop_unseen, induced_subset, leakage, load_graph, sparsify
-from tenfold.systems.graph_fusion.graph.tables import detect_order
+from tenfold.systems.graph_fusion.graph.columns import detect_order
 from tenfold.systems.graph_fusion.graph.texts import entity_text_of_id, freebase_relation_text, relation_text_of_id
 
 TRIPLES = [(f"n{h}", f"rel{r}", f"n{(h + r + 1) % 12}") for h in range(12) for r in range(2)]
@@ -225,9 +225,11 @@ def test_sparsify_and_subsets_know_what_they_removed():
     graph = load_graph("umls")
     assert (graph.num_entities, graph.num_relations, len(graph.train)) == (135, 46, 5216)
     thin = sparsify(graph, 0.1, seed=3)
-    assert len(thin.train) == 522 and len(thin.hidden) == 4694
-    both = torch.cat([thin.train, thin.hidden])
-    assert torch.equal(both.unique(dim=0), graph.train.unique(dim=0))
+    assert len(thin.train) == 522 and len(thin.hidden) == 4716
+    assert "522 of 5,216" in thin.notes[-1] and "9 validation and 13 test triples" in thin.notes[-1]
+    both = torch.cat([getattr(thin, name) for name in ("train", "valid", "test", "hidden")])
+    everything = torch.cat([graph.train, graph.valid, graph.test])
+    assert torch.equal(both.unique(dim=0), everything.unique(dim=0))  # nothing that was given is forgotten
     seen = thin.seen()
     assert bool(seen[thin.test[:, [0, 2]]].all())
     kept = sparsify(graph, 0.1, seed=3, keep_unseen=True)
@@ -239,6 +241,139 @@ def test_sparsify_and_subsets_know_what_they_removed():
     assert names <= triples_of(graph, "train")
     dropped = drop_unseen(kept)
     assert bool(dropped.seen().all()) and len(dropped.test) == len(thin.test)
+
+
+def ring(entities=12, relations=2):
+    """Rows of a graph in which every id occurs often."""
+    return [[f"n{h}", f"rel{r}", f"n{(h + r + 1) % entities}"] for h in range(entities) for r in range(relations)]
+
+
+def parquet(path, columns, names=("head", "relation", "tail")):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow.parquet import write_table
+
+    write_table(pyarrow.table(dict(zip(names, columns, strict=True))), path)
+    return path
+
+
+def test_parquet_means_what_its_columns_are_named_and_typed(tmp_path):
+    """The names are no triple, whole numbers keep all digits, fractions and nulls are no ids."""
+    heads, relations, tails = map(list, zip(*ring(), strict=True))
+    graph = load(parquet(tmp_path / "named.parquet", (heads, relations, tails), "spo"))
+    assert set(graph.relations) == {"rel0", "rel1"} and graph.num_entities == 12
+    first = 9_007_199_254_740_993  # above 2^53
+    big = {f"n{n}": first + n for n in range(12)}
+    numbers = parquet(tmp_path / "big.parquet", ([big[h] for h in heads], relations, [str(big[t]) for t in tails]))
+    assert set(load(numbers).entities) == {str(first + n) for n in range(12)}  # 19 digits beside text
+    gap = parquet(tmp_path / "gap.parquet", ([1.0, None, *map(float, range(22))], relations, tails))
+    with pytest.raises(UserError, match="'head' holds numbers with fractions"):
+        load(gap)
+    missing = parquet(tmp_path / "null.parquet", (heads, [*relations[:4], None, *relations[5:]], tails))
+    with pytest.raises(UserError, match="row 5: the column 'relation' is null"):
+        load(missing)
+
+
+TABLES = {
+    "empty cell": (".tsv", lambda rows: rows[3].__setitem__(2, " "), {}, "line 4: the tail is empty"),
+    "empty cell after a blank line": (".csv", lambda rows: rows[3].__setitem__(0, ""), {}, "line 4: the head is empty"),
+    "ids that differ in blanks": (".csv", lambda rows: rows[3].__setitem__(1, "rel1 "), {}, "differ in blanks alone"),
+    "fourth column": (".tsv", lambda rows: [row.append(str(n % 2)) for n, row in enumerate(rows)], {}, "--data.fourth"),
+    "no truth": (
+        ".tsv",
+        lambda rows: [row.append("2") for row in rows],
+        {"fourth_column": "truth"},
+        "line 1: the fourth column holds '2'",
+    ),
+    "strange header": (".csv", lambda rows: rows.insert(0, ["von", "art", "nach"]), {}, "may be a header"),
+    "no header": (".tsv", lambda rows: None, {"header": True}, "names no head, relation and tail"),
+    "commas in text": (".txt", lambda rows: rows.__setitem__(slice(None), [[",".join(r)] for r in rows]), {}, "commas"),
+    "open quote": (".csv", lambda rows: rows[3].__setitem__(0, '"n1'), {}, "is not CSV"),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_tables_are_not_guessed_at(tmp_path, case):
+    suffix, change, options, message = TABLES[case]
+    rows = ring()
+    change(rows)
+    separator = "," if suffix == ".csv" else "\t"
+    (tmp_path / f"graph{suffix}").write_text("".join(separator.join(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match=message) as caught:
+        load(tmp_path / f"graph{suffix}", **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_left_out_of_a_table_is_said(tmp_path):
+    rows = [[*row, str(int(n % 4 > 0))] for n, row in enumerate(ring(relations=4))]
+    (tmp_path / "graph.tsv").write_text("".join("\t".join(row) + "\n" for row in rows))
+    true = load(tmp_path / "graph.tsv", fourth_column="truth")
+    assert sum(len(true.split(name)) for name in ("train", "valid", "test")) == 36
+    assert any("12 rows of graph.tsv are marked false" in note for note in true.notes)
+    every = load(tmp_path / "graph.tsv", fourth_column="ignore")
+    assert any("48 triples was split at random" in note for note in every.notes)
+    named = "".join(",".join([str(n), *row[:3]]) + "\n" for n, row in enumerate(rows))
+    (tmp_path / "named.csv").write_text("year,head,relation,tail\n" + named)
+    assert any("not read: year" in note for note in load(tmp_path / "named.csv").notes)
+
+
+def test_texts_are_not_guessed_at(tmp_path):
+    """A second text of an id is refused or counted; ids of eight digits are WordNet's in WordNet alone."""
+    folder = write(tmp_path / "graph", LAYOUTS["kg-bert"][0])
+    lines = [f"n{k}\tthing {k}\n" for k in range(12)]
+    (folder / "entity2text.txt").write_text("".join([*lines, lines[3], "n4\tanother\n"]))
+    with pytest.raises(UserError, match="line 14: the id 'n4' has another text in line 5"):
+        load(folder)
+    graph = load(folder, duplicates="drop")
+    assert graph.names[graph.entity("n4")] == "thing 4" and any("1 second texts" in note for note in graph.notes)
+    digits = [(f"{h:0>8}", r, f"{t:0>8}") for h, r, t in ((h[1:], r, t[1:]) for h, r, t in TRIPLES)]
+    texts = "".join(f"{k:08}\tSmith, Jane {k}\n" for k in range(12))
+    for relation, name in (("knows", "Smith, Jane 3"), ("_hypernym", "Smith")):
+        triples = [(h, relation if r == "rel0" else r, t) for h, r, t in digits]
+        folder = write(tmp_path / relation, LAYOUTS["kg-bert"][0], triples=triples)
+        (folder / "entity2text.txt").write_text(texts)
+        assert load(folder).names[3] == name
+
+
+def test_n_triples_by_their_grammar(tmp_path):
+    label = "<http://www.w3.org/2000/01/rdf-schema#label>"
+    lines = [f"<http://x/{h}><http://x/{r}> <http://x/{t}>." for h, r, t in TRIPLES]  # blanks may be missing
+    lines += [
+        f'<http://x/n0> {label} "nul"@de .',
+        f'<http://x/n0> {label} "zero \\u00e9"@en-GB . # the wanted language wins',
+        f'<http://x/n0> {label} "0" .',
+        f'<http://x/n1> {label} "eins"@de .',
+        f'<http://x/rel0> {label} "leads to" .',
+        '<http://x/n2> <http://x/size> "1"^^<http://www.w3.org/2001/XMLSchema#integer> .',
+        "<http://x/caf\\u00e9> <http://x/rel0> _:b.1 .",
+        "_:b.1 <http://x/rel1> <http://x/caf\\u00e9> .",
+    ]
+    (tmp_path / "a.nt").write_text("\n".join(lines))
+    graph = load(tmp_path / "a.nt", missing_texts="id")
+    assert graph.names[graph.entity("http://x/n0")] == "zero \u00e9" and "http://x/caf\u00e9" in graph.entities
+    assert graph.names[graph.entity("http://x/n1")] == "eins" and "_:b.1" in graph.entities
+    assert graph.relation_texts[0] == "leads to"
+    for note in ("1 literals", "1 resources have no label in 'en'", "2 further labels"):
+        assert any(note in found for found in graph.notes)
+    assert load(tmp_path / "a.nt", missing_texts="id", language="de").names[1:3] != graph.names[1:3]
+    for wrong in ('<http://x/a> <http://x/b> "c"@9 .', "<http://x/a b> <http://x/b> <http://x/c> .", "_:a _:b _:c ."):
+        (tmp_path / "b.nt").write_text("\n".join([lines[0], wrong]))
+        with pytest.raises(UserError, match="line 2 is not N-Triples"):
+            load(tmp_path / "b.nt")
+
+
+def test_a_split_keeps_every_relation_or_says_so(tmp_path):
+    rare = [("n1", "once", "n5"), ("n2", "twice", "n7"), ("n3", "twice", "n9")]
+    for seed in range(3):
+        (tmp_path / "graph.tsv").write_text(rows([*TRIPLES, *rare]))
+        graph = load(tmp_path / "graph.tsv", seed=seed)
+        assert len(graph.train[:, 1].unique()) == graph.num_relations and not any(
+            "nothing can" in n for n in graph.notes
+        )
+    folder = write(tmp_path / "graph", LAYOUTS["kg-bert"][0])
+    (folder / "test.tsv").write_text(rows([*TRIPLES[2:4], *rare]))
+    assert any(
+        "2 relations have no training triple" in note and "3 validation and test" in note for note in load(folder).notes
+    )
 
 
 @pytest.mark.skipif("TENFOLD_DATA" not in os.environ, reason="needs TENFOLD_DATA")

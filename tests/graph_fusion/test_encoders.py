@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from graph_for_tests import plain, small_graph, wrong_shape
+from graph_for_tests import batch_of, plain, small_graph, wrong_shape
 
 from tenfold.errors import UserError
 from tenfold.systems.graph_fusion import build_encoder, check_scorer
@@ -45,6 +45,10 @@ def test_the_contract(name, checkpoint):
         torch.testing.assert_close(
             encoder.score_candidates(heads, relations, candidates), scores.gather(1, candidates), atol=1e-5, rtol=1e-5
         )
+        owner, answers, shared = torch.tensor([0, 2, 2]), torch.tensor([3, 1, 24]), torch.tensor([5, 5, 0, 9])
+        own, further = encoder.score_answers(heads, relations, owner, answers, shared)
+        torch.testing.assert_close(own, scores[owner, answers], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(further, scores[:, shared], atol=1e-5, rtol=1e-5)
         with encoder.encoded():  # cached = fresh while nothing is learnt
             torch.testing.assert_close(encoder.score_all(heads, relations), scores)
         assert not torch.allclose(scores[1], encoder.score_all(heads, torch.tensor([0, 4, 1]))[1])  # an inverse differs
@@ -131,6 +135,41 @@ def test_hash_text_reads_what_it_has_never_seen():
     assert all(
         p.ndim == 0 or p.shape[0] != GRAPH.num_entities for p in encoder.parameters()
     )  # no parameters per entity
+
+
+@pytest.mark.parametrize("name", ["distmult", "transe", "compgcn", "hash-text", "rotate"])
+def test_the_sampled_losses_are_their_formulas_and_look_at_no_other_entity(name, monkeypatch):
+    """The sampled softmax estimates the full one; nssa weighs negatives by alpha; neither scores all entities."""
+    from tenfold.systems.graph_fusion.fusion.sampled_losses import sampled_softmax_loss, self_adversarial_loss
+
+    encoder = build(name)
+    batch = batch_of([[3], [5, 9], [20]])
+    batch.heads, batch.relations = torch.tensor([0, 1, 2]), torch.tensor([0, 4, 1])
+    scores = encoder.score_all(batch.heads, batch.relations).detach()
+    monkeypatch.setattr(encoder, "score_all", None)
+    torch.manual_seed(1)
+    found = sampled_softmax_loss(encoder, batch, 16)
+    torch.manual_seed(1)
+    drawn = torch.randint(25, (16,))
+    expected = 0.0
+    for row, answer, weight in zip(batch.owner, batch.answers, batch.weights, strict=True):
+        known = torch.isin(drawn, batch.answers[batch.owner == row])
+        others = (scores[row, drawn] - math.log(16 / 25))[~known]
+        total = torch.cat([scores[row, answer][None], others]).logsumexp(0)
+        expected += weight * (total - scores[row, answer]) / 3
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.manual_seed(1)
+    found = self_adversarial_loss(encoder, batch, 8, alpha=0.5)
+    torch.manual_seed(1)
+    drawn = torch.randint(25, (4, 8))
+    expected = 0.0
+    for place, (row, answer) in enumerate(zip(batch.owner, batch.answers, strict=True)):
+        false = torch.isin(drawn[place], batch.answers[batch.owner == row])
+        negative = scores[row, drawn[place]][~false]
+        weights = (0.5 * negative).softmax(0)
+        log = torch.nn.functional.logsigmoid
+        expected -= (log(scores[row, answer]) + (weights * log(-negative)).sum()) / 8
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_neighbour_names_never_show_the_answer(checkpoint):

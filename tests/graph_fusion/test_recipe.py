@@ -1,23 +1,25 @@
 """The experiment end to end: a whole run, killed and resumed, its commands, and bad input."""
 
+import contextlib
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from graph_for_tests import small_graph
 
+import tenfold
 from tenfold import load_results
 from tenfold.cli import main
 from tenfold.errors import UserError
+from tenfold.report import write_report
+from tenfold.systems.graph_fusion.experiment import recipe
+from tenfold.systems.graph_fusion.experiment.comparison import tables_of
 from tenfold.systems.graph_fusion.experiment.delivery import choose_student
 from tenfold.systems.graph_fusion.experiment.from_settings import make_encoder
-from tenfold.systems.graph_fusion.experiment.settings import PRESETS, Config, arms_of
+from tenfold.systems.graph_fusion.experiment.settings import PRESETS, Config, DataOptions, arms_of, data_of
 from tenfold.systems.graph_fusion.fusion.objectives import warm_schedule
 
 SHARED = Path(__file__).parents[1] / "shared"
@@ -34,58 +36,65 @@ FAST = {
 }
 
 
-def with_shared():
-    return os.pathsep.join([str(SHARED), os.environ.get("PYTHONPATH", "")])
+def strangers_graph(folder):
+    """A graph of somebody's own: who lives where, who knows whom, with names that say something of it."""
+    cities, countries = ["paris", "lyon", "rome", "turin", "oslo", "bergen"], ["france", "italy", "norway"]
+    people = ["ada", "bo", "cleo", "dan", "eva", "finn", "gus", "hal", "ida", "jon", "kim", "lea"]
+    people += [f"{name}_2" for name in people]
+    facts = [(city, "part_of", countries[n // 2]) for n, city in enumerate(cities)]
+    for n, person in enumerate(people):
+        facts += [
+            (person, "lives_in", cities[n % 6]),
+            (person, "citizen_of", countries[n % 6 // 2]),
+            (person, "knows", people[(n + 6) % 24]),
+            (person, "knows", people[(n + 12) % 24]),
+            (person, "works_with", people[(n + 1) % 24]),
+        ]
+    (folder / "facts.tsv").write_text("".join("\t".join(fact) + "\n" for fact in facts))
+    names = {city: f"the city of {city} in {countries[n // 2]}" for n, city in enumerate(cities)}
+    names |= {country: f"the country {country}" for country in countries}
+    names |= {person: f"{person} from {cities[n % 6]}" for n, person in enumerate(people)}
+    (folder / "names.tsv").write_text("".join(f"{key}\t{text}\n" for key, text in names.items()))
+    return facts
 
 
-def start(folder, *arguments):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": with_shared()}
-    command = [
-        sys.executable,
-        "-m",
-        "tenfold",
-        "run",
-        "graph-fusion",
-        "--out",
-        str(folder),
-        "--quiet",
-        *(f"--{name}={value}" for name, value in FAST.items()),
-        *arguments,
-    ]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def finish(process):
-    _, errors = process.communicate(timeout=400)
-    assert process.returncode == 0, errors
-
-
-def numbers(folder):
-    results = json.loads((folder / "results.json").read_text())
-    delivered = next(table for table in results["tables"] if table["id"] == "delivered")
-    for row in delivered["rows"]:
-        row.pop(2)  # a time
-    return {name: results[name] for name in ("claims", "metrics", "plots", "tables")}
+def commands_of_the_readme():
+    readme = Path(recipe.__file__).parents[1] / "README.md"
+    text = readme.read_text(encoding="utf-8").split("## On your own graph")[1]
+    return [shlex.split(line)[1:] for line in text.split("```bash\n")[1].split("```")[0].splitlines()]
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("recipe") / "whole"
-    finish(start(folder))
-    return folder
+    """A run on a stranger's graph with texts, by the commands of the README."""
+    folder = tmp_path_factory.mktemp("recipe")
+    strangers_graph(folder)
+    (command,) = [command for command in commands_of_the_readme() if command[0] == "run"]
+    with contextlib.chdir(folder):
+        assert main([*command, "--quiet", "--workers=1", *(f"--{name}={value}" for name, value in FAST.items())]) == 0
+    return folder / "runs" / "mine"
 
 
-def test_killed_run_resumes_to_the_same_numbers(whole, tmp_path):
-    folder, sign = tmp_path / "killed", "steps/vem2l/seed0/round-1/m-step/last.ckpt"  # in the middle of an EM round
-    process = start(folder)
-    while not (folder / sign).exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (folder / "results.json").exists()
-    finish(start(folder, "--resume"))
-    assert numbers(folder) == numbers(whole)
+def test_the_commands_of_the_readme_work_on_a_strangers_graph(whole, capsys):
+    """None of the facts that were given is proposed as new; what the preset does with its own graph is not done."""
+    files, printed = whole.parents[1], {}
+    with contextlib.chdir(files):
+        for command in commands_of_the_readme():
+            if command[0] != "run":
+                assert main(command) == 0, (command, capsys.readouterr().err)
+                printed[" ".join(command[:3])] = capsys.readouterr().out
+    given = {tuple(line.split("\t")) for line in (files / "facts.tsv").read_text().splitlines()}
+    new = [tuple(line.split("\t")[:3]) for line in (files / "new.tsv").read_text().splitlines()[1:]]
+    assert new and not given & set(new)
+    results = load_results(whole / "results.json")
+    assert results.environment["train_triples"] + 2 * results.environment["test_triples"] == len(given)
+    assert any("126 triples was split at random" in note for note in results.notes)
+    assert "of 126" not in " ".join(results.notes).replace("One file of 126", "")  # nothing was thinned
+    answers = [json.loads(line) for line in printed["predict runs/mine ada, lives_in"].splitlines()]
+    assert [answer["direction"] for answer in answers] == ["tail", "head"]
+    assert (whole / "export" / "model.onnx").exists()
+    told = json.loads(printed["graph-fusion describe facts.tsv"])
+    assert told["entities"] == 33 and told["triples"]["train"] == results.environment["train_triples"]
 
 
 def test_the_results_say_what_was_measured(whole):
@@ -124,14 +133,10 @@ def test_commands_on_a_run(whole, tmp_path, capsys):
 
     found = json.loads(call("evaluate", whole))
     assert found["split"] == "valid" and found["side"] == "structure"
-    answers = json.loads(call("predict", whole, "virus, affects", "--k", "4"))
-    assert len(answers["answers"]) == 4 and {"entity", "name", "probability", "known"} <= answers["answers"][0].keys()
-    (tmp_path / "queries.tsv").write_text("virus\taffects\n?\taffects\tvirus\n")
+    (tmp_path / "queries.tsv").write_text("ada\tlives_in\n?\tlives_in\toslo\n")
     lines = call("predict", whole, tmp_path / "queries.tsv").splitlines()
     assert [json.loads(line)["direction"] for line in lines] == ["tail", "head"]
-    new = json.loads(call("predict", whole / "students" / "text", "retro virus, affects", "--new_entity", "true"))
-    assert len(new["answers"]) == 10
-    reasons = json.loads(call("graph-fusion", "explain", whole, "virus", "affects", "organism"))
+    reasons = json.loads(call("graph-fusion", "explain", whole, "ada", "knows", "bo"))
     assert {"rank", "same_answer", "between", "shared"} <= reasons.keys()
     table = call("graph-fusion", "complete", whole, "--top", "5", "--min_confidence", "0").splitlines()
     assert len(table) == 6 and table[0].endswith("structure_rank\ttext_rank")
@@ -140,10 +145,29 @@ def test_commands_on_a_run(whole, tmp_path, capsys):
     assert rescored["both"]["mrr"] == pytest.approx(found["both"]["mrr"], abs=1e-5)
     call("export", whole, "--side", "text", "--out", tmp_path / "text")
     assert json.loads(call("evaluate", tmp_path / "text"))["side"] == "text"
+    assert tenfold.load(tmp_path / "text").predict("ada", "knows", k=1)[0].rank == 1
     thin = json.loads(call("graph-fusion", "sparsify", "umls", tmp_path / "thin", "--fraction", "0.2"))
     assert thin["train"] == 1043
-    described = json.loads(call("graph-fusion", "describe", "thin", "--root", tmp_path))
+    (tmp_path / "thin" / "train.txt").write_text((tmp_path / "thin" / "train.txt").read_text() * 2)
+    assert main(["graph-fusion", "describe", "thin", "--root", str(tmp_path)]) == 2
+    assert "with --duplicates drop" in capsys.readouterr().err
+    described = json.loads(call("graph-fusion", "describe", "thin", "--root", tmp_path, "--duplicates", "drop"))
     assert described["triples"]["train"] == 1043
+
+
+def test_nothing_injected_is_no_error(whole, tmp_path):
+    """Tables without rows are left out of the page."""
+    outcomes = {
+        arm: [json.loads((whole / f"steps/{arm}/seed0/result.json").read_text())] for arm in ("alone", "m2l", "vem2l")
+    }
+    for made in outcomes["vem2l"][0]["rounds"]:
+        made |= {"injected": 0, "true_share": None}
+    ensembles = [json.loads((whole / "steps/ensemble/seed0/result.json").read_text())]
+    delivered = json.loads((whole / "steps/delivery/result.json").read_text())
+    results = load_results(whole / "results.json")
+    results.tables = tables_of(outcomes, ensembles, delivered)
+    assert "rounds" not in {table.id for table in results.tables}
+    write_report(results, tmp_path / "report.html")
 
 
 def test_the_test_split_is_not_evaluated_twice_unasked(whole, capsys):
@@ -160,13 +184,10 @@ def test_the_test_split_is_not_evaluated_twice_unasked(whole, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--arms", "[nothing]"], "no arm 'nothing'"),
         (["--data.name", "nowhere", "--data.root", "."], "holds no graph"),
-        (["--data.fraction", "0"], "(0, 1]"),
         (["--structure.name", "nothing"], "no encoder"),
         (["--structure.arguments", "{dims: 3}"], "its arguments are"),
-        (["--fusion.temperature", "0"], "must be above 0"),
-        (["--fusion.batch_size", "1"], "at least 2"),
+        (["--structure.arguments", "{dim: 16, channels: ../up}"], "may not ask for"),
         (["--text.name", "bi-encoder"], "local transformers checkpoint"),
         (["--structure.weights", "nowhere.safetensors"], "cannot read"),
         (
@@ -203,7 +224,14 @@ def test_wrong_settings_end_with_one_line_and_nothing_half_written(tmp_path, cap
 
 @pytest.mark.parametrize(
     ("query", "message"),
-    [("nobody, affects", "no entity"), ("virus, nothing", "no relation"), ("virus", "is no query")],
+    [
+        ("nobody, knows", "no entity"),
+        ("ada, nothing", "no relation"),
+        ("ada", "is no query"),
+        (f"{'x' * 300}, knows", "no entity"),
+        (f"{'x/' * 3000}", "is no query"),
+        ("ada\0, knows", "no entity"),
+    ],
 )
 def test_wrong_queries_end_with_one_line(whole, capsys, query, message):
     assert main(["predict", str(whole), query]) == 2
@@ -227,6 +255,18 @@ def test_delivery_heeds_its_limits():
     assert choose_student(Config(deliver="structure", memory_limit_mb=1), validation, costs) == ("structure", "")
 
 
+def test_a_preset_speaks_of_its_own_graph_alone():
+    own, notes = data_of(PRESETS["tiny"])
+    assert (own.fraction, own.entities) == (0.1, 0) and "fraction 0.1" in notes[0]
+    for name, preset in PRESETS.items():
+        other, notes = data_of(replace(preset, data=DataOptions(name="mine.tsv")))
+        assert (other.fraction, other.entities, other.truth, notes) == (1.0, 0, None, []), name
+    asked, _ = data_of(replace(PRESETS["tiny"], data=DataOptions(name="umls", fraction=1.0)))
+    assert asked.fraction == 1.0
+    asked, _ = data_of(replace(PRESETS["small"], data=DataOptions(name="mine.tsv", fraction=0.5)))
+    assert asked.fraction == 0.5 and asked.truth is None
+
+
 def test_all_presets_are_whole():
     """Arms exist, settings are in range, and the published ones ask for the checkpoint they need."""
     for name, preset in PRESETS.items():
@@ -237,4 +277,4 @@ def test_all_presets_are_whole():
         make_encoder(paper, small_graph(), "text")
     assert make_encoder(paper, small_graph(), "structure").init_embed.shape == (24, 100)
     rising = [warm_schedule(4, 10, True)(step) for step in range(11)]
-    assert rising[:4] == [0.25, 0.5, 0.75, 1.0] and rising[4] == 1.0 and rising[10] == 0.0
+    assert rising[:5] == [0.0, 0.25, 0.5, 0.75, 1.0] and rising[10] == 0.0  # transformers' linear schedule

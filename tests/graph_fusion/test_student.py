@@ -85,6 +85,22 @@ def test_answers_are_probabilities_and_know_what_is_known():
     assert unseen == {"e024"}
 
 
+def test_facts_that_thinning_removed_are_no_news(tmp_path):
+    """They were given: neither answers nor proposals name them, after loading, too."""
+    from dataclasses import replace
+
+    hidden = torch.tensor([[h, r, (h + 7) % 24] for h in range(24) for r in range(3)])
+    made = student(graph=replace(GRAPH, hidden=hidden))
+    made.save(tmp_path)
+    for one in (made, Student.load(tmp_path)):
+        new = one.predict("e003", "r1", k=100)
+        assert "e010" not in {answer.entity for answer in new}
+        every = {a.entity: a.known for a in one.predict("e003", "r1", k=100, exclude_known=False)}
+        assert every["e010"] == "left out"
+        proposed = torch.tensor([row["triple"] for row in one.complete(top=500)])
+        assert not (proposed[:, None] == hidden[None]).all(2).any()
+
+
 def test_new_entities_need_texts():
     text = student("hash-text")
     as_text = text.predict_text("place 4 even", "r1", k=3)

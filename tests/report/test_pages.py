@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from tenfold.errors import UserError
-from tenfold.report import IndexEntry, write_index, write_report
+from tenfold.report import IndexEntry, differences, write_comparison, write_index, write_report
 from tenfold.report.grids import table_grid
 from tenfold.report.plots import COLOURS, draw, overlay
 from tenfold.results import Plot, Series, Table
@@ -128,6 +128,14 @@ def test_a_comparison_has_a_column_for_each_run_even_of_the_same_name(read):
     assert len(read["comparison"].all("figure")) == 3
     for series in ("one: ours", "two: ours", "one: other", "two: other"):
         assert series in text
+
+
+def test_runs_of_different_data_are_not_compared_in_silence(results_of, tmp_path):
+    one, other = results_of(), results_of().model_copy(update={"environment": {"data": "other"}})
+    assert differences([("a", one), ("b", one)]) == ""
+    assert "differ in data" in differences([("a", one), ("b", other)])
+    write_comparison([("a", one), ("b", other)], tmp_path / "page.html")
+    assert "not of the same thing" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_plots_of_other_axes_are_not_drawn_over_each_other(results_of):

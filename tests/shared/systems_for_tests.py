@@ -26,7 +26,7 @@ def a_row(folder):
 
 def a_query(folder):
     """Nothing to make: graph fusion answers queries of names."""
-    return ["?"]
+    return ["virus, affects", "?, affects, virus"]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,10 @@ CASES = {
               "--fusion.phase_epochs=2", "--fusion.threshold=0.1"],
         kill_at="steps/vem2l/seed0/round-1/m-step/last.ckpt",
         inputs=a_query,
-        wrong={"--fusion.threshold=-1": "threshold", "--fusion.smoothing=2": "smoothing"},
+        wrong={"--fusion.threshold=-1": "threshold", "--text.smoothing=2": "smoothing", "--arms=[nothing]": "nothing",
+               "--fusion.temperature=0": "temperature", "--fusion.batch_size=1": "batch_size",
+               "--fusion.lam=nan": "lam", "--structure.negatives=0": "negatives", "--data.fraction=0": "fraction",
+               "--data.entities=-5": "entities", "--structure.factory=a:b": "go together"},
     ),
     "condensation-audit": Case(
         fast=["--seeds", "1", "--images_per_class", "[2]", "--methods", "[random, dm]", "--training.epochs", "20",

@@ -5,6 +5,6 @@ runs side by side. A page holds its style, its script and, where something is pl
 Content-Security-Policy forbids everything else.
 """
 
-from tenfold.report.pages import IndexEntry, write_comparison, write_index, write_report
+from tenfold.report.pages import IndexEntry, differences, write_comparison, write_index, write_report
 
-__all__ = ["IndexEntry", "write_comparison", "write_index", "write_report"]
+__all__ = ["IndexEntry", "differences", "write_comparison", "write_index", "write_report"]

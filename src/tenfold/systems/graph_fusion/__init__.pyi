@@ -47,3 +47,4 @@ from .ranking.summaries import summarise_groups as summarise_groups
 from .ranking.summaries import summarise_ranks as summarise_ranks
 from .serve.student import Prediction as Prediction
 from .serve.student import Student as Student
+from .serve.student import load as load

@@ -85,7 +85,8 @@ def _binary_loss(scores: Tensor, batch: QueryBatch, smoothing: float) -> Tensor:
     targets = torch.zeros_like(scores)
     values = torch.where(batch.observed, 1.0, batch.weights.clamp(max=1.0)).to(scores.dtype)
     targets[batch.owner, batch.answers] = values
-    targets = (1 - smoothing) * targets + smoothing / scores.shape[1]
+    if smoothing > 0:  # the official ConvE and CompGCN add 1 / N, whatever the smoothing
+        targets = (1 - smoothing) * targets + 1 / scores.shape[1]
     # A query that only an injected answer has counts no more than that answer does.
     mass = torch.zeros_like(scores[:, 0]).index_add(0, batch.owner, values).clamp(max=1.0)
     rows = F.binary_cross_entropy_with_logits(scores, targets, reduction="none").mean(1)

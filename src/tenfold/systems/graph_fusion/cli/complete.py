@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tenfold.run import write_atomically
+from tenfold.files import write_atomically
 from tenfold.systems.graph_fusion.serve.student import Student
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tenfold.errors import UserError
-from tenfold.export import load_manifest
-from tenfold.run import read_json, write_atomically
+from tenfold.files import read_json, write_atomically
+from tenfold.model_folder import load_manifest
 from tenfold.systems.graph_fusion.ranking.ranks import evaluate_encoder
 from tenfold.systems.graph_fusion.ranking.summaries import summarise_groups
 from tenfold.systems.graph_fusion.serve.student import Student

@@ -1,14 +1,15 @@
 """Describe a graph, and write a thinner one."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tenfold.errors import UserError
-from tenfold.run import write_atomically
+from tenfold.files import write_atomically
+from tenfold.systems.graph_fusion.graph.columns import FourthColumn, Order
+from tenfold.systems.graph_fusion.graph.knowledge_graph import KnowledgeGraph
 from tenfold.systems.graph_fusion.graph.load_graph import load_graph
 from tenfold.systems.graph_fusion.graph.splits import leakage
 from tenfold.systems.graph_fusion.graph.subsets import sparsify as thin
-from tenfold.systems.graph_fusion.graph.tables import Order
 
 
 def sparsify(
@@ -18,6 +19,9 @@ def sparsify(
     fraction: float = 0.1,
     root: str | None = None,
     order: Order | None = None,
+    header: bool | None = None,
+    fourth_column: FourthColumn = "refuse",
+    duplicates: Literal["refuse", "drop"] = "refuse",
     seed: int = 0,
     keep_unseen: bool = False,
 ) -> dict[str, Any]:
@@ -28,16 +32,18 @@ def sparsify(
         out: folder to write, which must not exist.
         fraction: share of the training triples to keep.
         root: folder of the graph.
-        order: columns of its files.
+        order: columns of its files where their layout does not declare them.
+        header: whether the first row of CSV and TSV files names the columns.
+        fourth_column: refuse one, ignore it, or truth: rows with 1 are facts, with 0 or -1 none.
+        duplicates: refuse repeated triples and second texts of an id, or drop them.
         seed: of the choice.
         keep_unseen: keep validation and test triples whose entities lost all their training triples.
     """
     folder = Path(out)
     if folder.exists():
         raise UserError(f"{folder} already exists; name a new folder")
-    graph = thin(
-        load_graph(data, root=root, order=order, missing_texts="id"), fraction, seed=seed, keep_unseen=keep_unseen
-    )
+    given = _load(data, root=root, order=order, header=header, fourth_column=fourth_column, duplicates=duplicates)
+    graph = thin(given, fraction, seed=seed, keep_unseen=keep_unseen)
     folder.mkdir(parents=True)
     parts = {"train": graph.train, "valid": graph.valid, "test": graph.test, "hidden": graph.hidden}
     for name, triples in parts.items():
@@ -52,15 +58,47 @@ def sparsify(
     return {"folder": str(folder), **{name: len(triples) for name, triples in parts.items()}}
 
 
-def describe(data: str, *, root: str | None = None, order: Order | None = None) -> dict[str, Any]:
+def _load(data: str, **options: Any) -> KnowledgeGraph:
+    """The graph; messages name the options of a verb, not those of a run."""
+    try:
+        return load_graph(data, missing_texts="id", **options)
+    except UserError as error:
+        raise UserError(str(error).replace("--data.", "--")) from error
+
+
+def describe(
+    data: str,
+    *,
+    root: str | None = None,
+    order: Order | None = None,
+    header: bool | None = None,
+    fourth_column: FourthColumn = "refuse",
+    texts: str | None = None,
+    language: str = "en",
+    duplicates: Literal["refuse", "drop"] = "refuse",
+) -> dict[str, Any]:
     """Say what a graph holds: sizes, degrees, texts, unseen entities, leaks between its splits.
 
     Args:
         data: the graph, see the setting data.name.
         root: folder of the graph.
         order: columns of its files where their layout does not declare them.
+        header: whether the first row of CSV and TSV files names the columns.
+        fourth_column: refuse one, ignore it, or truth: rows with 1 are facts, with 0 or -1 none.
+        texts: file of "id TAB text", or a folder with text files, where they do not lie beside the triples.
+        language: of labels in N-Triples and CoDEx.
+        duplicates: refuse repeated triples and second texts of an id, or drop them.
     """
-    graph = load_graph(data, root=root, order=order, missing_texts="id")
+    graph = _load(
+        data,
+        root=root,
+        order=order,
+        header=header,
+        fourth_column=fourth_column,
+        texts=texts,
+        language=language,
+        duplicates=duplicates,
+    )
     degrees = graph.degrees()
     seen = graph.seen()
     return {
@@ -71,6 +109,7 @@ def describe(data: str, *, root: str | None = None, order: Order | None = None) 
         "median_degree": float(degrees.median()),
         "entities_with_one_edge": round(float((degrees == 1).double().mean()), 4),
         "unseen_entities": int((~seen).sum()),
+        "relations_without_training_triple": graph.num_relations - len(graph.train[:, 1].unique()),
         "test_triples_with_unseen": int((~seen[graph.test[:, 0]] | ~seen[graph.test[:, 2]]).sum()),
         "names_that_repeat": len(graph.names) - len(set(graph.names)),
         "leakage": leakage(graph),

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tenfold.errors import UserError
+from tenfold.systems.graph_fusion.graph.columns import Order
 from tenfold.systems.graph_fusion.graph.load_graph import load_graph
-from tenfold.systems.graph_fusion.graph.tables import Order
 from tenfold.systems.graph_fusion.serve.student import Student
 
 

@@ -43,7 +43,7 @@ def predict(
 def _queries(inputs: list[str]) -> list[str]:
     found = []
     for name in inputs:
-        if Path(name).is_file():
+        if _is_file(name):
             try:
                 text = Path(name).read_text(encoding="utf-8")
             except UnicodeDecodeError as error:
@@ -52,6 +52,14 @@ def _queries(inputs: list[str]) -> list[str]:
         else:
             found.append(name)
     return found
+
+
+def _is_file(name: str) -> bool:
+    """Whether a text names a file; most queries could not be names of any, being too long or of odd characters."""
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _parse_query(text: str) -> tuple[str, str, Literal["tail", "head"]]:

@@ -169,11 +169,3 @@ class CompGCN(QueryScorer):
             if self.decoder == "transe"
             else self.entity_biases
         )
-
-    def score_candidates(self, heads: Tensor, relations: Tensor, candidates: Tensor) -> Tensor:
-        """See `QueryScorer`."""
-        with self.encoded():
-            if self.similarity == "dot":
-                queries, vectors = self.query_vectors(heads, relations), self.encoding[0][candidates]
-                return torch.einsum("bd,bkd->bk", queries, vectors) + self.entity_bias()[candidates]
-            return super().score_candidates(heads, relations, candidates)

@@ -55,7 +55,10 @@ class ConvE(Embeddings):
 
 
 class ConvTower(nn.Module):
-    """ConvE's query tower: head and relation vectors to a query vector; arguments as of `ConvE`."""
+    """ConvE's query tower: head and relation vectors to a query vector; arguments as of `ConvE`.
+
+    ``whole_maps``: dropout takes whole maps, as ConvE's, or single features, as CompGCN's decoder.
+    """
 
     def __init__(
         self,
@@ -68,6 +71,7 @@ class ConvTower(nn.Module):
         map_dropout: float = 0.2,
         dropout: float = 0.3,
         normalize: bool = True,
+        whole_maps: bool = True,
     ) -> None:
         super().__init__()
         width = width or max(k for k in range(1, math.isqrt(dim) + 1) if dim % k == 0)
@@ -84,7 +88,8 @@ class ConvTower(nn.Module):
         self.bn0, self.bn1, self.bn2 = bn1, bn2, bn3
         self.convolution = nn.Conv2d(1, channels, kernel, bias=False)
         self.project = nn.Linear(channels * (2 * width - kernel + 1) * (dim // width - kernel + 1), dim)
-        self.input_dropout, self.map_dropout = nn.Dropout(input_dropout), nn.Dropout2d(map_dropout)
+        self.input_dropout = nn.Dropout(input_dropout)
+        self.map_dropout = nn.Dropout2d(map_dropout) if whole_maps else nn.Dropout(map_dropout)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, heads: Tensor, relations: Tensor) -> Tensor:

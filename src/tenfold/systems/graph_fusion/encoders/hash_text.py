@@ -63,6 +63,13 @@ def feature_matrix(texts: Iterable[str], idf: Tensor | None = None, buckets: int
     return matrix.coalesce().to_sparse_csr(), idf
 
 
+def first_of_same_texts(texts: Sequence[str]) -> Tensor | None:
+    """``(n,)`` for each text the first one that is the same; ``None`` if all differ."""
+    first: dict[str, int] = {}
+    places = [first.setdefault(text, place) for place, text in enumerate(texts)]
+    return None if len(first) == len(places) else torch.tensor(places)
+
+
 class _SparseTimesDense(torch.autograd.Function):
     """``matrix @ weight`` whose backward multiplies by a stored transpose: several times faster than autograd's own."""
 
@@ -142,6 +149,7 @@ class HashText(QueryScorer):
         matrix, idf = feature_matrix(entity_texts, buckets=buckets)
         directed = [*relation_texts, *(f"inverse {text} inverse" for text in relation_texts)]
         relations, _ = feature_matrix(directed, buckets=buckets)
+        self._same = first_of_same_texts(entity_texts)
         # Only buckets that some text uses get a weight row; a new text's other features are unknown to training anyway.
         used = torch.zeros(buckets, dtype=torch.bool)
         used[matrix.col_indices()] = True
@@ -200,6 +208,10 @@ class HashText(QueryScorer):
         return torch.sparse.mm(_pick_columns(matrix, place.cpu()), self.features.detach().cpu()).to(
             self.features.device
         )
+
+    def same_candidates(self) -> Tensor | None:
+        """Entities of the same text: their vectors may differ in the last digit, but must count as one."""
+        return self._same
 
     def score_texts(self, texts: Sequence[str], relations: Tensor) -> Tensor:
         """Raw scores ``(n, N)`` of all entities for queries whose entity is only a text."""

@@ -120,8 +120,63 @@ class QueryScorer(nn.Module):
         return 1.0
 
     def score_candidates(self, heads: Tensor, relations: Tensor, candidates: Tensor) -> Tensor:
-        """Raw scores ``(B, K)`` of ``(B, K)`` candidates of each query."""
-        return self.score_all(heads, relations).gather(1, candidates)
+        """Raw scores ``(B, K)`` of ``(B, K)`` candidates of each query.
+
+        Where there are vectors, only the candidates are compared, unless they are more than there are entities.
+        """
+        if not self._compares(candidates.shape[1]):
+            return self.score_all(heads, relations).gather(1, candidates)
+        with self.encoded():
+            queries, vectors = self.query_vectors(heads, relations), self.candidate_vectors()[candidates]
+            scores = compare_each(queries, vectors, self.similarity) * self.score_scale()
+            bias = self.entity_bias()
+            return scores if bias is None else scores + bias[candidates]
+
+    def score_answers(
+        self, heads: Tensor, relations: Tensor, owner: Tensor, answers: Tensor, shared: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Raw scores of answers and of a set of candidates that all queries share.
+
+        Where there are vectors, queries are computed once, and no entity is looked at but these.
+
+        Args:
+            heads: ``(B,)``.
+            relations: ``(B,)`` in [0, 2R).
+            owner: ``(n,)`` query of each answer.
+            answers: ``(n,)`` entities.
+            shared: ``(K,)`` entities.
+
+        Returns:
+            ``(n,)`` and ``(B, K)``.
+        """
+        if not self._compares(len(shared)):
+            scores = self.score_all(heads, relations)
+            return scores[owner, answers], scores[:, shared]
+        with self.encoded():
+            chosen = torch.cat([answers, shared])  # one look-up: its gradient is as large as the table
+            queries, vectors = self.query_vectors(heads, relations), self.candidate_vectors()[chosen]
+            own, further = vectors.split([len(answers), len(shared)])
+            scale, bias = self.score_scale(), self.entity_bias()
+            positive = compare_each(queries[owner], own[:, None], self.similarity)[:, 0] * scale
+            if bias is None:
+                return positive, compare(queries, further, self.similarity, scale)
+            own_bias, further_bias = bias[chosen].split([len(answers), len(shared)])
+            return positive + own_bias, compare(queries, further, self.similarity, scale, further_bias)
+
+    def _compares(self, candidates: int) -> bool:
+        return self.has_vectors and candidates < self.num_entities
+
+    def same_candidates(self) -> Tensor | None:
+        """``(N,)`` for each entity the first one that every query must score alike; ``None`` if all differ.
+
+        Where there are vectors: those whose vectors and biases are the same bits. A product of matrices may round the
+        same numbers differently in two columns, so that ties would depend on how many queries are scored at a time.
+        """
+        if not self.has_vectors:
+            return None
+        with self.encoded():
+            vectors, bias = self.candidate_vectors(), self.entity_bias()
+        return first_of_same(vectors if bias is None else torch.cat([vectors, bias[:, None]], 1))
 
 
 def compare(
@@ -145,6 +200,41 @@ def compare(
     if isinstance(scale, Tensor) or scale != 1.0:
         queries = queries * scale
     return queries @ entities.T if bias is None else torch.addmm(bias, queries, entities.T)
+
+
+def compare_each(queries: Tensor, entities: Tensor, similarity: Similarity) -> Tensor:
+    """Similarity ``(B, K)`` of ``(B, d)`` query vectors and ``(B, K, d)`` vectors of each one's candidates.
+
+    Args:
+        queries: ``(B, d)``.
+        entities: ``(B, K, d)``.
+        similarity: see `QueryScorer`; distances are negated.
+    """
+    if similarity in ("l1", "l2"):
+        return -torch.linalg.vector_norm(queries[:, None] - entities, ord=1 if similarity == "l1" else 2, dim=-1)
+    if similarity == "cos":
+        queries, entities = F.normalize(queries, dim=-1), F.normalize(entities, dim=-1)
+    return torch.einsum("bd,bkd->bk", queries, entities)
+
+
+@torch.no_grad()
+def first_of_same(rows: Tensor) -> Tensor | None:
+    """``(N,)`` for each row of ``(N, d)`` the first row of the same values; ``None`` if all rows differ."""
+    bits = rows.detach()
+    if bits.is_floating_point():
+        bits = (bits.float() + 0.0).contiguous().view(torch.int32)  # + 0: minus zero equals zero
+    weights = torch.randint(2**62, (rows.shape[1],), generator=torch.Generator().manual_seed(0)).to(rows.device)
+    # Sums of products wrap around: the same rows have the same key, and others hardly ever.
+    keys = torch.cat([(part.long() * weights).sum(1) for part in bits.split(65_536)])
+    _, place, counts = keys.unique(return_inverse=True, return_counts=True)
+    if int(counts.max()) == 1:
+        return None
+    numbers = torch.arange(len(rows), device=rows.device)
+    first = torch.full_like(counts, len(rows)).scatter_reduce_(0, place, numbers, "amin")[place]
+    shared = (first != numbers).nonzero().flatten()
+    really = (bits[shared] == bits[first[shared]]).all(1)
+    first[shared[~really]] = shared[~really]
+    return first if bool(really.any()) else None
 
 
 def check_scorer(scorer: QueryScorer, what: str) -> None:

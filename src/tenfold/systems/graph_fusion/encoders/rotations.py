@@ -31,13 +31,24 @@ class _Distances(Embeddings):
         query = self.prepare(heads, relations)
         if torch.compiler.is_exporting():  # a chunk's size would fix the number of queries
             return self.distance(query, self.entity_embedding[None])
-        width = self.entity_embedding.shape[1]
-        chunk = max(1, _CHUNK_BYTES // (4 * width * max(len(heads), 1)))
-        return torch.cat([self.distance(query, part[None]) for part in self.entity_embedding.split(chunk)], 1)
+        return self._in_chunks(query, self.entity_embedding, len(heads))
 
     def score_candidates(self, heads: Tensor, relations: Tensor, candidates: Tensor) -> Tensor:
         """See `QueryScorer`; only the candidates are scored."""
         return self.distance(self.prepare(heads, relations), self.entity_embedding[candidates])
+
+    def score_answers(
+        self, heads: Tensor, relations: Tensor, owner: Tensor, answers: Tensor, shared: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See `QueryScorer`; only these are scored, in chunks."""
+        query = self.prepare(heads, relations)
+        own, further = self.entity_embedding[torch.cat([answers, shared])].split([len(answers), len(shared)])
+        positive = self.distance(tuple(part[owner] for part in query), own[:, None])[:, 0]
+        return positive, self._in_chunks(query, further, len(heads))
+
+    def _in_chunks(self, query: Any, entities: Tensor, queries: int) -> Tensor:
+        chunk = max(1, _CHUNK_BYTES // (4 * entities.shape[1] * max(queries, 1)))
+        return torch.cat([self.distance(query, part[None]) for part in entities.split(chunk)], 1)
 
 
 class RotatE(_Distances):

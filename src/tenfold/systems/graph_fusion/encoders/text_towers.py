@@ -14,9 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tenfold.errors import UserError, require
+from tenfold.systems.graph_fusion.encoders.hash_text import first_of_same_texts
 from tenfold.systems.graph_fusion.encoders.previous_vectors import PreviousVectors
 from tenfold.systems.graph_fusion.encoders.query_scorer import QueryScorer
 from tenfold.systems.graph_fusion.graph.answers import AnswerIndex
+
+LOCAL = {"local_files_only": True, "trust_remote_code": False}
+"""Nothing is fetched, and no code that a folder brings is run."""
 
 _SHORT = 20
 """Descriptions of fewer words get the names of neighbours."""
@@ -36,13 +40,13 @@ def load_checkpoint(folder: str | Path, weights: bool = True) -> tuple[Any, Any]
     if not (Path(folder) / "config.json").exists():
         raise UserError(f"{folder} holds no transformers checkpoint (config.json): name a local folder")
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **LOCAL)
         if weights:
-            model = transformers.AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+            model = transformers.AutoModel.from_pretrained(folder, use_safetensors=True, **LOCAL)
         else:
-            config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-            model = transformers.AutoModel.from_config(config)
-    except (OSError, ValueError, KeyError) as error:
+            config = transformers.AutoConfig.from_pretrained(folder, **LOCAL)
+            model = transformers.AutoModel.from_config(config, trust_remote_code=False)
+    except Exception as error:  # a damaged or strange folder ends the library anywhere
         raise UserError(f"cannot load the checkpoint {folder}: {' '.join(str(error).split())[:200]}") from error
     return model.float(), tokenizer
 
@@ -169,6 +173,10 @@ class _TextTowers(QueryScorer):
     def entity_vectors(self, entities: Tensor | None = None) -> Tensor:
         """See `QueryScorer`."""
         return self.encoding if entities is None else self.encoding[entities]
+
+    def same_candidates(self) -> Tensor | None:
+        """Entities of the same text: padding may change the last digit of their vectors, but they count as one."""
+        return first_of_same_texts([self.entity_text(entity) for entity in range(self.num_entities)])
 
     def _tokens(self, first: Sequence[str], second: Sequence[str] | None = None) -> dict[str, Tensor]:
         device = self.relation_embedding.device

@@ -1,18 +1,16 @@
 """What the arms' numbers say: claims, metrics, plots and tables of the results page."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from tenfold.arms import Outcomes, bars, claim_of_difference, mean, over_seeds, spread
 from tenfold.results import Claim, Plot, Series, Table, claim
-from tenfold.statistics import PairedDifference, claim_of_difference
 from tenfold.systems.graph_fusion.fusion.objectives import SIDES
 from tenfold.systems.graph_fusion.ranking.summaries import BUCKETS, paired_bootstrap
-
-Outcomes = Mapping[str, Sequence[Mapping[str, Any]]]
-"""For each arm, what `train_arm` found with every seed."""
 
 Reciprocal = Mapping[str, Mapping[Any, Mapping[int, Tensor]]]
 """For each arm and side and seed, ``(test triples,)`` mean reciprocal ranks."""
@@ -29,9 +27,9 @@ def claims_of(
     def compare(id: str, statement: str, side: str, other: str, note: str = "") -> None:
         if other in outcomes:
             found = paired_bootstrap(reciprocal["vem2l"][side], reciprocal[other][side])
-            scaled = PairedDifference(100 * found.mean, 100 * found.low, 100 * found.high, found.pairs)
+            baseline = f"{side}, {other}"
             claims.append(
-                claim_of_difference(id, statement, scaled, baseline=f"{side}, {other}", unit=_POINTS, note=note)
+                claim_of_difference(id, statement, found.times(100), baseline=baseline, unit=_POINTS, note=note)
             )
 
     compare("structure-gain", "The fused structure encoder, alone, beats itself unfused", "structure", "alone")
@@ -60,18 +58,19 @@ def claims_of(
             target="== 0",
             unit="largest difference of a score",
             baseline="the encoder in the fusion",
+            chance=False,
         )
     )
     return claims
 
 
 def _ensemble_claim(outcomes: Outcomes, ensembles: Sequence[Mapping[str, Any]], reciprocal: Reciprocal) -> Claim:
-    ours = _over_seeds(outcomes["vem2l"], "structure", "mrr")
+    ours = over_seeds(outcomes["vem2l"], _rank("structure", "mrr"))
     theirs = [found["groups"]["both"]["mrr"] for found in ensembles]
     share = float(np.mean(ours) / np.mean(theirs))
     found = paired_bootstrap(reciprocal["vem2l"]["structure"], reciprocal["ensemble"]["structure"])
-    mean = float(np.mean(theirs))
-    interval = (1 + found.low / mean, 1 + found.high / mean)
+    average = float(np.mean(theirs))
+    interval = (1 + found.low / average, 1 + found.high / average)
     return claim(
         "ensemble-share",
         "One fused structure encoder reaches at least 0.95 of the MRR of the two-encoder ensemble",
@@ -79,8 +78,8 @@ def _ensemble_claim(outcomes: Outcomes, ensembles: Sequence[Mapping[str, Any]], 
         target=">= 0.95",
         unit="share of the ensemble's MRR",
         baseline="ensemble of the two unfused encoders, weight from validation",
-        interval=interval if len(ours) > 1 else None,
-        note="" if share >= 0.95 else f"The ensemble has MRR {mean:.3f}, the one encoder {np.mean(ours):.3f}.",
+        interval=interval,
+        note="" if share >= 0.95 else f"The ensemble has MRR {average:.3f}, the one encoder {np.mean(ours):.3f}.",
     )
 
 
@@ -93,8 +92,30 @@ def _densification_note(outcomes: Outcomes) -> str:
     return f"On average {number:.0f} triples were injected per round, {np.mean(shares):.0%} of them known to be true."
 
 
-def _over_seeds(runs: Sequence[Mapping[str, Any]], side: str, number: str, group: str = "both") -> list[float]:
-    return [run["sides"][side]["groups"][group].get(number, float("nan")) for run in runs]
+def summary_of(outcomes: Outcomes, ensembles: Sequence[Mapping[str, Any]], delivered: Mapping[str, Any]) -> str:
+    """What the reader gets, in one sentence of measured numbers."""
+    side = delivered["side"]
+    ours, alone = (100 * mean(outcomes[arm], _rank(side, "mrr")) for arm in ("vem2l", "alone"))
+    both = 100 * mean(ensembles, _group("mrr"))
+    share = delivered["params"] / sum(cost["params"] for cost in delivered["costs"].values())
+    return (
+        f"The {side} encoder, served alone, has a test MRR of {ours:.1f} % after fusion and {alone:.1f} % without; "
+        f"both encoders together have {both:.1f} %, at {1 / share:.1f} times its parameters."
+    )
+
+
+def _rank(side: str, number: str, group: str = "both") -> Callable[[Mapping[str, Any]], float]:
+    """A number of a side's ranks in a run."""
+    return lambda run: run["sides"][side]["groups"][group].get(number, math.nan)
+
+
+def _percent_of(side: str, number: str) -> Callable[[Mapping[str, Any]], float]:
+    return lambda run: 100 * _rank(side, number)(run)
+
+
+def _group(number: str, group: str = "both") -> Callable[[Mapping[str, Any]], float]:
+    """A number of an ensemble's ranks."""
+    return lambda run: run["groups"][group].get(number, math.nan)
 
 
 def summarise(
@@ -106,40 +127,29 @@ def summarise(
     for arm, runs in outcomes.items():
         for side in SIDES:
             row: dict[str, float | list[float | None] | None] = {
-                name.replace("@", ""): float(np.mean(_over_seeds(runs, side, name))) for name in numbers
+                name.replace("@", ""): mean(runs, _rank(side, name)) for name in numbers
             }
-            row["mrr_by_seed"] = list(_over_seeds(runs, side, "mrr"))
-            row["mrr_tail"] = float(np.mean(_over_seeds(runs, side, "mrr", "tail")))
-            row["mrr_head"] = float(np.mean(_over_seeds(runs, side, "mrr", "head")))
+            row["mrr_by_seed"] = over_seeds(runs, _rank(side, "mrr")).tolist()
+            row["mrr_tail"] = mean(runs, _rank(side, "mrr", "tail"))
+            row["mrr_head"] = mean(runs, _rank(side, "mrr", "head"))
             row["mrr_validation"] = float(np.mean([run["sides"][side]["validation_mrr"] for run in runs]))
             full = [run["sides"][side].get("full_truth", {}).get("mrr") for run in runs]
             row["mrr_full_truth"] = None if None in full else float(np.mean(full))
             metrics[f"{arm}, {side}"] = row
     metrics["ensemble"] = {
-        **{name.replace("@", ""): _ensemble_mean(ensembles, name) for name in numbers},
+        **{name.replace("@", ""): mean(ensembles, _group(name)) for name in numbers},
         "mrr_by_seed": [found["groups"]["both"]["mrr"] for found in ensembles],
         "weight_of_structure": float(np.mean([found["weight"] for found in ensembles])),
     }
     return metrics
 
 
-def _ensemble_mean(ensembles: Sequence[Mapping[str, Any]], number: str, group: str = "both") -> float:
-    return float(np.mean([found["groups"][group].get(number, np.nan) for found in ensembles]))
-
-
 def plots_of(outcomes: Outcomes, ensembles: Sequence[Mapping[str, Any]], hidden: bool) -> list[Plot]:
     """MRR of the arms, groups by degree, precision of injected triples, validation curves."""
-    arms = list(outcomes)
 
-    def bars(number: str) -> list[Series]:
-        series = []
-        for side in SIDES:
-            values = [_over_seeds(outcomes[arm], side, number) for arm in arms]
-            error = [100 * float(np.std(v, ddof=1)) for v in values] if len(values[0]) > 1 else None
-            series.append(
-                Series(name=f"{side} alone serves", x=arms, y=[100 * float(np.mean(v)) for v in values], error=error)
-            )
-        both = 100 * _ensemble_mean(ensembles, number)
+    def both_sides(number: str) -> list[Series]:
+        series = [bars(f"{side} alone serves", outcomes, _percent_of(side, number)) for side in SIDES]
+        both = 100 * mean(ensembles, _group(number))
         return [*series, Series(name="ensemble (both serve)", x=["ensemble"], y=[both])]
 
     plots = [
@@ -149,7 +159,7 @@ def plots_of(outcomes: Outcomes, ensembles: Sequence[Mapping[str, Any]], hidden:
             kind="bar",
             x_label="arm",
             y_label="MRR (%)",
-            series=bars("mrr"),
+            series=both_sides("mrr"),
             caption="Mean over seeds; bars are one standard deviation. One encoder serves, but in the ensemble.",
         ),
         Plot(
@@ -158,26 +168,24 @@ def plots_of(outcomes: Outcomes, ensembles: Sequence[Mapping[str, Any]], hidden:
             kind="bar",
             x_label="arm",
             y_label="Hits@10 (%)",
-            series=bars("hits@10"),
+            series=both_sides("hits@10"),
             caption="As above.",
         ),
         _degree_plot(outcomes),
         _precision_plot(outcomes, hidden),
     ]
-    return [*plots, *_history_plots(outcomes)]
+    return [plot for plot in (*plots, *_history_plots(outcomes)) if plot.series]
 
 
 def _degree_plot(outcomes: Outcomes) -> Plot:
     names = [
-        name
-        for name in BUCKETS
-        if not np.isnan(np.mean(_over_seeds(outcomes["alone"], "structure", "mrr", f"degree {name}")))
+        name for name in BUCKETS if not np.isnan(mean(outcomes["alone"], _rank("structure", "mrr", f"degree {name}")))
     ]
     series = [
         Series(
             name=f"{side}, {arm}",
             x=names,
-            y=[100 * float(np.mean(_over_seeds(outcomes[arm], side, "mrr", f"degree {name}"))) for name in names],
+            y=[100 * mean(outcomes[arm], _rank(side, "mrr", f"degree {name}")) for name in names],
         )
         for side in SIDES
         for arm in ("alone", "vem2l")
@@ -270,24 +278,21 @@ def tables_of(outcomes: Outcomes, ensembles: Sequence[Mapping[str, Any]], delive
     rows: list[list[str | float | int | None]] = []
     for arm, runs in outcomes.items():
         for side in SIDES:
-            values = [_over_seeds(runs, side, number) for number in numbers]
-            spread = float(np.std(values[0], ddof=1)) if len(runs) > 1 else float("nan")
             full = [run["sides"][side].get("full_truth", {}).get("mrr") for run in runs]
             rows.append(
                 [
                     arm,
                     side,
-                    *(_percent(np.mean(value)) for value in values),
-                    _percent(spread),
-                    *(_percent(np.mean(_over_seeds(runs, side, "mrr", group))) for group in ("tail", "head")),
+                    *(_percent(mean(runs, _rank(side, number))) for number in numbers),
+                    _percent(spread(runs, _rank(side, "mrr"))),
+                    *(_percent(mean(runs, _rank(side, "mrr", group))) for group in ("tail", "head")),
                     None if None in full else _percent(np.mean(full)),
                 ]
             )
-    ensemble = [_percent(_ensemble_mean(ensembles, number)) for number in numbers]
-    spread = float(np.std([e["groups"]["both"]["mrr"] for e in ensembles], ddof=1)) if len(ensembles) > 1 else np.nan
-    directions = [_percent(_ensemble_mean(ensembles, "mrr", group)) for group in ("tail", "head")]
-    rows.append(["ensemble", "both", *ensemble, _percent(spread), *directions, None])
-    return [
+    ensemble = [_percent(mean(ensembles, _group(number))) for number in numbers]
+    directions = [_percent(mean(ensembles, _group("mrr", group))) for group in ("tail", "head")]
+    rows.append(["ensemble", "both", *ensemble, _percent(spread(ensembles, _group("mrr"))), *directions, None])
+    tables = [
         Table(
             id="ranks",
             title="Test split, filtered, both directions (%)",
@@ -332,17 +337,16 @@ def tables_of(outcomes: Outcomes, ensembles: Sequence[Mapping[str, Any]], delive
             rows=delivered["examples"],
         ),
     ]
+    return [table for table in tables if table.rows]
 
 
 def _groups_table(outcomes: Outcomes) -> Table:
     names = ["seen", "unseen", *(f"degree {name}" for name in BUCKETS)]
     rows: list[list[str | float | int | None]] = []
     for name in names:
-        queries = _over_seeds(outcomes["alone"], "structure", "queries", name)[0]
+        queries = _rank("structure", "queries", name)(outcomes["alone"][0])
         values = [
-            _percent(np.mean(_over_seeds(outcomes[arm], side, "mrr", name)))
-            for side in SIDES
-            for arm in ("alone", "vem2l")
+            _percent(mean(outcomes[arm], _rank(side, "mrr", name))) for side in SIDES for arm in ("alone", "vem2l")
         ]
         rows.append([name, int(queries), *values])
     return Table(

@@ -16,10 +16,14 @@ from tenfold.systems.graph_fusion.graph.knowledge_graph import KnowledgeGraph
 from tenfold.systems.graph_fusion.serve.student import Student
 
 
-def deliver(
-    config: Config, graph: KnowledgeGraph, outcomes: dict[str, list[dict[str, Any]]], run: Run
-) -> dict[str, Any]:
-    """Keep both fused encoders of the first seed as students, and one of them as the run's model; check what loads."""
+def deliver(config: Config, graph: KnowledgeGraph, run: Run) -> dict[str, Any]:
+    """Keep both fused encoders of the first seed as students, and one of them as the run's model; check what loads.
+
+    Args:
+        config: the settings.
+        graph: the graph.
+        run: holds the finished step of ``vem2l`` with the first seed.
+    """
     folder = run.folder / f"steps/vem2l/seed{config.seed}"
     fusion = make_fusion(config, graph, "vem2l", config.seed, folder)
     fusion.load(folder / "state.pt")
@@ -42,7 +46,7 @@ def deliver(
         costs[side] = serving_cost(loaded)
         again = loaded.score(probe[:, 0], probe[:, 1])
         difference = max(difference, float((again - made[side].score(probe[:, 0], probe[:, 1])).abs().max()))
-    validation: dict[Side, float] = {s: outcomes["vem2l"][0]["sides"][s]["validation_mrr"] for s in SIDES}
+    validation: dict[Side, float] = {side: fusion.best[side].mrr for side in SIDES}
     chosen, note = choose_student(config, validation, costs)
     if rank() == 0:
         made[chosen].save(run.folder, side=chosen)

@@ -42,6 +42,7 @@ def learning_of(config: Config) -> dict[Side, Learning]:
         made[side] = Learning(  # type: ignore[index]
             loss=options.loss,
             negatives=options.negatives,
+            alpha=options.alpha,
             smoothing=options.smoothing,
             learning_rate=options.learning_rate,
             weight_decay=options.weight_decay,

@@ -1,10 +1,11 @@
-"""Settings of the experiment: options, arms, presets."""
+"""Settings of the experiment: options with their ranges, arms, presets."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tenfold.errors import UserError
-from tenfold.training import TrainerOptions
+from tenfold.options import TrainerOptions
+from tenfold.settings import Count, NonNegativeFloat, PositiveFloat, PositiveInt, PositiveShare, Seed, Share
 
 
 @dataclass
@@ -15,13 +16,18 @@ class DataOptions:
         name: ``umls``, ``nations``, ``kinships`` (inside PyKEEN's wheel), or a folder, archive or file of triples.
         root: folder below which it lies; ``TENFOLD_DATA`` where null.
         order: columns of files whose layout does not declare them: ``hrt``, ``htr`` or ``rht``; null: told by the data.
+        header: whether the first row of CSV and TSV files names the columns; null: if it names head, relation and tail.
+        fourth_column: ``refuse`` one, ``ignore`` it, or ``truth``: rows with 1 are facts, with 0 or -1 none.
         texts: file of ``id TAB text``, or a folder with text files, where they do not lie beside the triples.
+        language: of labels in N-Triples and CoDEx.
         long_texts: read ``entity2textlong.txt``, too.
         missing_texts: ``refuse`` text files that miss entities, or take the words of the ``id``.
-        duplicates: ``refuse`` repeated triples, or ``drop`` them.
-        truth: the full graph that this one was thinned from; tells how many injected triples are true.
-        entities: if above 0, only the part induced by so many entities.
-        fraction: share of the training triples to keep.
+        duplicates: ``refuse`` repeated triples and second texts of an id, or ``drop`` them.
+        truth: the full graph that this one was thinned from; tells how many injected triples are true. Null: the
+            preset's, for the preset's own graph, else none.
+        entities: if above 0, only the part induced by so many entities. Null: the preset's, for the preset's own graph,
+            else 0.
+        fraction: share of the training triples to keep. Null: the preset's, for the preset's own graph, else 1.
         unseen: ``keep`` entities without a training triple, or ``drop`` them as other libraries do.
         seed: of what is random about the data.
     """
@@ -29,15 +35,18 @@ class DataOptions:
     name: str = "umls"
     root: str | None = None
     order: Literal["hrt", "htr", "rht"] | None = None
+    header: bool | None = None
+    fourth_column: Literal["refuse", "ignore", "truth"] = "refuse"
     texts: str | None = None
+    language: str = "en"
     long_texts: bool = False
     missing_texts: Literal["refuse", "id"] = "refuse"
     duplicates: Literal["refuse", "drop"] = "refuse"
     truth: str | None = None
-    entities: int = 0
-    fraction: float = 1.0
+    entities: Count | None = None
+    fraction: PositiveShare | None = None
     unseen: Literal["keep", "drop"] = "keep"
-    seed: int = 0
+    seed: Seed = 0
 
 
 @dataclass
@@ -54,6 +63,7 @@ class EncoderOptions:
         loss: its own supervised loss: ``softmax`` over the answers, ``1vsall``, ``bce``, ``nssa`` (self-adversarial
             negative sampling), ``infonce`` (in-batch), ``sampled`` (shared negatives).
         negatives: of ``nssa`` per positive, of ``sampled`` per batch.
+        alpha: of ``nssa``: how much likelier negatives weigh more, the adversarial temperature of RotatE and HAKE.
         smoothing: label smoothing.
         learning_rate: of Adam.
         weight_decay: decoupled.
@@ -64,10 +74,11 @@ class EncoderOptions:
     arguments: dict[str, Any] = field(default_factory=dict)
     weights: str | None = None
     loss: Literal["softmax", "1vsall", "bce", "nssa", "infonce", "sampled"] = "softmax"
-    negatives: int = 256
-    smoothing: float = 0.1
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.0
+    negatives: PositiveInt = 256
+    alpha: NonNegativeFloat = 1.0
+    smoothing: Share = 0.1
+    learning_rate: PositiveFloat = 3e-3
+    weight_decay: NonNegativeFloat = 0.0
 
 
 @dataclass
@@ -77,7 +88,8 @@ class FusionOptions:
     Attributes:
         batch_size: queries of a step.
         warm_epochs: epochs of each encoder alone; 0 where trained weights are loaded.
-        warm_up_steps: steps in which the learning rates of the warm start rise linearly from 0, as text towers want.
+        warm_up_steps: steps in which the learning rates of the warm start rise linearly from 0, as text towers want; at
+            most a tenth of all its steps.
         warm_decay: let them then fall linearly to 0; else they stay.
         mutual_epochs: at most so many epochs of M2L.
         patience: M2L ends when so many epochs bring no better validation MRR; 0 trains them all.
@@ -112,39 +124,39 @@ class FusionOptions:
         validation_limit: validation triples ranked after an epoch; 0 for all.
     """
 
-    batch_size: int = 128
-    warm_epochs: int = 40
-    warm_up_steps: int = 0
+    batch_size: PositiveInt = 128
+    warm_epochs: Count = 40
+    warm_up_steps: Count = 0
     warm_decay: bool = False
-    mutual_epochs: int = 20
-    patience: int = 5
-    rounds: int = 3
-    phase_epochs: int = 5
-    em_learning_rate: float = 1 / 3
-    lam: float = 1.0
-    mu_e: float = 1.0
-    mu_m: float = 1.0
-    nu: float = 0.5
-    temperature: float = 1.0
+    mutual_epochs: Count = 20
+    patience: Count = 5
+    rounds: Count = 3
+    phase_epochs: Count = 5
+    em_learning_rate: PositiveFloat = 1 / 3
+    lam: NonNegativeFloat = 1.0
+    mu_e: NonNegativeFloat = 1.0
+    mu_m: NonNegativeFloat = 1.0
+    nu: NonNegativeFloat = 0.5
+    temperature: PositiveFloat = 1.0
     mutual_split: Literal["full", "exact", "decoupled"] = "full"
     e_step: Literal["forward", "reverse"] = "forward"
     roles: Literal["text-posterior", "structure-posterior"] = "text-posterior"
     order: Literal["posterior", "model"] = "posterior"
     calibrate: bool = True
-    cross: int = 4
+    cross: Count = 4
     residual: bool = True
     leftover: bool = False
-    max_queries: int = 0
-    top_k: int = 64
+    max_queries: Count = 0
+    top_k: PositiveInt = 64
     renormalize: bool = False
     gate: Literal["threshold", "validated"] = "threshold"
-    threshold: float = 0.5
-    share: float = 0.3
-    agreement: int = 0
+    threshold: Share = 0.5
+    share: NonNegativeFloat = 0.3
+    agreement: Count = 0
     weighted: bool = True
     sample: bool = False
     transductive_queries: bool = False
-    validation_limit: int = 2000
+    validation_limit: Count = 2000
 
 
 @dataclass
@@ -164,21 +176,42 @@ class Config:
         structure: see `EncoderOptions`.
         text: see `EncoderOptions`.
         fusion: see `FusionOptions`.
-        trainer: see `tenfold.training.TrainerOptions`; changes where a run computes, not what.
+        trainer: see `tenfold.options.TrainerOptions`; changes where a run computes, not what.
+        workers: processes that train arms and seeds side by side, one thread each; null: one per free core. On a GPU,
+            or with several devices, there is one.
     """
 
     preset: str = "tiny"
-    seed: int = 0
-    seeds: int = 3
+    seed: Seed = 0
+    seeds: PositiveInt = 3
     arms: list[str] = field(default_factory=lambda: ["m2l", "m2l-more", "vem", "vem2l-nodens"])
     deliver: Literal["auto", "structure", "text"] = "structure"
-    memory_limit_mb: float = 0.0
-    latency_limit_ms: float = 0.0
+    memory_limit_mb: NonNegativeFloat = 0.0
+    latency_limit_ms: NonNegativeFloat = 0.0
     data: DataOptions = field(default_factory=DataOptions)
     structure: EncoderOptions = field(default_factory=EncoderOptions)
     text: EncoderOptions = field(default_factory=lambda: EncoderOptions(name="hash-text"))
     fusion: FusionOptions = field(default_factory=FusionOptions)
     trainer: TrainerOptions = field(default_factory=TrainerOptions)
+    workers: PositiveInt | None = None
+
+    def check(self) -> None:
+        """Refuse settings that do not go together.
+
+        Raises:
+            UserError: some do not.
+        """
+        fusion = self.fusion
+        if fusion.batch_size < 2:
+            raise UserError(f"fusion.batch_size must be at least 2; got {fusion.batch_size}")
+        if not fusion.residual and fusion.cross == 0 and not fusion.transductive_queries:
+            raise UserError("fusion.residual false and fusion.cross 0 leave no unobserved queries: allow one of them")
+        if fusion.agreement > fusion.top_k:
+            raise UserError(f"fusion.agreement {fusion.agreement} must be at most fusion.top_k {fusion.top_k}")
+        for side, options in (("structure", self.structure), ("text", self.text)):
+            if (options.name == "factory") != (options.factory is not None):
+                raise UserError(f"{side}.factory and {side}.name factory go together: set both or none")
+        arms_of(self)
 
 
 @dataclass(frozen=True)
@@ -248,7 +281,7 @@ def arms_of(config: Config) -> list[str]:
     """The arms of a run, each after its parent; ``alone`` and ``vem2l`` are always among them.
 
     Raises:
-        UserError: an unknown arm, or settings out of range.
+        UserError: an unknown arm.
     """
     wanted = ["alone", *config.arms, "vem2l"]
     ordered: list[str] = []
@@ -262,23 +295,27 @@ def arms_of(config: Config) -> list[str]:
 
     for name in sorted(wanted, key=lambda name: name == "vem2l"):
         add(name)
-    f = config.fusion
-    counts = (f.rounds, f.phase_epochs, f.mutual_epochs, f.warm_epochs, f.warm_up_steps)
-    if config.seeds < 1 or f.batch_size < 2 or min(counts) < 0:
-        raise UserError("seeds must be at least 1, fusion.batch_size at least 2, and epochs and rounds not negative")
-    for what, value in (("temperature", f.temperature), ("em_learning_rate", f.em_learning_rate)):
-        if value <= 0:
-            raise UserError(f"fusion.{what} must be above 0; got {value}")
-    for what, value in (("lam", f.lam), ("mu_e", f.mu_e), ("mu_m", f.mu_m), ("nu", f.nu), ("share", f.share)):
-        if value < 0:
-            raise UserError(f"fusion.{what} must not be negative; got {value}")
-    if not 0 <= f.threshold <= 1 or f.top_k < 1 or f.cross < 0 or f.agreement < 0:
-        raise UserError("fusion.threshold must lie in [0, 1], top_k be at least 1, cross and agreement not negative")
-    if not f.residual and f.cross == 0 and not f.transductive_queries:
-        raise UserError("fusion.residual false and fusion.cross 0 leave no unobserved queries: allow one of them")
-    if f.agreement > f.top_k:
-        raise UserError(f"fusion.agreement {f.agreement} must be at most fusion.top_k {f.top_k}")
     return ordered
+
+
+def data_of(config: Config) -> tuple[DataOptions, list[str]]:
+    """Which data a run reads: what a preset says of its own graph acts on that graph alone.
+
+    Returns:
+        the options without anything left out, and a note on what the preset added.
+    """
+    own = OWN_DATA.get(config.preset, DataOptions(name=""))
+    mine = config.data.name == own.name
+    plain = {"truth": None, "entities": 0, "fraction": 1.0}
+    left_out = {name: value for name, value in plain.items() if getattr(config.data, name) is None}
+    presets = {name: getattr(own, name) for name in left_out if mine and getattr(own, name) is not None}
+    chosen: dict[str, Any] = {**left_out, **presets}
+    added = {name: value for name, value in chosen.items() if value != plain[name]}
+    notes = []
+    if added:
+        said = ", ".join(f"data.{name} {value}" for name, value in added.items())
+        notes.append(f"Preset {config.preset} says of its own graph {own.name}: {said}.")
+    return replace(config.data, **chosen), notes
 
 
 def options_of(config: Config, arm: str) -> FusionOptions:
@@ -292,7 +329,7 @@ _SMALL = Config(
     preset="small",
     seeds=3,
     arms=["alone-more", "m2l", "m2l-more", "vem", "vem2l-nodens"],
-    data=DataOptions(name="FB15K-237-10", truth="FB15k-237", entities=1500),
+    data=DataOptions(name="FB15K-237-10"),
     structure=EncoderOptions(
         name="conve", arguments={"dim": 100, "channels": 32, "normalize": False}, learning_rate=2e-3
     ),
@@ -300,14 +337,21 @@ _SMALL = Config(
     fusion=FusionOptions(warm_epochs=12, mutual_epochs=10, rounds=3, phase_epochs=3, mu_e=3.0, mu_m=3.0),
 )
 
+# The official ConvE decoder of CompGCN drops single features, and nothing of the picture.
+_COMPGCN_TOWER: dict[str, Any] = {"input_dropout": 0.0, "map_dropout": 0.3, "whole_maps": False}
+
 _PAPER = Config(
     preset="paper",
     seeds=3,
     arms=["m2l", "m2l-more", "vem", "vem2l-nodens"],
-    data=DataOptions(name="FB15K-237-10", truth="FB15k-237"),
+    data=DataOptions(name="FB15K-237-10"),
     # CompGCN's and SimKGC's own recipes; the batch is SimKGC's, whose negatives come from it.
     structure=EncoderOptions(
-        name="compgcn", arguments={"dim": 200, "initial_dim": 100}, loss="bce", smoothing=0.1, learning_rate=1e-3
+        name="compgcn",
+        arguments={"dim": 200, "initial_dim": 100, "decoder_options": dict(_COMPGCN_TOWER)},
+        loss="bce",
+        smoothing=0.1,
+        learning_rate=1e-3,
     ),
     text=EncoderOptions(
         name="bi-encoder",
@@ -324,7 +368,7 @@ PRESETS = {
     "tiny": Config(
         seeds=3,
         arms=["m2l"],
-        data=DataOptions(name="umls", fraction=0.1),
+        data=DataOptions(name="umls"),
         structure=EncoderOptions(name="conve", arguments=dict(_TINY_CONVE)),
         text=EncoderOptions(name="hash-text", arguments={"dim": 60}),
         fusion=FusionOptions(
@@ -333,7 +377,7 @@ PRESETS = {
     ),
     "small": _SMALL,
     "small-nell": replace(
-        _SMALL, preset="small-nell", arms=["m2l", "m2l-more", "vem"], data=DataOptions(name="NELL23K", entities=2000)
+        _SMALL, preset="small-nell", arms=["m2l", "m2l-more", "vem"], data=DataOptions(name="NELL23K")
     ),
     "paper": _PAPER,
     "paper-nell": replace(
@@ -344,3 +388,11 @@ PRESETS = {
     ),
 }
 """Presets by name; ``paper`` ones need a GPU and a transformers folder, ``--text.arguments.checkpoint FOLDER``."""
+
+OWN_DATA = {
+    "tiny": DataOptions(name="umls", fraction=0.1),
+    "small": DataOptions(name="FB15K-237-10", truth="FB15k-237", entities=1500),
+    "small-nell": DataOptions(name="NELL23K", entities=2000),
+    "paper": DataOptions(name="FB15K-237-10", truth="FB15k-237"),
+}
+"""What a preset does with its own graph, and with no other."""

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tenfold.run import Run, write_atomically
+from tenfold.files import write_atomically
+from tenfold.run import Run
 from tenfold.systems.graph_fusion.experiment.settings import Config
 from tenfold.systems.graph_fusion.fusion.objectives import SIDES, Side
 from tenfold.systems.graph_fusion.fusion.records import Round

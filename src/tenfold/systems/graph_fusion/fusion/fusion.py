@@ -16,7 +16,10 @@ from typing import Any
 
 import torch
 
-from tenfold.export import read_torch_file
+from tenfold.checkpoints import read_torch_file
+from tenfold.errors import UserError
+from tenfold.files import atomic_path, first_line
+from tenfold.options import TrainerOptions
 from tenfold.parallel import rank, wait_for_all_ranks
 from tenfold.seeds import derived_seed
 from tenfold.systems.graph_fusion.encoders.query_scorer import QueryScorer, check_scorer
@@ -41,7 +44,7 @@ from tenfold.systems.graph_fusion.graph.unobserved_queries import UnobservedQuer
 from tenfold.systems.graph_fusion.ranking.calibration import fit_temperature
 from tenfold.systems.graph_fusion.ranking.ranks import agreement, evaluate_encoder
 from tenfold.systems.graph_fusion.ranking.summaries import summarise_ranks
-from tenfold.training import TrainerOptions, fit
+from tenfold.training import fit
 
 log = logging.getLogger("tenfold")
 _THRESHOLDS = torch.linspace(0, 0.95, 20)
@@ -112,7 +115,8 @@ class Fusion:
         batches = self._batches("warm")
         rates = None
         if warm.warm_up_steps or warm.decay:
-            rates = warm_schedule(warm.warm_up_steps, len(batches) * warm.epochs, warm.decay)
+            total = len(batches) * warm.epochs
+            rates = warm_schedule(min(warm.warm_up_steps, total // 10), total, warm.decay)  # the cap is SimKGC's
         self._phase("warm", objective, batches, warm.epochs, SIDES, 1.0, rates)
 
     def mutual(self) -> None:
@@ -199,14 +203,19 @@ class Fusion:
     def save(self, path: str | Path) -> None:
         """Write `state` whole or not at all."""
         if rank() == 0:
-            temporary = Path(path).with_suffix(".tmp")
-            torch.save(self.state(), temporary)
-            temporary.replace(path)
+            with atomic_path(path) as temporary:
+                torch.save(self.state(), temporary)
         wait_for_all_ranks()
 
     def load(self, path: str | Path) -> None:
         """Read what `save` wrote."""
-        self.load_state(read_torch_file(path))
+        try:
+            self.load_state(read_torch_file(path))
+        except (UserError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"{path} is damaged or of another fusion ({first_line(error)}): remove the folder {Path(path).parent} "
+                "and resume; what it held is then done anew"
+            ) from error
 
     # --- parts --------------------------------------------------------------------------------------------------
 
@@ -252,7 +261,7 @@ class Fusion:
                 parameter.requires_grad_(side in learners)
             self.optimizer.param_groups[SIDES.index(side)]["lr"] = factor * self.learning[side].learning_rate
             if (kept := folder / f"best-{side}.pt").exists():  # of this phase, before it was killed
-                found = Best(**read_torch_file(kept))
+                found = _read_best(kept)
                 if side not in self.best or found.mrr > self.best[side].mrr:
                     self.best[side] = found
         torch.manual_seed(self._seed_of(name))
@@ -427,6 +436,13 @@ class Fusion:
         state = {name: value.detach().cpu().clone() for name, value in self.pair.side(side).state_dict().items()}
         self.best[side] = Best(mrr, stage, state)
         if folder is not None and rank() == 0:
-            temporary = folder / f"best-{side}.tmp"
-            torch.save(dataclasses.asdict(self.best[side]), temporary)
-            temporary.replace(folder / f"best-{side}.pt")
+            with atomic_path(folder / f"best-{side}.pt") as temporary:
+                torch.save(dataclasses.asdict(self.best[side]), temporary)
+
+
+def _read_best(path: Path) -> Best:
+    """The best weights that a killed phase kept."""
+    try:
+        return Best(**read_torch_file(path))
+    except (UserError, TypeError) as error:
+        raise UserError(f"{path} is damaged: remove the folder {path.parent} and resume") from error

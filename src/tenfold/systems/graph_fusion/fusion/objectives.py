@@ -60,6 +60,7 @@ class Learning:
     Attributes:
         loss: its own supervised loss.
         negatives: of ``nssa`` per positive, of ``sampled`` per batch.
+        alpha: adversarial temperature of ``nssa``.
         smoothing: label smoothing.
         learning_rate: of Adam.
         weight_decay: decoupled.
@@ -67,6 +68,7 @@ class Learning:
 
     loss: SupervisedKind = "softmax"
     negatives: int = 256
+    alpha: float = 1.0
     smoothing: float = 0.1
     learning_rate: float = 3e-3
     weight_decay: float = 0.0
@@ -95,7 +97,7 @@ class Learning:
         if own is not None:
             return own
         if self.loss == "nssa":
-            return self_adversarial_loss(encoder, batch, self.negatives)
+            return self_adversarial_loss(encoder, batch, self.negatives, self.alpha)
         if self.loss == "infonce":
             return in_batch_loss(encoder, batch)
         if self.loss == "sampled":
@@ -289,11 +291,14 @@ class PhaseObjective:
 
 
 def warm_schedule(warm_up: int, total: int, decay: bool) -> Callable[[int], float]:
-    """Factor of the learning rate at a step of the warm start: a linear rise, then constant or a linear fall to 0."""
+    """Factor of the learning rate at a step of the warm start: a linear rise, then constant or a linear fall to 0.
+
+    As transformers' linear schedule with warm-up, which SimKGC uses: the first step, number 0, has the factor 0.
+    """
 
     def at(step: int) -> float:
         if step < warm_up:
-            return (step + 1) / warm_up
+            return step / warm_up
         return max(total - step, 0) / max(total - warm_up, 1) if decay else 1.0
 
     return at

@@ -28,8 +28,9 @@ def self_adversarial_loss(scorer: QueryScorer, batch: QueryBatch, negatives: int
     drawn = torch.randint(n, (len(heads), negatives), device=device)
     scores = scorer.score_candidates(heads, relations, torch.cat([batch.answers[:, None], drawn], 1))
     positive, negative = scores[:, 0], scores[:, 1:]
-    false = _is_answer(batch, n)[batch.owner].gather(1, drawn)
+    false = _are_answers(batch, batch.owner, drawn, n)
     weight = (alpha * negative.detach()).masked_fill(false, -torch.inf).softmax(1).nan_to_num()
+    # The official programs weigh a positive by how seldom its query occurs, unless told --uni_weight; here all count 1.
     weights = torch.where(batch.observed, 1.0, batch.weights)
     losses = -F.logsigmoid(positive) - (weight * F.logsigmoid(-negative)).sum(1)
     return (weights * losses).sum() / (2 * mean_over_ranks(weights.sum()))
@@ -38,6 +39,7 @@ def self_adversarial_loss(scorer: QueryScorer, batch: QueryBatch, negatives: int
 def sampled_softmax_loss(scorer: QueryScorer, batch: QueryBatch, shared: int = 16_384) -> Tensor:
     """Softmax over each answer and one set of random entities that all queries of the batch share.
 
+    The set is scored once per query, its sum is shared by the query's answers, and no other entity is looked at.
     Sampled scores are corrected by the logarithm of their expected number, so that the sum estimates the full one; the
     positive is not corrected. There is no label smoothing: it would spread over the sample only.
 
@@ -48,17 +50,23 @@ def sampled_softmax_loss(scorer: QueryScorer, batch: QueryBatch, shared: int = 1
     """
     n, device = scorer.num_entities, batch.heads.device
     drawn = torch.randint(n, (min(shared, n),), device=device)
-    heads, relations = batch.heads[batch.owner], batch.relations[batch.owner]
-    positive = scorer.score_candidates(heads, relations, batch.answers[:, None])
-    negative = scorer.score_candidates(heads, relations, drawn.expand(len(heads), -1))
+    positive, negative = scorer.score_answers(batch.heads, batch.relations, batch.owner, batch.answers, drawn)
     negative = negative - math.log(len(drawn) / n)
-    known = torch.zeros(len(heads), len(drawn), dtype=torch.bool, device=device)
-    for_row = batch.owner[:, None] == batch.owner[None]  # answers of the same query
-    pairs = batch.answers[:, None] == drawn[None]
-    known = (for_row.float() @ pairs.float()) > 0
-    scores = torch.cat([positive, negative.masked_fill(known, -1e9)], 1)
-    weights = batch.weights
-    return -(weights * scores.log_softmax(1)[:, 0]).sum() / len(batch.heads)
+    owner, place = _drawn_answers(batch, drawn)
+    others = negative.index_put((owner, place), negative.new_tensor(-1e9)).logsumexp(1)
+    losses = torch.logaddexp(positive, others[batch.owner]) - positive
+    return (batch.weights * losses).sum() / len(batch.heads)
+
+
+def _drawn_answers(batch: QueryBatch, drawn: Tensor) -> tuple[Tensor, Tensor]:
+    """``(m,)`` queries and places in ``(K,)`` drawn entities that are one of the query's answers."""
+    values, order = drawn.sort()
+    first, last = (torch.searchsorted(values, batch.answers, right=right) for right in (False, True))
+    counts = last - first
+    row = torch.repeat_interleave(torch.arange(len(counts), device=drawn.device), counts)
+    ends = counts.cumsum(0)
+    place = torch.arange(len(row), device=drawn.device) - (ends - counts)[row] + first[row]
+    return batch.owner[row], order[place]
 
 
 def in_batch_loss(
@@ -81,7 +89,11 @@ def in_batch_loss(
         previous_weight: factor of the logits of previous batches.
     """
     chosen = _one_answer_each(batch)
-    answers = _is_answer(batch, scorer.num_entities)
+    every = torch.arange(len(batch.heads), device=chosen.device)
+
+    def answers_among(entities: Tensor) -> Tensor:
+        return _are_answers(batch, every, entities.expand(len(every), -1), scorer.num_entities)
+
     queries, vectors = scorer.query_vectors(batch.heads, batch.relations), scorer.entity_vectors(chosen)
     scale = scorer.score_scale()
     own = (queries * scorer.entity_vectors(batch.heads)).sum(1, keepdim=True) * scale
@@ -90,13 +102,13 @@ def in_batch_loss(
     previous: PreviousVectors | None = getattr(scorer, "previous", None)
     if previous is not None:
         kept = previous.entities
-        useless = (kept < 0) | answers[:, kept.clamp(min=0)] | (kept[None] == chosen[:, None])
+        useless = (kept < 0) | answers_among(kept.clamp(min=0)) | (kept[None] == chosen[:, None])
         older = queries @ previous.vectors.clone().T * scale * previous_weight  # they change before backward
         further.append(older.masked_fill(useless, -1e4))
     # Every process has the loss of the whole batch; gradients of gathered rows go back to where they came from.
     everyone, all_vectors = gather_with_gradient(queries), gather_with_gradient(vectors)
     all_chosen = gather_with_gradient(chosen)
-    false = gather_with_gradient(answers[:, all_chosen].to(torch.uint8)).bool()
+    false = gather_with_gradient(answers_among(all_chosen).to(torch.uint8)).bool()
     eye = torch.eye(len(all_chosen), dtype=torch.bool, device=chosen.device)
     block = ((everyone @ all_vectors.T - margin * eye) * scale).masked_fill(false & ~eye, -1e4)
     rows = torch.cat([block, *(gather_with_gradient(part) for part in further)], 1)
@@ -129,7 +141,12 @@ def gather_with_gradient(rows: Tensor) -> Tensor:
     return torch.cat(list(gather_from_ranks(rows.contiguous())))
 
 
-def _is_answer(batch: QueryBatch, num_entities: int) -> Tensor:
-    mask = torch.zeros(len(batch.heads), num_entities, dtype=torch.bool, device=batch.heads.device)
-    mask[batch.owner, batch.answers] = True
-    return mask
+def _are_answers(batch: QueryBatch, rows: Tensor, candidates: Tensor, num_entities: int) -> Tensor:
+    """``(m, K)`` whether ``(m, K)`` candidates are answers of the queries at ``(m,)`` places in the batch.
+
+    Looked up among sorted keys: a table of queries and entities would be as large as the scores that are avoided.
+    """
+    keys = (batch.owner * num_entities + batch.answers).sort().values
+    wanted = rows[:, None] * num_entities + candidates
+    place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
+    return keys[place] == wanted

@@ -13,7 +13,8 @@ class WarmStart:
 
     Attributes:
         epochs: of both; 0 where encoders that are trained already are only measured.
-        warm_up_steps: steps in which the learning rates rise linearly from 0, as text towers want.
+        warm_up_steps: steps in which the learning rates rise linearly from 0, as text towers want; at most a tenth of
+            all steps.
         decay: let them then fall linearly to 0; else they stay.
     """
 

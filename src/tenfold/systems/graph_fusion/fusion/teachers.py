@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from tenfold.errors import UserError
+from tenfold.files import read_json, write_atomically
 from tenfold.losses import log_probabilities
 from tenfold.parallel import rank, wait_for_all_ranks, world_size
-from tenfold.run import read_json, write_atomically
 from tenfold.systems.graph_fusion.encoders.query_scorer import QueryScorer, check_scores
 from tenfold.systems.graph_fusion.graph.answers import AnswerIndex
 from tenfold.systems.graph_fusion.graph.query_batch import UnobservedBatch

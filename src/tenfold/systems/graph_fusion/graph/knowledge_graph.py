@@ -32,7 +32,7 @@ class KnowledgeGraph:
         descriptions: a longer text per entity; empty where there is none.
         relation_texts: a text per relation.
         hidden: ``(n, 3)`` further true triples that no model sees: what thinning removed. They tell how many of the
-            triples that a fusion injects are true.
+            triples that a fusion injects are true, and are never proposed as new.
         name: of the data.
         notes: what a reader of results must know about the data.
     """

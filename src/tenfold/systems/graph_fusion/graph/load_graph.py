@@ -4,31 +4,36 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from tenfold.data import find_data
 from tenfold.errors import UserError
+from tenfold.systems.graph_fusion.graph.columns import (
+    FourthColumn,
+    Order,
+    Rules,
+    Triple,
+    TriplesRead,
+    check_ids,
+    choose_order,
+    to_triples,
+)
 from tenfold.systems.graph_fusion.graph.knowledge_graph import KnowledgeGraph
 from tenfold.systems.graph_fusion.graph.n_triples import read_n_triples
 from tenfold.systems.graph_fusion.graph.splits import leakage, split_triples
 from tenfold.systems.graph_fusion.graph.subsets import drop_unseen, induced_subset, sparsify
-from tenfold.systems.graph_fusion.graph.tables import (
-    Order,
-    Place,
-    Triple,
-    check_order,
-    detect_order,
-    find_file,
-    header_order,
-    open_place,
-    read_columns,
-    read_json_file,
-    to_triples,
+from tenfold.systems.graph_fusion.graph.tables import Place, find_file, open_place, read_json_file, read_table
+from tenfold.systems.graph_fusion.graph.texts import (
+    TextRules,
+    Texts,
+    read_text_file,
+    read_texts,
+    split_wordnet,
+    text_for,
 )
-from tenfold.systems.graph_fusion.graph.texts import Texts, read_text_file, read_texts, text_for
 
 BUNDLED = ("umls", "nations", "kinships")
 """Graphs inside PyKEEN's wheel: nothing is downloaded."""
@@ -72,7 +77,10 @@ def load_graph(
     *,
     root: str | None = None,
     order: Order | None = None,
+    header: bool | None = None,
+    fourth_column: FourthColumn = "refuse",
     texts: str | None = None,
+    language: str = "en",
     long_texts: bool = False,
     missing_texts: Literal["refuse", "id"] = "refuse",
     duplicates: Literal["refuse", "drop"] = "refuse",
@@ -89,11 +97,17 @@ def load_graph(
             triples (TSV, CSV, Parquet, N-Triples), below ``root``.
         root: where ``name`` lies; ``TENFOLD_DATA``, or its ``knowledge-graphs``, where ``None``.
         order: columns of the files where the layout does not declare them; told by the data where ``None``.
+        header: whether the first row of CSV and TSV files names the columns; where ``None``, it does if it names a
+            head, a relation and a tail.
+        fourth_column: what a fourth column means: ``refuse`` it, ``ignore`` it, or ``truth``: rows with 1 are facts,
+            those with 0 or -1 are left out. Without a word, 1 and -1 are taken so, as WN11 has them.
         texts: a file of ``id TAB text``, or a folder with text files, below ``root``, where they do not lie beside the
             triples.
+        language: of labels in N-Triples and in CoDEx.
         long_texts: read ``entity2textlong.txt``.
         missing_texts: what to do where text files miss entities: ``refuse``, or take the words of the ``id``.
-        duplicates: what to do with repeated triples of a split: ``refuse`` or ``drop``.
+        duplicates: what to do with repeated triples of a split, and with a second text of an id: ``refuse``, or
+            ``drop`` all but the first.
         truth: the full graph that this one was thinned from, below ``root``: its further triples become ``hidden``.
         entities: if above 0, the part induced by so many entities.
         fraction: share of the training triples to keep.
@@ -103,10 +117,11 @@ def load_graph(
     Raises:
         UserError: files are missing, damaged, contradictory, or leave a split empty.
     """
-    place = find_graph(name, root)
-    read = _read(place, order, seed, long_texts)
+    rules = Rules(order, header, fourth_column)
+    wanted = TextRules(long=long_texts, language=language, repeated=duplicates)
+    read = _read(find_graph(name, root), rules, wanted)
     if texts is not None:
-        _add_texts(read.texts, _below(texts, root), long_texts)
+        _add_texts(read.texts, _below(texts, root), wanted)
     graph = _number(name, read, missing_texts, duplicates)
     if read.single:
         everything = graph.train
@@ -151,16 +166,17 @@ def _below(name: str, root: str | None) -> Path:
     )
 
 
-def _read(place: Place, order: Order | None, seed: int, long_texts: bool) -> _Read:
+def _read(place: Place, rules: Rules, texts: TextRules) -> _Read:
     if place.is_file():
-        return _read_single(place, order)
+        return _read_single(place, rules, texts)
     if find_file(place, "train_tasks.json"):
-        return _read_nell_one(place)
+        return _read_nell_one(place, texts)
     for base in (place, place / "data"):
         codex = base / "triples"
         if codex.is_dir():
             sets = sorted(child.name for child in codex.iterdir() if child.is_dir())
-            raise UserError(f"{place} holds several graphs: name one, such as {base.name}/triples/{sets[0]}")
+            some = f": name one, such as {base.name}/triples/{sets[0]}" if sets else ", but all are empty"
+            raise UserError(f"{place} holds several graphs{some}")
     for layout, (train, valid, test, declared) in _LAYOUTS.items():
         paths = [find_file(place, train), find_file(place, valid), find_file(place, test)]
         if paths[0] is None and layout == "multihop" and find_file(place, "raw.kb"):
@@ -170,29 +186,23 @@ def _read(place: Place, order: Order | None, seed: int, long_texts: bool) -> _Re
         if paths[1] is None or paths[2] is None:
             missing = valid if paths[1] is None else test
             raise UserError(f"{place} holds {paths[0].name} but no {missing}: a graph needs all three splits")
-        return _read_splits([path for path in paths if path is not None], layout, order or declared, place, long_texts)
+        found = [path for path in paths if path is not None]
+        return _read_splits(found, layout, replace(rules, order=rules.order or declared), place, texts)
     raise UserError(
         f"{place} holds no graph in a known layout: expected train.tsv/dev.tsv/test.tsv, train.txt/valid.txt/test.txt, "
         "train.triples/dev.triples/test.triples, train_tasks.json, or one file of triples"
     )
 
 
-def _read_splits(paths: Sequence[Place], layout: str, order: Order | None, place: Place, long_texts: bool) -> _Read:
-    tables = [read_columns(path) for path in paths]
-    notes = []
-    placed = header_order(tables[0][0])
-    if placed is not None:
-        splits = [to_triples(rows[1:], placed) for rows in tables]
-    else:
-        if order is None:
-            order, ratio = detect_order(tables[0])
-            if ratio < 1.5:
-                notes.append(
-                    f"The columns are taken in the order {order}; the data hardly tell (set --data.order to be sure)."
-                )
-        else:
-            check_order(tables[0], order, paths[0])
-        splits = [to_triples(rows, order) for rows in tables]
+def _read_splits(paths: Sequence[Place], layout: str, rules: Rules, place: Place, texts: TextRules) -> _Read:
+    tables = [read_table(paths[0], rules.header)]
+    tables += [read_table(path, tables[0].header is not None) for path in paths[1:]]
+    places, notes = choose_order(tables[0], rules.order)
+    # A split whose header differs from that of the training split has places of its own.
+    own = [places if table.header == tables[0].header else choose_order(table, None)[0] for table in tables]
+    read = [to_triples(table, at, rules.fourth) for table, at in zip(tables, own, strict=True)]
+    splits = [part.triples for part in read]
+    notes += [note for part in read for note in part.notes]
     if layout == "multihop":
         held = {*splits[1], *splits[2]}
         before = len(splits[0])
@@ -202,7 +212,7 @@ def _read_splits(paths: Sequence[Place], layout: str, order: Order | None, place
     mapping = find_file(place, "entity_idx.json"), find_file(place, "rel_idx.json")
     if mapping[0] is not None and mapping[1] is not None:
         splits = _named_by_index(splits, mapping[0], mapping[1])
-    return _Read(splits[0], splits[1], splits[2], read_texts(place, long=long_texts), notes)
+    return _Read(splits[0], splits[1], splits[2], read_texts(place, texts), notes)
 
 
 def _named_by_index(splits: list[list[Triple]], entities: Place, relations: Place) -> list[list[Triple]]:
@@ -217,7 +227,7 @@ def _named_by_index(splits: list[list[Triple]], entities: Place, relations: Plac
         raise UserError(f"{entities} and {relations.name} name no number {error}") from error
 
 
-def _read_nell_one(place: Place) -> _Read:
+def _read_nell_one(place: Place, texts: TextRules) -> _Read:
     """NELL-One: the background graph with the few-shot tasks' triples as training, validation and test."""
     parts = []
     for name in ("train_tasks.json", "dev_tasks.json", "test_tasks.json"):
@@ -227,50 +237,57 @@ def _read_nell_one(place: Place) -> _Read:
         content = read_json_file(path)
         if not isinstance(content, dict):
             raise UserError(f"{path} is not a file of tasks: it must map relations to triples")
-        parts.append([(h, r, t) for triples in content.values() for h, r, t in triples])
-    background = find_file(place, "path_graph")
+        parts.append(_task_triples(path, content))
+    background, notes = find_file(place, "path_graph"), []
     if background is not None:
         known = set(parts[0])
-        parts[0] += [triple for triple in to_triples(read_columns(background), "hrt") if triple not in known]
-    return _Read(parts[0], parts[1], parts[2], read_texts(place))
+        found = to_triples(read_table(background, False), (0, 1, 2))
+        parts[0] += [triple for triple in found.triples if triple not in known]
+        notes = found.notes
+    return _Read(parts[0], parts[1], parts[2], read_texts(place, texts), notes)
 
 
-def _read_single(path: Place, order: Order | None) -> _Read:
-    texts, notes = Texts(), []
+def _task_triples(path: Place, tasks: dict[str, Any]) -> list[Triple]:
+    """Triples of a file of tasks, ids as text."""
+    for relation, triples in tasks.items():
+        for triple in triples if isinstance(triples, list) else [None]:
+            ids = triple if isinstance(triple, list) else []
+            if len(ids) != 3 or not all(isinstance(key, str) and key.strip() for key in ids):
+                raise UserError(f"{path}: the task {relation!r} holds {triple!r}, not [head, relation, tail] as text")
+    return [(h, r, t) for triples in tasks.values() for h, r, t in triples]
+
+
+def _read_single(path: Place, rules: Rules, wanted: TextRules) -> _Read:
+    texts = Texts()
+    notes: list[str] = []
     if path.name.removesuffix(".gz").endswith((".nt", ".ntriples")):
-        triples, texts.names, literals = read_n_triples(path)
-        if literals:
-            notes.append(f"{literals:,} literals that are no labels were left out.")
+        found = read_n_triples(path, wanted.language)
+        relations = {relation for _, relation, _ in found.triples}
+        texts.names = {key: text for key, text in found.labels.items() if key not in relations}
+        texts.relations = {key: text for key, text in found.labels.items() if key in relations}
+        read = TriplesRead(found.triples, found.notes(wanted.language))
     else:
-        rows = read_columns(path)
-        placed = header_order(rows[0])
-        if placed is not None:
-            triples = to_triples(rows[1:], placed)
-        else:
-            chosen, ratio = (order, 9.0) if order else detect_order(rows)
-            if order:
-                check_order(rows, order, path)
-            if ratio < 1.5:
-                notes.append(f"The columns are taken in the order {chosen}; the data hardly tell (set --data.order).")
-            triples = to_triples(rows, chosen)
-    if not triples:
+        table = read_table(path, rules.header)
+        places, notes = choose_order(table, rules.order)
+        read = to_triples(table, places, rules.fourth)
+    if not read.triples:
         raise UserError(f"{path} holds no triple")
-    return _Read(triples, [], [], texts, notes, single=True)
+    return _Read(read.triples, [], [], texts, [*notes, *read.notes], single=True)
 
 
-def _add_texts(texts: Texts, path: Path, long_texts: bool) -> None:
+def _add_texts(texts: Texts, path: Path, wanted: TextRules) -> None:
     place = open_place(path)
     if place.is_file():
-        texts.names.update(read_text_file(place))
-        texts.sources.append(place.name)
+        texts.take("names", read_text_file(place), place, wanted, over=True)
         return
-    found = read_texts(place, long=long_texts)
+    found = read_texts(place, wanted)
     if not found.sources:
         raise UserError(f"{path} holds no text file of a known name, such as entity2text.txt or labels.tsv")
     for own, others in ((texts.names, found.names), (texts.descriptions, found.descriptions)):
         own.update(others)
     texts.relations.update(found.relations)
     texts.sources += found.sources
+    texts.notes += found.notes
 
 
 def _number(
@@ -294,7 +311,12 @@ def _number(
     everything = [triple for triples in parts.values() for triple in triples]
     entities = tuple(sorted({end for h, _, t in everything for end in (h, t)}))
     relations = tuple(sorted({r for _, r, _ in everything}))
+    check_ids(entities, "entity")
+    check_ids(relations, "relation")
     texts = read.texts
+    if any(relation == "_hypernym" for relation in relations):
+        split_wordnet(texts)
+    notes += texts.notes
     if texts.names:
         missing = [key for key in entities if key not in texts.names]
         if missing and missing_texts == "refuse":
@@ -332,7 +354,7 @@ def _number(
 
 def _with_truth(graph: KnowledgeGraph, truth: str, root: str | None) -> KnowledgeGraph:
     """Add what the full graph knows beyond this one as ``hidden``; ids that this graph has not are left out."""
-    read = _read(find_graph(truth, root), None, 0, False)
+    read = _read(find_graph(truth, root), Rules(), TextRules(repeated="drop"))
     entity_number = {key: number for number, key in enumerate(graph.entities)}
     relation_number = {key: number for number, key in enumerate(graph.relations)}
     rows = [
@@ -360,6 +382,14 @@ def _warnings(graph: KnowledgeGraph) -> list[str]:
         notes.append(
             f"{found['inverted'] / len(graph.test):.0%} of the test triples have their ends joined in training in the "
             "other direction, as inverse relations do."
+        )
+    unlearnt = ~torch.isin(torch.arange(graph.num_relations), graph.train[:, 1])
+    if bool(unlearnt.any()):
+        names = ", ".join(graph.relations[number] for number in unlearnt.nonzero().flatten()[:3].tolist())
+        rows = sum(int(unlearnt[part[:, 1]].sum()) for part in (graph.valid, graph.test))
+        notes.append(
+            f"{int(unlearnt.sum()):,} relations have no training triple, so that nothing can be learnt of them: {names}"
+            f"{' ...' if int(unlearnt.sum()) > 3 else ''}; {rows:,} validation and test triples ask for them."
         )
     seen = graph.seen()
     if (lost := int((~seen[graph.test[:, 0]] | ~seen[graph.test[:, 2]]).sum())) > 0:

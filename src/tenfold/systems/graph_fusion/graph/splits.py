@@ -10,7 +10,7 @@ from tenfold.systems.graph_fusion.graph.knowledge_graph import KnowledgeGraph
 def split_triples(
     triples: Tensor, num_entities: int, *, shares: tuple[float, float] = (0.1, 0.1), seed: int = 0
 ) -> tuple[Tensor, Tensor, Tensor, list[str]]:
-    """Split triples at random so that every entity stays in the training split.
+    """Split triples at random so that every entity and relation stays in the training split.
 
     Args:
         triples: ``(n, 3)`` distinct.
@@ -19,37 +19,42 @@ def split_triples(
         seed: of the choice.
 
     Returns:
-        training, validation and test triples, and notes on what was impossible.
+        training, validation and test triples, and notes: how many went where, and what was impossible.
 
     Raises:
         UserError: too few triples can be spared.
     """
     order = torch.randperm(len(triples), generator=torch.Generator().manual_seed(seed))
     left = torch.bincount(triples[:, [0, 2]].flatten(), minlength=num_entities).tolist()
+    facts = torch.bincount(triples[:, 1]).tolist()
     wanted = sum(max(1, round(share * len(triples))) for share in shares)
     held: list[int] = []
-    for place, (h, _, t) in zip(order.tolist(), triples[order].tolist(), strict=True):
+    for place, (h, r, t) in zip(order.tolist(), triples[order].tolist(), strict=True):
         if len(held) == wanted:
             break
         needed = 3 if h == t else 2
-        if left[h] >= needed and left[t] >= needed:
+        if left[h] >= needed and left[t] >= needed and facts[r] >= 2:
+            facts[r] -= 1
             left[h] -= 1
             left[t] -= 1
             held.append(place)
     if len(held) < 2:
         raise UserError(
-            "the graph is too sparse to be split: no triple can be spared without losing an entity; give the splits "
-            "as train, valid and test files"
+            "the graph is too sparse to be split: no triple can be spared without losing an entity or a relation; give "
+            "the splits as train, valid and test files"
         )
     first = max(1, round(len(held) * shares[0] / sum(shares)))
     valid, test = torch.tensor(held[:first]), torch.tensor(held[first:])
     mask = torch.ones(len(triples), dtype=torch.bool)
     mask[torch.tensor(held)] = False
-    notes = []
+    notes = [
+        f"One file of {len(triples):,} triples was split at random (seed {seed}): {int(mask.sum()):,} for training, "
+        f"{len(valid):,} for validation, {len(test):,} for the test."
+    ]
     if len(held) < wanted:
         notes.append(
             f"Only {len(held):,} of the {wanted:,} triples wanted for validation and test could be spared without "
-            "losing an entity from the training split."
+            "losing an entity or a relation from the training split."
         )
     return triples[mask], triples[valid], triples[test], notes
 

@@ -8,13 +8,13 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from tenfold.errors import UserError
-from tenfold.run import write_atomically
+from tenfold.files import write_atomically
 from tenfold.systems.graph_fusion.graph.knowledge_graph import SPLITS, KnowledgeGraph
 from tenfold.systems.graph_fusion.graph.tables import read_text
 
 
 def save_graph(graph: KnowledgeGraph, folder: str | Path, **more: Tensor) -> None:
-    """Write a graph, without its hidden triples.
+    """Write a graph; what thinning removed, too, for it was given and is not new.
 
     Args:
         graph: the graph.
@@ -27,7 +27,8 @@ def save_graph(graph: KnowledgeGraph, folder: str | Path, **more: Tensor) -> Non
     write_atomically(folder / "entities.tsv", "".join(_line(*row) for row in entities))
     relations = zip(graph.relations, graph.relation_texts, strict=True)
     write_atomically(folder / "relations.tsv", "".join(_line(*row) for row in relations))
-    tensors = {split: graph.split(split).contiguous() for split in SPLITS}
+    tensors: dict[str, Tensor] = {split: graph.split(split).contiguous() for split in SPLITS}
+    tensors["hidden"] = graph.hidden.contiguous()
     write_atomically(folder / "triples.safetensors", save(tensors | {k: v.contiguous() for k, v in more.items()}))
 
 
@@ -56,6 +57,7 @@ def read_graph(folder: str | Path) -> tuple[KnowledgeGraph, dict[str, Tensor]]:
         train=tensors.pop("train"),
         valid=tensors.pop("valid"),
         test=tensors.pop("test"),
+        hidden=tensors.pop("hidden", empty_triples()),
     )
     return graph, tensors
 

@@ -12,6 +12,8 @@ from tenfold.systems.graph_fusion.graph.knowledge_graph import KnowledgeGraph
 def sparsify(graph: KnowledgeGraph, fraction: float, *, seed: int = 0, keep_unseen: bool = False) -> KnowledgeGraph:
     """A thinner graph: a random share of the training triples; the others become ``hidden``.
 
+    So do held-out triples that had to go.
+
     Args:
         graph: the full graph.
         fraction: share of the training triples to keep, in (0, 1].
@@ -27,20 +29,27 @@ def sparsify(graph: KnowledgeGraph, fraction: float, *, seed: int = 0, keep_unse
     order = torch.randperm(len(graph.train), generator=torch.Generator().manual_seed(seed))
     kept = max(1, round(fraction * len(graph.train)))
     train = graph.train[order[:kept].sort().values]
-    hidden = torch.cat([graph.hidden, graph.train[order[kept:].sort().values]])
+    removed = [graph.train[order[kept:].sort().values]]
     seen = torch.zeros(graph.num_entities, dtype=torch.bool)
     seen[train[:, [0, 2]].flatten()] = True
     valid, test = graph.valid, graph.test
+    note = f"{kept:,} of {len(graph.train):,} training triples are kept (seed {seed})"
     if not keep_unseen:
-        valid, test = (part[seen[part[:, 0]] & seen[part[:, 2]]] for part in (valid, test))
+        inside = [seen[part[:, 0]] & seen[part[:, 2]] for part in (valid, test)]
+        removed += [valid[~inside[0]], test[~inside[1]]]
+        valid, test = valid[inside[0]], test[inside[1]]
+        note += (
+            f"; {len(removed[1]):,} validation and {len(removed[2]):,} test triples were left out, whose entities no "
+            "longer occur in training"
+        )
     return replace(
         graph,
         train=train,
         valid=valid,
         test=test,
-        hidden=hidden,
+        hidden=torch.cat([graph.hidden, *removed]),
         name=f"{graph.name}, {fraction:.0%} of training",
-        notes=(*graph.notes, f"{kept:,} of {len(graph.train):,} training triples are kept (seed {seed})."),
+        notes=(*graph.notes, f"{note}."),
     )
 
 
@@ -82,7 +91,7 @@ def induced_subset(graph: KnowledgeGraph, entities: int, *, seed: int = 0) -> Kn
     inside = graph.train[chosen[graph.train[:, 0]] & chosen[graph.train[:, 2]]]
     keep = torch.zeros(graph.num_entities, dtype=torch.bool)
     keep[inside[:, [0, 2]].flatten()] = True
-    return restrict(graph, keep, note=f"The part induced by {int(keep.sum()):,} of {graph.num_entities:,} entities.")
+    return restrict(graph, keep, note=f"The part induced by {int(keep.sum()):,} of {graph.num_entities:,} entities")
 
 
 def restrict(graph: KnowledgeGraph, keep: Tensor, note: str) -> KnowledgeGraph:
@@ -103,8 +112,15 @@ def restrict(graph: KnowledgeGraph, keep: Tensor, note: str) -> KnowledgeGraph:
         valid=among(graph.valid),
         test=among(graph.test),
         hidden=among(graph.hidden),
-        notes=(*graph.notes, note),
+        notes=(*graph.notes, f"{note}: {_numbers(graph, keep)}."),
     )
+
+
+def _numbers(graph: KnowledgeGraph, keep: Tensor) -> str:
+    """How many triples of each split lie among the chosen entities."""
+    parts = {"training": graph.train, "validation": graph.valid, "test": graph.test}
+    kept = {name: int((keep[part[:, 0]] & keep[part[:, 2]]).sum()) for name, part in parts.items()}
+    return ", ".join(f"{kept[name]:,} of {len(part):,} {name} triples" for name, part in parts.items())
 
 
 def drop_unseen(graph: KnowledgeGraph) -> KnowledgeGraph:
@@ -115,4 +131,4 @@ def drop_unseen(graph: KnowledgeGraph) -> KnowledgeGraph:
     """
     seen = graph.seen()
     lost = graph.num_entities - int(seen.sum())
-    return restrict(graph, seen, f"{lost:,} entities without a training triple were dropped, with their triples.")
+    return restrict(graph, seen, f"{lost:,} entities without a training triple were dropped, with their triples")

@@ -1,4 +1,9 @@
-"""Lines, triples and column orders of graph files: gzipped or not, any line ends, strict UTF-8, ids kept as text."""
+"""Triples and texts in files: gzipped or not, any line ends, strict UTF-8, ids kept as text.
+
+What a table means follows from its format. Parquet has named columns. CSV (RFC 4180) and TSV may have a header, which
+is one where it names the columns; blanks belong to a cell. Nothing is stripped, filled in or left out unsaid: an error
+names the row, and what was left out becomes a note with its number.
+"""
 
 import csv
 import gzip
@@ -6,24 +11,48 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tenfold.errors import UserError, require
 
 Place = Path | zipfile.Path
 """A folder or file, on disk or inside a zip archive."""
 
-Triple = tuple[str, str, str]
-Order = Literal["hrt", "htr", "rht"]
-"""Which column holds the head, the relation, the tail."""
 
-_HEADERS = {
-    "h": {"head", "subject", "h", "source", "from", "head_id"},
-    "r": {"relation", "predicate", "r", "label", "edge", "type", "rel"},
-    "t": {"tail", "object", "t", "target", "to", "tail_id"},
+_MOST_UNPACKED = 100
+"""How many times its size a compressed file may unpack to: text shrinks to a tenth, bombs to a thousandth."""
+
+
+_NAMES = {
+    "h": ("head", "subject", "head_id", "source", "from", "h", "s"),
+    "r": ("relation", "predicate", "rel", "edge", "r", "p", "type", "label"),
+    "t": ("tail", "object", "tail_id", "target", "to", "t", "o"),
 }
+"""Names that a header gives its columns, the clearest first."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of a file as text.
+
+    Attributes:
+        path: the file.
+        rows: cells of each row; the header is not among them.
+        lines: line of each row in the file, from 1; of Parquet the row's number.
+        header: names of the columns where the file gives them.
+    """
+
+    path: Place
+    rows: list[tuple[str, ...]]
+    lines: Sequence[int]
+    header: tuple[str, ...] | None = None
+
+    def where(self, place: int) -> str:
+        """The file and line of a row, for messages."""
+        return f"{self.path} line {self.lines[place]}"
 
 
 def open_place(path: str | Path) -> Place:
@@ -61,10 +90,14 @@ def read_text(path: Place) -> str:
         UserError: it is missing, cut short, or not UTF-8; the message names the line.
     """
     try:
-        content = path.read_bytes()
+        content = _read_bytes(path)
         if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error, KeyError) as error:
+            most = max(2**24, _MOST_UNPACKED * len(content))
+            with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+                content = file.read(most + 1)
+            if len(content) > most:
+                raise UserError(f"{path} unpacks to more than {_MOST_UNPACKED} times its size: unpack it yourself")
+    except (OSError, EOFError, zlib.error, KeyError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
         raise UserError(f"cannot read {path}: {error}; it is missing, cut short or damaged") from error
     try:
         return content.decode("utf-8-sig")
@@ -73,118 +106,181 @@ def read_text(path: Place) -> str:
         raise UserError(f"{path} is not UTF-8 text: line {line} holds the byte 0x{content[error.start]:02x}") from error
 
 
+def _read_bytes(path: Place) -> bytes:
+    if isinstance(path, zipfile.Path):
+        entry = path.root.getinfo(path.at)
+        if entry.file_size > max(2**24, _MOST_UNPACKED * entry.compress_size):
+            raise UserError(f"{path} unpacks to more than {_MOST_UNPACKED} times its size: unpack it yourself")
+    return path.read_bytes()
+
+
+def numbered_lines(path: Place) -> Iterator[tuple[int, str]]:
+    """Lines with their numbers, without their ends, LF or CRLF; blank ones left out.
+
+    Other separators of lines are ordinary text.
+    """
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        line = line.removesuffix("\r")
+        if line.strip():
+            yield number, line
+
+
 def read_lines(path: Place) -> list[str]:
-    """Lines without their ends, LF or CRLF; empty ones left out. Other separators of lines are ordinary text."""
-    return [line for line in (line.removesuffix("\r") for line in read_text(path).split("\n")) if line.strip()]
+    """Lines that are not blank, see `numbered_lines`."""
+    return [line for _, line in numbered_lines(path)]
 
 
 def read_json_file(path: Place) -> Any:
     """A JSON file, gzipped or not."""
     try:
         return json.loads(read_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a JSON file: {error}") from error
 
 
-def read_columns(path: Place) -> list[tuple[str, ...]]:
+def read_table(path: Place, header: bool | None = None) -> Table:
     """Rows of a TSV, CSV or Parquet file as text: ids keep their leading zeros, ``NA`` is a name like any other.
 
+    Args:
+        path: the file; ``.csv`` and ``.parquet`` are known by their names, others have tabs (or single blanks).
+        header: whether the first row names the columns; see `Rules`. Parquet always names them.
+
     Raises:
-        UserError: it is empty, or its rows have not one length of at least three.
+        UserError: it is empty, its rows have not one length of three or more, or a cell is empty, null or a fraction.
     """
     name = str(path).removesuffix(".gz")
     if name.endswith(".parquet"):
-        rows = _parquet_rows(path)
+        table = _read_parquet(path)
     elif name.endswith(".csv"):
-        rows = [tuple(row) for row in csv.reader(io.StringIO(read_text(path))) if row]
+        table = _with_header(_read_csv(path), header)
     else:
-        lines = read_lines(path)
-        # Freebase's files use tabs, a few others single spaces.
-        separator = "\t" if not lines or "\t" in lines[0] else None
-        rows = [tuple(line.split(separator)) for line in lines]
-    if not rows:
+        table = _with_header(_read_tabs(path), header)
+    if not table.rows:
         raise UserError(f"{path} is empty: it must hold triples, one a line")
-    width = len(rows[0])
-    for number, row in enumerate(rows, start=1):
-        if len(row) != width or not 3 <= width <= 4:
+    return table
+
+
+def _read_csv(path: Place) -> Table:
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    rows: list[tuple[str, ...]] = []
+    lines: list[int] = []
+    try:
+        for row in reader:
+            if row:
+                rows.append(tuple(row))
+                lines.append(reader.line_num)
+    except csv.Error as error:
+        raise UserError(f"{path} line {reader.line_num} is not CSV: {error}") from error
+    return _even(Table(path, rows, lines))
+
+
+def _read_tabs(path: Place) -> Table:
+    found = list(numbered_lines(path))
+    # Freebase's files use tabs, a few others single blanks.
+    separator = "\t" if not found or "\t" in found[0][1] else None
+    rows = [tuple(line.split(separator)) for _, line in found]
+    if rows and separator is None and len(rows[0]) != 3:
+        for mark, name in ((",", "commas"), (";", "semicolons"), ("|", "bars")):
+            if found[0][1].count(mark) >= 2:
+                say = (
+                    "name the file .csv" if mark == "," else "separate them by tabs, or by commas in a file named .csv"
+                )
+                raise UserError(f"{path} separates its columns by {name}, where tabs are meant: {say}")
+    return _even(Table(path, rows, [number for number, _ in found]))
+
+
+def _even(table: Table) -> Table:
+    """The table, if all rows have as many columns as the first, and at least three."""
+    width = len(table.rows[0]) if table.rows else 3
+    for place, row in enumerate(table.rows):
+        if len(row) != width or width < 3:
             raise UserError(
-                f"{path} line {number} has {len(row)} columns, not 3 (head, relation, tail): it is damaged or cut short"
+                f"{table.where(place)} has {len(row)} columns, not {max(width, 3)} (head, relation, tail): it is "
+                "damaged or cut short"
             )
-    return rows
+    return table
 
 
-def _parquet_rows(path: Place) -> list[tuple[str, ...]]:
-    parquet = require("pyarrow.parquet", "graphs")
+def _with_header(table: Table, header: bool | None) -> Table:
+    """The first row as header, if it is one."""
+    if not table.rows:
+        return table
+    first = table.rows[0]
+    named = header_order(first) is not None
+    if header is None and not named and len(table.rows) > 2:
+        own = set(first)
+        if not any(cell in own for row in table.rows[1:] for cell in row):
+            raise UserError(
+                f"{table.where(0)} ({', '.join(first)}) may be a header or a triple, none of its cells occurs again: "
+                "say --data.header true or false (true needs columns named head, relation and tail)"
+            )
+    if header is False or (header is None and not named):
+        return table
+    if not named:
+        raise UserError(f"{table.where(0)} names no head, relation and tail: it has {', '.join(first)}")
+    return Table(table.path, table.rows[1:], table.lines[1:], first)
+
+
+def _read_parquet(path: Place) -> Table:
+    """Columns by name. Whole numbers become their digits; fractions are no ids, for they cannot hold every id."""
+    arrow, parquet = require("pyarrow", "graphs"), require("pyarrow.parquet", "graphs")
     try:
         table = parquet.read_table(io.BytesIO(path.read_bytes()))
-    except (OSError, ValueError) as error:  # pyarrow's errors are of these
-        raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from error
-    columns = [[str(value) for value in table.column(name).to_pylist()] for name in table.column_names]
-    return [tuple(table.column_names), *zip(*columns, strict=True)]
+        places = header_order(table.column_names)
+        every = places is None or len(table.column_names) == 4  # a fourth column may tell which rows are true
+        wanted = range(len(table.column_names)) if every or places is None else sorted(places)
+        columns: dict[int, list[str]] = {}
+        for place in wanted:
+            name, column = table.column_names[place], table.column(place)
+            kind = column.type.value_type if arrow.types.is_dictionary(column.type) else column.type
+            if places is not None and place not in places and not arrow.types.is_integer(kind):
+                continue
+            if arrow.types.is_floating(kind) or arrow.types.is_decimal(kind):
+                raise UserError(
+                    f"{path}: the column {name!r} holds numbers with fractions ({kind}), which cannot be ids: write "
+                    "ids as whole numbers or text (whole numbers with gaps become fractions in pandas: use its Int64)"
+                )
+            text = arrow.types.is_string(kind) or arrow.types.is_large_string(kind) or "string_view" in str(kind)
+            if not text and not arrow.types.is_integer(kind):
+                raise UserError(f"{path}: the column {name!r} holds {kind}, which cannot be ids: write them as text")
+            columns[place] = column.cast(arrow.string()).to_pylist()
+    except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's errors are of these
+        raise UserError(f"cannot read {path}: {' '.join(str(error).split())[:200]}") from error
+    for place, values in columns.items():
+        if places is not None and place not in places:
+            columns[place] = ["" if value is None else value for value in values]
+            continue
+        empty = next((number for number, value in enumerate(values, start=1) if value is None), None)
+        if empty is not None:
+            raise UserError(
+                f"{path} row {empty}: the column {table.column_names[place]!r} is null; give the row all three ids, or "
+                "take it out"
+            )
+    if len(columns) < 3:
+        raise UserError(f"{path} has {len(columns)} columns, not 3 (head, relation, tail)")
+    # Cells of columns that nobody asked for are not read: a place holder keeps the others where the header has them.
+    unread = [""] * table.num_rows
+    rows = list(zip(*(columns.get(place, unread) for place in range(len(table.column_names))), strict=True))
+    return Table(path, rows, range(1, len(rows) + 1), tuple(table.column_names))
+
+
+def read_pairs(path: Place) -> Iterator[tuple[int, str, str]]:
+    """Line, id and text of each ``id TAB text``; further tabs belong to the text.
+
+    Raises:
+        UserError: a line has no tab, or no id before it.
+    """
+    for number, line in numbered_lines(path):
+        key, tab, text = line.partition("\t")
+        if not tab:
+            raise UserError(f"{path} line {number} has no tab: it must be an id, a tab and a text")
+        if not key.strip():
+            raise UserError(f"{path} line {number} has no id before its tab")
+        yield number, key, text
 
 
 def header_order(row: Sequence[str]) -> tuple[int, int, int] | None:
     """Places of head, relation and tail where a first row names its columns."""
     lower = [cell.strip().lower() for cell in row]
-    places = [next((n for n, cell in enumerate(lower) if cell in _HEADERS[part]), -1) for part in "hrt"]
+    places = [next((lower.index(name) for name in _NAMES[part] if name in lower), -1) for part in "hrt"]
     return (places[0], places[1], places[2]) if min(places) >= 0 and len(set(places)) == 3 else None
-
-
-def detect_order(rows: Sequence[Sequence[str]]) -> tuple[Order, float]:
-    """Column order from the data: the relation's column has values of its own, and few of them.
-
-    Heads and tails share values where entities occur at both ends; where no two columns do, the column with the fewest
-    distinct values holds the relation.
-
-    Args:
-        rows: rows of at least three columns.
-
-    Returns:
-        the order, and how clear it is: how many times more values the two entity columns share than any other two, or
-        how many times fewer distinct values the relation's column has; below about 1.5 it is a guess.
-    """
-    orders: dict[int, Order] = {1: "hrt", 2: "htr", 0: "rht"}
-    values = [{row[column] for row in rows} for column in range(3)]
-    shared = {relation: len(values[relation - 1] & values[relation - 2]) for relation in (1, 2, 0)}
-    relation = max(shared, key=lambda column: shared[column])  # ties: head, relation, tail
-    others = max(shared[column] for column in shared if column != relation)
-    if shared[relation] >= 2 and shared[relation] >= 1.5 * others:
-        return orders[relation], shared[relation] / max(others, 1)
-    relation = min((1, 2, 0), key=lambda column: len(values[column]))
-    return orders[relation], sorted(map(len, values))[1] / max(len(values[relation]), 1)
-
-
-def to_triples(
-    rows: Sequence[Sequence[str]], order: Order | tuple[int, int, int], *, labelled: bool = True
-) -> list[Triple]:
-    """Head, relation, tail of rows in any order; rows with a fourth column of -1 are false and left out."""
-    places = tuple(order.index(part) for part in "hrt") if isinstance(order, str) else order
-    h, r, t = places
-    keep: Iterable[Sequence[str]] = rows
-    if labelled and rows and len(rows[0]) == 4 and {row[3] for row in rows} <= {"1", "-1", "0"}:
-        keep = (row for row in rows if row[3] == "1")
-    return [(row[h], row[r], row[t]) for row in keep]
-
-
-def check_order(rows: Sequence[Sequence[str]], declared: Order, path: Place) -> None:
-    """Refuse a declared order that the data contradict.
-
-    Raises:
-        UserError: another column has far fewer distinct values than the one declared to hold the relation.
-    """
-    guess, ratio = detect_order(rows)
-    if guess != declared and ratio >= 2:
-        distinct = [len({row[column] for row in rows}) for column in range(3)]
-        raise UserError(
-            f"{path}: the columns are not in the order {declared}: they have {distinct[0]:,}, {distinct[1]:,} and "
-            f"{distinct[2]:,} distinct values, so the order must be {guess}; give it with --data.order {guess}"
-        )
-
-
-def read_pairs(path: Place) -> Iterator[tuple[str, str]]:
-    """``id TAB text`` of each line; further tabs belong to the text."""
-    for number, line in enumerate(read_lines(path), start=1):
-        key, tab, text = line.partition("\t")
-        if not tab:
-            raise UserError(f"{path} line {number} has no tab: it must be an id, a tab and a text")
-        yield key, text

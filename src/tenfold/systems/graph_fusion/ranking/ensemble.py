@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tenfold.losses import log_probabilities
-from tenfold.systems.graph_fusion.encoders.query_scorer import QueryScorer
+from tenfold.systems.graph_fusion.encoders.query_scorer import QueryScorer, first_of_same
 from tenfold.systems.graph_fusion.graph.knowledge_graph import KnowledgeGraph
 from tenfold.systems.graph_fusion.ranking.calibration import fit_temperature
 from tenfold.systems.graph_fusion.ranking.ranks import evaluate_encoder
@@ -33,6 +33,18 @@ class Ensemble(QueryScorer):
     def encode(self) -> Any:
         """Each encoder's own encoding, kept in it."""
         return self.structure.encode(), self.text.encode()
+
+    def same_candidates(self) -> Tensor | None:
+        """Entities that both encoders must score alike."""
+        with self.encoded():
+            parts = []
+            for encoder, encoding in zip((self.structure, self.text), self.encoding, strict=True):
+                encoder.keep_encoding(encoding)
+                parts.append(encoder.same_candidates())
+                encoder.drop_encoding()
+        if parts[0] is None or parts[1] is None:
+            return None
+        return first_of_same((parts[0] * len(parts[0]) + parts[1].to(parts[0].device)).view(-1, 1))
 
     def score_all(self, heads: Tensor, relations: Tensor) -> Tensor:
         """See `QueryScorer`."""

@@ -74,7 +74,8 @@ def rank_queries(
     """Rank the answers of directed triples among all entities.
 
     Each distinct query is scored once, in float32 whatever the encoder computes in: half precision would make ties.
-    Processes share the queries; each gets all ranks.
+    Entities that the encoder must score alike (`QueryScorer.same_candidates`) tie whatever the batch size. Processes
+    share the queries; each gets all ranks.
 
     Args:
         scorer: the encoder; evaluated in eval mode.
@@ -99,9 +100,11 @@ def rank_queries(
     own = starts[rank() :: world_size()] if world_size() > 1 else starts
     counts, places = [torch.empty(0, 3, dtype=torch.int64)], [torch.empty(0, dtype=torch.int64)]
     with scorer.encoded():
+        same = scorer.same_candidates()
         for start in own:
             part = queries[start : start + batch_size]
             scores = scorer.score_all(part[:, 0].to(device), part[:, 1].to(device)).float()
+            scores = scores if same is None else scores[:, same.to(device)]
             check_scores(scores, len(part), scorer.num_entities, what)
             mine = order[bounds[start] : bounds[start + len(part)]]
             counts.append(torch.stack(_count(scores, place[mine] - start, triples[mine, 2], part, known), 1))

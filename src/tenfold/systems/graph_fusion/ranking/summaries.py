@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tenfold.statistics import PairedDifference
+from tenfold.arms import PairedDifference
 from tenfold.systems.graph_fusion.graph.knowledge_graph import KnowledgeGraph
 from tenfold.systems.graph_fusion.ranking.ranks import Ranks
 

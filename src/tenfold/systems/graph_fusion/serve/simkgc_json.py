@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 
 from tenfold.errors import UserError
-from tenfold.run import read_json, write_atomically
+from tenfold.files import read_json, write_atomically
 from tenfold.systems.graph_fusion.graph.knowledge_graph import Split
 from tenfold.systems.graph_fusion.ranking.ranks import Ranks, rank_queries
 from tenfold.systems.graph_fusion.serve.student import Student

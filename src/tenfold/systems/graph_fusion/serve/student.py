@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tenfold.errors import UserError
-from tenfold.export import Manifest, load_manifest, load_weights, save_model
 from tenfold.losses import log_probabilities
+from tenfold.model_folder import Manifest, load_manifest, load_weights, refuse_code, save_model
 from tenfold.systems.graph_fusion.encoders.build_encoder import build_encoder
 from tenfold.systems.graph_fusion.encoders.query_scorer import QueryScorer, check_scores
 from tenfold.systems.graph_fusion.graph.answers import AnswerIndex, with_inverses
@@ -19,6 +19,7 @@ from tenfold.systems.graph_fusion.graph.knowledge_graph import KnowledgeGraph
 from tenfold.systems.graph_fusion.graph.storage import empty_triples, read_graph, save_graph
 from tenfold.systems.graph_fusion.graph.unobserved_queries import sample_unobserved
 from tenfold.systems.graph_fusion.ranking.calibration import ConfidenceCurve, fit_temperature
+from tenfold.systems.graph_fusion.serve.saved_settings import TEXT_MODEL, saved_settings
 
 SYSTEM = "graph-fusion"
 
@@ -32,7 +33,8 @@ class Prediction:
         name: what it is called.
         probability: calibrated; among the candidates that were allowed.
         rank: from 1; equal scores share the better rank.
-        known: the split that holds the triple, ``train``, ``valid`` or ``test``; ``None`` if none does.
+        known: the split that holds the triple, ``train``, ``valid``, ``test``, or ``left out`` where thinning removed
+            it; ``None`` if none does.
         injected: whether the fusion injected the triple in its last round.
         seen: whether a training triple mentions the entity.
     """
@@ -73,9 +75,16 @@ class Student:
         self.builder, self.arguments, self.factory = builder, arguments or {}, factory
         self.injected = empty_triples() if injected is None else injected
         self._known = {split: graph.known(split) for split in ("train", "valid", "test")}
-        self._everything = graph.known()
+        # What thinning removed was given, too: it is no news, though no encoder saw it.
+        given = torch.cat([graph.train, graph.valid, graph.test, graph.hidden])
+        self._everything = AnswerIndex(with_inverses(given, graph.num_relations), graph.num_relations)
+        if len(graph.hidden):
+            hidden = with_inverses(graph.hidden, graph.num_relations)
+            self._known["left out"] = AnswerIndex(hidden, graph.num_relations)
         self._injected = AnswerIndex(with_inverses(self.injected, graph.num_relations), graph.num_relations)
         self._seen = graph.seen()
+        same = scorer.same_candidates()
+        self._same = None if same is None else same.cpu()
 
     @classmethod
     def of(
@@ -103,7 +112,7 @@ class Student:
             relation: id, or a text that only one relation has.
             direction: which end is asked for.
             k: how many answers.
-            exclude_known: leave out answers that the graph already holds, in any split.
+            exclude_known: leave out answers that the graph holds, in any split, or held before it was thinned.
 
         Raises:
             UserError: the entity or the relation is unknown.
@@ -136,6 +145,10 @@ class Student:
         scores = score_texts([text], torch.tensor([directed]))[0].float()
         return self._answers(scores, None, k, False)
 
+    def __call__(self, entity: str, relation: str, **options: Any) -> list[Prediction]:
+        """The best answers of a query; see `predict`."""
+        return self.predict(entity, relation, **options)
+
     def _directed(self, relation: str, direction: str) -> int:
         return self.graph.relation(relation) + (self.graph.num_relations if direction == "head" else 0)
 
@@ -145,7 +158,7 @@ class Student:
         device = next((p.device for p in self.scorer.parameters()), torch.device("cpu"))
         scores = self.scorer.score_all(heads.to(device), relations.to(device)).float().cpu()
         check_scores(scores, len(heads), self.graph.num_entities, "served")
-        return scores
+        return scores if self._same is None else scores[:, self._same]
 
     def _answers(self, scores: Tensor, query: Tensor | None, k: int, exclude_known: bool) -> list[Prediction]:
         if k < 1:
@@ -350,8 +363,8 @@ class Student:
         arguments = dict(self.arguments)
         save_assets: Any = getattr(self.scorer, "save_assets", None)
         if save_assets is not None:
-            save_assets(folder / "text-model")
-            arguments["checkpoint"] = "text-model"
+            save_assets(folder / TEXT_MODEL)
+            arguments["checkpoint"] = TEXT_MODEL
         return save_model(
             folder,
             self.scorer,
@@ -373,26 +386,32 @@ class Student:
             UserError: the folder holds no student, or its files are damaged or do not fit.
         """
         folder = Path(folder)
-        manifest = load_manifest(folder)
-        if manifest.system != SYSTEM:
-            raise UserError(f"{folder} holds a model of {manifest.system!r}, not of {SYSTEM}")
-        named = manifest.arguments.get("factory")
-        if manifest.builder == "factory" and factory != named:
-            raise UserError(f"the encoder of {folder} is made by {named!r}: allow it with --factory")
+        manifest = load_manifest(folder, SYSTEM)
+        refuse_code(manifest, factory)
+        arguments, temperature, edges = saved_settings(manifest, folder)
         graph, more = read_graph(folder)
-        arguments = dict(manifest.arguments["arguments"])
         built = dict(arguments)
-        if built.get("checkpoint") == "text-model":
-            built |= {"checkpoint": str(folder / "text-model"), "weights": False}
+        if "checkpoint" in built:
+            built |= {"checkpoint": str(folder / TEXT_MODEL), "weights": False}
+        named = factory if manifest.builder == "factory" else None
         scorer = build_encoder(manifest.builder, graph, built, named)
-        if edges := int(manifest.extra.get("edges", 0)):
+        if edges:
             zeros = torch.zeros(edges, dtype=torch.int64)
             scorer.set_graph(torch.zeros(2, edges, dtype=torch.int64), zeros, torch.ones(edges))
         load_weights(scorer, folder)
-        temperature = float(manifest.extra["temperature"])
         return cls(scorer, graph, temperature, more.get("injected"), manifest.builder, arguments, named)
 
 
 def as_rows(predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
     """Predictions as plain values, probabilities to six digits."""
     return [asdict(prediction) | {"probability": round(prediction.probability, 6)} for prediction in predictions]
+
+
+def load(folder: str | Path, *, factory: str | None = None) -> Student:
+    """The encoder of a run or a model folder, ready to answer; see `Student.load`.
+
+    Args:
+        folder: of a run, or of one of its students.
+        factory: allows by name the function that makes an encoder of the user's own.
+    """
+    return Student.load(folder, factory)
