@@ -3,7 +3,8 @@
     python benchmarks/full_skip_depth_speed.py [--quick] [--part decoders|scorer] [--images N] [--out FILE]
 
 One thread; the rivals are timed in turns, by the CPU time of this process, which others on the machine lengthen little;
-their fastest and median times are kept. The encoder's features are computed once: a decoder is timed on them, head included.
+their fastest and median times are kept. The encoder's features are computed once: a decoder is timed on them, with its
+head.
 """
 
 import argparse

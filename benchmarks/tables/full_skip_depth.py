@@ -10,8 +10,9 @@ def small() -> str:
     """Claims and metrics of the preset small."""
     results = load_results(RESULTS / "full-skip-depth-small.json")
     parts = [
-        f"`tenfold run full-skip-depth --preset small`: {results.environment['data']}, {results.cost.seconds / 60:.0f} "
-        "minutes. " + " ".join(note for note in results.notes if "Protocol" in note or "drive" in note)
+        f"`tenfold run full-skip-depth --preset small`: {results.environment['data']}, "
+        f"{results.cost.seconds / 60:.0f} minutes. "
+        + " ".join(note for note in results.notes if "Protocol" in note or "drive" in note)
     ]
     for found in results.tables:
         keep = [place for place, name in enumerate(found.columns) if name != "training seconds"]
@@ -43,9 +44,11 @@ def grid() -> str:
     ]
     return "\n\n".join(
         [
-            f"`python benchmarks/full_skip_depth_ablations.py`: connectivity x fusion, and resize modes, on the harder rooms "
+            f"`python benchmarks/full_skip_depth_ablations.py`: connectivity x fusion, and resize modes, on the "
+            "harder rooms "
             f"at {found['size'][0]} x {found['size'][1]}, {found['steps']} steps of batch {found['batch_size']}, "
-            f"{found['seeds']} seeds, {found['test_images']} test images. Trainings this short tell apart only what differs "
+            f"{found['seeds']} seeds, {found['test_images']} test images. Trainings this short tell apart only what "
+            "differs "
             "by more than the spread; weights: learned weight of E1 .. at the deepest level, first seed.",
             table(
                 [
@@ -85,8 +88,10 @@ def speed() -> str:
     size = found["size"]
     return "\n\n".join(
         [
-            f"`python benchmarks/full_skip_depth_speed.py`: decoders with their heads on {found['encoder']}'s features of one "
-            f"image of {size[0]} x {size[1]}, width {found['width']}, one thread, fastest of several turns (ms of CPU time):",
+            f"`python benchmarks/full_skip_depth_speed.py`: decoders with their heads on "
+            f"{found['encoder']}'s features of one "
+            f"image of {size[0]} x {size[1]}, width {found['width']}, one thread, fastest of several turns "
+            "(ms of CPU time):",
             table(
                 [
                     "decoder",
@@ -100,9 +105,12 @@ def speed() -> str:
                 ],
                 rows,
             ),
-            f"The scorer reads and scores {scored['images']:,} pairs of 16-bit PNG files of 375 x 1242 under both KITTI "
-            f"protocols in {scored['tenfold_seconds']:.1f} s ({scored['tenfold_cpu_seconds']:.1f} s of CPU time); a plain numpy "
-            f"loop takes {scored['loop_seconds']:.1f} s ({scored['loop_cpu_seconds']:.1f} s). Largest relative difference of a metric: "
+            f"The scorer reads and scores {scored['images']:,} pairs of 16-bit PNG files of 375 x 1242 under both "
+            "KITTI "
+            f"protocols in {scored['tenfold_seconds']:.1f} s ({scored['tenfold_cpu_seconds']:.1f} s of CPU time); a "
+            "plain numpy "
+            f"loop takes {scored['loop_seconds']:.1f} s ({scored['loop_cpu_seconds']:.1f} s). Largest relative difference "
+            "of a metric: "
             f"{scored['largest_relative_difference']:.1e}.",
         ]
     )
