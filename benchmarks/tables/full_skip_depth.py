@@ -109,8 +109,8 @@ def speed() -> str:
             "KITTI "
             f"protocols in {scored['tenfold_seconds']:.1f} s ({scored['tenfold_cpu_seconds']:.1f} s of CPU time); a "
             "plain numpy "
-            f"loop takes {scored['loop_seconds']:.1f} s ({scored['loop_cpu_seconds']:.1f} s). Largest relative difference "
-            "of a metric: "
+            f"loop takes {scored['loop_seconds']:.1f} s ({scored['loop_cpu_seconds']:.1f} s). Largest relative "
+            "difference of a metric: "
             f"{scored['largest_relative_difference']:.1e}.",
         ]
     )
