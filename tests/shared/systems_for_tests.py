@@ -17,16 +17,17 @@ def an_image(folder):
     return [path]
 
 
-def a_row(folder):
-    """A row of the digits that activation uncertainty learns from."""
-    path = folder / "rows.npy"
-    np.save(path, np.zeros((2, 64), np.float32))
-    return [path]
-
-
 def a_query(folder):
     """Nothing to make: graph fusion answers queries of names."""
     return ["virus, affects", "?, affects, virus"]
+
+
+def a_topic(folder):
+    """A question and a document, as a row."""
+    path = folder / "topics.jsonl"
+    text = "Rain fell all of that long day. The old bridge was rebuilt after a storm. Nobody came to see it."
+    path.write_text(json.dumps({"query": "What happened to the bridge?", "document": text}) + "\n")
+    return [path]
 
 
 @dataclass(frozen=True)
@@ -38,15 +39,35 @@ class Case:
         kill_at: a file of the run folder; when it is there, the run is in the middle of its work.
         inputs: makes what ``predict`` takes, in a folder.
         wrong: settings that must be refused, each with a word that the line must hold.
+        loads: what the library of its network loads by itself, though nobody trains.
     """
 
     fast: list[str]
     kill_at: str
     inputs: Callable[[Path], list]
     wrong: dict[str, str]
+    loads: frozenset[str] = frozenset()
+
+
+def a_scene(folder):
+    """A picture of a size that no detector was trained at."""
+    path = folder / "scene.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 90, 3), dtype=np.uint8)).save(path)
+    return [path]
 
 
 CASES = {
+    "backbone-search": Case(
+        fast=["--data.scenes", "9", "--data.height", "32", "--data.width", "64", "--seed_training.epochs", "2",
+              "--final.epochs", "1", "--promotion.epochs", "1", "--search.population", "2", "--search.controls",
+              "[random]", "--arms", "[mobiledet]", "--search.promote", "1", "--trainer.checkpoint_steps", "1"],
+        kill_at="steps/search/nsga2/0/search.db",
+        inputs=a_scene,
+        wrong={"--search.budget=0": "budget", "--search.population=1": "population",
+               "--search.controls=[best]": "controls",
+               "--search.limits={parameters: 10}": "smallest network", "--tuning.learning_rate=-1": "learning_rate",
+               "--data.height=100": "multiples of 32", "--space.neck=[16]": "neck", "--data.name=coco": "data.root"},
+    ),
     "boosted-exits": Case(
         fast=["--seeds", "1", "--optimizer.epochs", "3", "--arms", "[joint]", "--model.arguments",
               "{widths: [4, 4, 6]}", "--trainer.checkpoint_steps", "2"],
@@ -68,8 +89,10 @@ CASES = {
         fast=["--seeds", "1", "--optimizer.epochs", "2", "--estimator.passes", "20", "--estimator.test_passes", "20",
               "--model.arguments", "{widths: [16, 8]}"],
         kill_at="steps/main/digits/seed0/result.json",
-        inputs=a_row,
-        wrong={"--estimator.passes=0": "passes", "--optimizer.learning_rate=nan": "learning_rate"},
+        inputs=an_image,
+        wrong={"--estimator.passes=0": "passes", "--optimizer.learning_rate=nan": "learning_rate",
+               "--dropout.rate=1.5": "dropout.rate must be less than 1", "--data.rows=10": "no effect on 'digits'",
+               "--companions=[digits]": "companions"},
     ),
     "relation-distillation": Case(
         fast=["--seeds", "1", "--teacher.width", "32", "--teacher.depth", "3", "--teacher.epochs", "1",
@@ -79,7 +102,14 @@ CASES = {
         kill_at="steps/relations/seed0/pretraining/last.ckpt",
         inputs=an_image,
         wrong={"--finetune.batch_size=0": "batch_size", "--teacher.decoder_heads=0": "decoder_heads",
-               "--finetune.few_labels=-1": "few_labels"},
+               "--finetune.few_labels=-1": "few_labels", "--finetune.smoothing=2": "smoothing",
+               "--teacher.decoder_width=30": "decoder_heads", "--distil.learning_rate=-1": "learning_rate",
+               "--distil.pairs=[qx]": "pairs", "--finetune.randaugment=rand-m9": "randaugment",
+               "--data.image_size=32": "image_size", "--student.arguments={depth: 3}": "arguments",
+               "--student.width=18": "multiple", "--distil.teacher_layer=9": "layers 1 to 4",
+               "--arms=[colour]": "colour", "--data.unlabelled=nowhere": "nowhere",
+               "--teacher.weights=missing.pth": "missing.pth"},
+        loads=frozenset({"torch._dynamo", "torch._inductor", "sympy"}),  # timm loads torchvision, which loads these
     ),
     "graph-fusion": Case(
         fast=["--seeds=1", "--arms=[m2l]", "--structure.arguments={dim: 16, channels: 4, normalize: false}",
@@ -101,6 +131,16 @@ CASES = {
         kill_at="steps/attacks/doorping/seed0/condensation.safetensors",
         inputs=an_image,
         wrong={"--held_out=-1": "held_out", "--attack.portion=2": "portion"},
+    ),
+    "query-summarizer": Case(
+        fast=["--seeds", "1", "--arms", "[stage1, both, sparse]", "--data.stage1_groups", "10", "--data.train_groups",
+              "6", "--data.held_back_groups", "3", "--data.test_groups", "6", "--stage1.epochs", "2",
+              "--stage2.epochs", "2", "--model.encoder", "hashed-16", "--model.arguments", "{width: 8, layers: 1}",
+              "--trainer.checkpoint_steps", "1"],
+        kill_at="steps/stage1/seed0/last.ckpt",
+        inputs=a_topic,
+        wrong={"--selection.words=0": "words", "--sparse.fractions=[2]": "fractions", "--stage1.learning_rate=-1":
+               "learning_rate", "--arms=[stage1]": "both", "--data.name=jsonl": "data.train"},
     ),
 }  # fmt: skip
 """By system; every system of the catalog has one."""
