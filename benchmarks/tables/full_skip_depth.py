@@ -10,8 +10,9 @@ def small() -> str:
     """Claims and metrics of the preset small."""
     results = load_results(RESULTS / "full-skip-depth-small.json")
     parts = [
-        f"`tenfold run full-skip-depth --preset small`: {results.environment['data']}, {results.cost.seconds / 60:.0f} "
-        "minutes. " + " ".join(note for note in results.notes if "Protocol" in note or "drive" in note)
+        f"`tenfold run full-skip-depth --preset small`: {results.environment['data']}, "
+        f"{results.cost.seconds / 60:.0f} minutes. "
+        + " ".join(note for note in results.notes if "Protocol" in note or "drive" in note)
     ]
     for found in results.tables:
         keep = [place for place, name in enumerate(found.columns) if name != "training seconds"]
@@ -77,8 +78,8 @@ def speed() -> str:
             f"{row['multiply_adds'] / 1e9:.2f} G",
             f"{row['eager_ms']:.0f}",
             f"{row['eager_speed_of_unet']:.2f}",
-            f"{row['onnx_ms']:.0f}",
-            f"{row['onnx_speed_of_unet']:.2f}",
+            "-" if row["onnx_ms"] is None else f"{row['onnx_ms']:.0f}",
+            "-" if row["onnx_speed_of_unet"] is None else f"{row['onnx_speed_of_unet']:.2f}",
             f"{row['memory_mib']:.0f}",
         ]
         for row in found["decoders"]
@@ -87,9 +88,10 @@ def speed() -> str:
     size = found["size"]
     return "\n\n".join(
         [
-            f"`python benchmarks/full_skip_depth_speed.py`: decoders with their heads on {found['encoder']}'s "
-            "features of one "
-            f"image of {size[0]} x {size[1]}, width {found['width']}, one thread, fastest of several turns (ms):",
+            f"`python benchmarks/full_skip_depth_speed.py`: decoders with their heads on "
+            f"{found['encoder']}'s features of one "
+            f"image of {size[0]} x {size[1]}, width {found['width']}, one thread, fastest of several turns "
+            "(ms of CPU time):",
             table(
                 [
                     "decoder",
@@ -105,8 +107,10 @@ def speed() -> str:
             ),
             f"The scorer reads and scores {scored['images']:,} pairs of 16-bit PNG files of 375 x 1242 under both "
             "KITTI "
-            f"protocols in {scored['tenfold_seconds']:.1f} s; a plain numpy loop takes {scored['loop_seconds']:.1f} s "
-            f"({scored['ratio']:.2f} times as long). Largest relative difference of a metric: "
+            f"protocols in {scored['tenfold_seconds']:.1f} s ({scored['tenfold_cpu_seconds']:.1f} s of CPU time); a "
+            "plain numpy "
+            f"loop takes {scored['loop_seconds']:.1f} s ({scored['loop_cpu_seconds']:.1f} s). Largest relative "
+            "difference of a metric: "
             f"{scored['largest_relative_difference']:.1e}.",
         ]
     )
@@ -133,5 +137,12 @@ def _short(value: object) -> object:
     return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
 
 
-PARTS = {"small": small, "grid": grid, "speed": speed, "protocols": protocols}
-"""Parts of the room's page that are made from results, by the name in the comment before them."""
+_FILES = {
+    "small": "full-skip-depth-small.json",
+    "grid": "full-skip-depth-ablations.json",
+    "speed": "full-skip-depth-speed.json",
+    "protocols": "full-skip-depth-protocols.json",
+}
+_MAKERS = {"small": small, "grid": grid, "speed": speed, "protocols": protocols}
+PARTS = {name: make for name, make in _MAKERS.items() if (RESULTS / _FILES[name]).exists()}
+"""Parts of the room's page that are made from results, by the name in the comment before them; those that were run."""

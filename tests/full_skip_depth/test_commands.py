@@ -128,6 +128,9 @@ def test_onnx_takes_any_size_and_gives_metres(run, tmp_path, capsys):
         expected = tenfold.load(run)(torch.from_numpy(image)).numpy()
     np.testing.assert_allclose(depth, expected, atol=1e-4)
     assert session.get_modelmeta().custom_metadata_map["tenfold.output"].startswith("metres")
+    lines = [call(capsys, "predict", given, photo(tmp_path / "a.png"))[1] for given in (run, answer["onnx"])]
+    ours, theirs = map(json.loads, lines)
+    assert ours["depth_median"] == pytest.approx(theirs["depth_median"], abs=2e-4)
 
 
 def test_scores_of_anybodys_files(tmp_path, capsys):

@@ -10,6 +10,7 @@ from .decoders.local_planar import planar_depth as planar_depth
 from .decoders.unet import DPTDecoder as DPTDecoder
 from .decoders.unet import UNetDecoder as UNetDecoder
 from .delivery.models import load as load
+from .delivery.onnx import OnnxDepth as OnnxDepth
 from .delivery.onnx import export_depth_onnx as export_depth_onnx
 from .delivery.point_clouds import write_ply as write_ply
 from .method import DepthObjective as DepthObjective

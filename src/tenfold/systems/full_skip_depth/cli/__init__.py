@@ -3,10 +3,10 @@
 from tenfold.systems.full_skip_depth.cli.calibrating import calibrate
 from tenfold.systems.full_skip_depth.cli.delivering import export, import_official, kitti_zip
 from tenfold.systems.full_skip_depth.cli.examining import doctor, sources
-from tenfold.systems.full_skip_depth.cli.predicting import predict
+from tenfold.systems.full_skip_depth.cli.predicting import predict, predict_onnx
 from tenfold.systems.full_skip_depth.cli.scoring import evaluate, evaluate_transformers, protocols, score
 
-__all__ = ["VERBS", "evaluate", "export", "import_official", "predict"]
+__all__ = ["VERBS", "evaluate", "export", "import_official", "predict", "predict_onnx"]
 
 VERBS = {
     "score": score,

@@ -54,7 +54,7 @@ def export(
     if len(size) != 2 or min(size) < 33:
         raise UserError(f"size is [height, width], 33 or more each; got {size}")
     extra = {
-        "tenfold.system": SYSTEM,
+        "system": SYSTEM,
         "tenfold.input": "RGB in [0, 1], not normalized",
         "tenfold.output": "metres along the optical axis",
         "tenfold.max_depth": str(manifest.arguments["max_depth"]),

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tenfold.errors import UserError
-from tenfold.files import write_atomically
+from tenfold.files import make_folder, refuse_overwriting, write_atomically
 from tenfold.systems.full_skip_depth.delivery.colours import coloured
 from tenfold.systems.full_skip_depth.delivery.models import load_network, served
+from tenfold.systems.full_skip_depth.delivery.onnx import OnnxDepth
 from tenfold.systems.full_skip_depth.delivery.point_clouds import Intrinsics, write_ply
 from tenfold.systems.full_skip_depth.networks.depth_network import predict_depth
 from tenfold.systems.full_skip_depth.sets.depth_files import encode_depth_png
@@ -42,22 +43,61 @@ def predict(
         size: trained: photos are brought to the height that the network was trained at, and depth back; own: not.
         flip: average with the mirrored prediction of the mirrored photo.
     """
+    _check(size, png_scale)
+    network, manifest = load_network(run)
+    trained = manifest.extra.get("image_size") if size == "trained" else None
+    return _predict_all(served(network, manifest), inputs, trained, out, png_scale, intrinsics, flip)
+
+
+def predict_onnx(
+    file: str,
+    inputs: list[str],
+    *,
+    out: str | None = None,
+    png_scale: float = 1000,
+    intrinsics: list[float] | None = None,
+    size: str = "trained",
+    flip: bool = False,
+) -> str:
+    """Predict depth of photos with an exported ONNX file; one JSON line per photo, as predict with a run.
+
+    Args:
+        file: made by export.
+        inputs: photos, or folders of them.
+        out: folder that gets what predict writes.
+        png_scale: values per metre of the 16-bit PNG.
+        intrinsics: see predict.
+        size: trained: photos are brought to the height that the network was trained at, and depth back; own: not.
+        flip: average with the mirrored prediction of the mirrored photo.
+    """
+    _check(size, png_scale)
+    model = OnnxDepth(file)
+    return _predict_all(model, inputs, model.trained if size == "trained" else None, out, png_scale, intrinsics, flip)
+
+
+def _check(size: str, png_scale: float) -> None:
     if size not in ("trained", "own"):
         raise UserError(f"size is trained or own; got {size!r}")
-    if png_scale <= 0:
+    if not (np.isfinite(png_scale) and png_scale > 0):
         raise UserError(f"png_scale must lie above 0; got {png_scale}")
-    network, manifest = load_network(run)
-    model = served(network, manifest)
-    trained = manifest.extra.get("image_size") if size == "trained" else None
+
+
+def _predict_all(
+    model: nn.Module,
+    inputs: list[str],
+    trained: list[int] | None,
+    out: str | None,
+    png_scale: float,
+    intrinsics: list[float] | None,
+    flip: bool,
+) -> str:
     files = photos_of(inputs)
-    folder = None if out is None else Path(out)
-    if folder is not None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+    folder = None if out is None else make_folder(out)
     if len({name for name, _ in files}) < len(files) and folder is not None:
         raise UserError("two of the photos have one name: predict folders one by one, each with an --out of its own")
+    if folder is not None:
+        for _, path in files:
+            refuse_overwriting(folder / f"{path.stem}.png", path)
     lines = []
     for name, path in files:
         image = read_photo(path)

@@ -1,5 +1,6 @@
 """One ONNX file for images of any size: RGB in [0, 1] in, metres out, normalization and range inside."""
 
+import json
 import logging
 import warnings
 from collections.abc import Sequence
@@ -46,6 +47,42 @@ class Served(nn.Module):
         """``(batch, 3, height, width)`` RGB in [0, 1] to ``(batch, 1, height, width)`` metres."""
         depth = self.network(images) if focal is None else self.network(images, focal)
         return depth if (self.scale, self.shift) == (1.0, 0.0) else depth * self.scale + self.shift
+
+
+class OnnxDepth(nn.Module):
+    """An exported file in the place of the network that it was made from.
+
+    Args:
+        file: made by :func:`export_depth_onnx`.
+
+    Raises:
+        UserError: onnxruntime is missing, or the file is none of depth.
+    """
+
+    def __init__(self, file: str | Path) -> None:
+        super().__init__()
+        self.session = onnx_session(file)
+        kept = self.session.get_modelmeta().custom_metadata_map
+        self.names = [value.name for value in self.session.get_inputs()]
+        if self.names not in (["images"], ["images", "focal"]):
+            raise UserError(f"{file} takes {', '.join(self.names)}, not images: it is no depth network of this system")
+        try:
+            self.trained: list[int] | None = json.loads(kept.get("tenfold.trained_size", "null"))
+        except ValueError as error:
+            raise UserError(f"{file}: its trained size is not readable; export it again") from error
+
+    def forward(self, images: Tensor, focal: Tensor | None = None) -> Tensor:
+        """As the network: ``(batch, 3, height, width)`` in [0, 1] to ``(batch, 1, height, width)`` metres."""
+        feeds = {"images": images.numpy()}
+        if "focal" in self.names:
+            if focal is None:
+                raise UserError("this network rescales depth by the focal length: give it with --intrinsics '[f]'")
+            feeds["focal"] = focal.to(torch.float32).numpy()
+        try:
+            return torch.from_numpy(self.session.run(None, feeds)[0])
+        except Exception as error:  # onnxruntime's errors have no common class
+            reason = " ".join(str(error).split())[:120]
+            raise UserError(f"the ONNX file does not take images of {tuple(images.shape)}: {reason}") from error
 
 
 def export_depth_onnx(
