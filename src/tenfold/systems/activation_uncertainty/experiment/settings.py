@@ -3,12 +3,13 @@
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, get_args
 
-from annotated_types import Ge, Interval
+from annotated_types import Interval
 
 from tenfold.errors import UserError
 from tenfold.options import TrainerOptions
-from tenfold.settings import Count, NonNegativeFloat, PositiveFloat, PositiveInt, Seed
+from tenfold.settings import NonNegativeFloat, PositiveFloat, PositiveInt, Seed
 
+Passes = Annotated[int, Interval(ge=2, le=1_000_000)]
 ImageData = Literal[
     "digits",
     "mnist",
@@ -51,10 +52,10 @@ class DataOptions:
     auxiliary: PositiveInt | None = None
     rows: PositiveInt | None = None
     threshold: float | None = None
-    hashed: Annotated[int, Ge(2)] | None = None
+    hashed: Annotated[int, Interval(ge=2, le=2**31)] | None = None
     image_size: PositiveInt | None = None
     unreadable: Literal["refuse", "leave-out"] = "refuse"
-    workers: Count = 0
+    workers: Annotated[int, Interval(ge=0, le=1024)] = 0
 
     def check(self) -> None:
         """Refuse settings without effect on the data that are named.
@@ -138,8 +139,8 @@ class EstimatorOptions:
     target: Literal[
         "auto", "class", "mean-class", "mutual-information", "kl", "regression", "binary", "binary-logit"
     ] = "auto"
-    passes: Annotated[int, Ge(2)] = 100
-    test_passes: Annotated[int, Ge(2)] = 100
+    passes: Passes = 100
+    test_passes: Passes = 100
     taps: str | list[str] = "auto"
     form: Literal["value", "on-off", "both"] = "value"
     pool: Literal["auto", "class-token"] = "auto"
@@ -190,7 +191,7 @@ class Config:
     seed: Seed = 0
     seeds: PositiveInt = 2
     companions: list[str] = field(default_factory=list)
-    ensemble: Count = 0
+    ensemble: Annotated[int, Interval(ge=0, le=1000)] = 0
     joint: bool = False
     ablations: bool = False
     data: DataOptions = field(default_factory=DataOptions)
