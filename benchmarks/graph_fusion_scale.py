@@ -1,6 +1,6 @@
 """Time and peak memory of exact full-softmax training and exact best lists over many synthetic entities.
 
-    python benchmarks/graph_fusion_scale.py [--cases NAME ...] [--out FILE]
+    python benchmarks/graph_fusion_scale.py [--cases NAME ...] [--sizes N ...] [--out FILE]
 
 Each case runs in a process of its own, whose peak resident memory is counted above that of the tables. A step is the
 loss of 256 queries over all entities and its gradients, by the product's own functions on a DistMult of width 64: a
@@ -82,6 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", default=str(Path(__file__).parent / "results" / "graph-fusion-scale.json"))
     parser.add_argument("--cases", nargs="+", default=CASES, help="measure these; others stay as the file has them")
+    parser.add_argument("--sizes", nargs="+", type=int, default=SIZES, help="numbers of entities")
     parser.add_argument("--case", default=None, help="run one case in this process and print it")
     parser.add_argument("--entities", type=int, default=0)
     arguments = parser.parse_args()
@@ -90,8 +91,8 @@ def main() -> None:
         return
     out = Path(arguments.out)
     rows = json.loads(out.read_text(encoding="utf-8"))["rows"] if out.exists() else []
-    rows = [row for row in rows if row["case"] not in arguments.cases]
-    for entities in SIZES:
+    rows = [row for row in rows if row["case"] not in arguments.cases or row["entities"] not in arguments.sizes]
+    for entities in arguments.sizes:
         for case in arguments.cases:
             command = [sys.executable, __file__, "--case", case, "--entities", str(entities)]
             done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -125,6 +125,15 @@ def test_the_best_stage_may_be_the_warm_start(whole):
         assert values == sorted(values)
 
 
+def test_the_python_of_the_readme_runs(tmp_path):
+    readme = Path(recipe.__file__).parents[1] / "README.md"
+    code = readme.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    names: dict = {}
+    with contextlib.chdir(tmp_path):
+        exec(compile(code, "README.md", "exec"), names)
+    assert len(names["answers"]) == 5
+
+
 def test_commands_on_a_run(whole, tmp_path, capsys):
     def call(*arguments):
         capsys.readouterr()
