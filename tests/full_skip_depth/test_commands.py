@@ -12,7 +12,7 @@ from PIL import Image
 import tenfold
 from tenfold import load_results
 from tenfold.cli import main
-from tenfold.systems.full_skip_depth import build_network, load_encoder, read_depth
+from tenfold.systems.full_skip_depth import load_encoder, read_depth, render_rooms, write_depth_png
 from tenfold.systems.full_skip_depth.delivery.point_clouds import to_points
 
 SYSTEM = "full-skip-depth"
@@ -173,16 +173,20 @@ def test_archive_for_the_server(run, tmp_path, capsys):
     assert "not 352 x 1216" in refused(capsys, SYSTEM, "kitti-zip", run, tmp_path, "--out", tmp_path / "s.zip")
 
 
-def test_own_pairs_from_doctor_to_score(run, tmp_path, capsys):
-    from tenfold.systems.full_skip_depth import render_rooms, write_depth_png
-
+def own_pairs(folder):
+    """Four rooms as a user's pairs, with sparse depth in millimetres."""
     rooms = render_rooms(4, height=40, width=56, boxes=3)
     for name in ("rgb", "depth"):
-        (tmp_path / "own" / name).mkdir(parents=True)
+        (folder / name).mkdir(parents=True)
     for n in range(4):
-        Image.fromarray(rooms.images[n].permute(1, 2, 0).numpy()).save(tmp_path / f"own/rgb/{n}.png")
+        Image.fromarray(rooms.images[n].permute(1, 2, 0).numpy()).save(folder / f"rgb/{n}.png")
         sparse = np.where(np.random.default_rng(n).random((40, 56)) < 0.1, rooms.depths[n].numpy(), 0)
-        write_depth_png(tmp_path / f"own/depth/{n}.png", sparse, 1000)
+        write_depth_png(folder / f"depth/{n}.png", sparse, 1000)
+    return rooms
+
+
+def test_own_pairs_from_doctor_to_score(tmp_path, capsys):
+    rooms = own_pairs(tmp_path / "own")
     code, out, err = call(capsys, SYSTEM, "doctor", tmp_path / "own", "--depth_scale", "1000")
     report = json.loads(out)
     assert code == 0 and report["findings"] == [] and 0.05 < report["valid_share"] < 0.2, err
@@ -239,9 +243,9 @@ def test_encoders_of_official_checkpoints(tmp_path, capsys):
         torch.testing.assert_close(network.encoder(images)[-1], x)
     from tenfold.errors import UserError
 
-    for path, words in (("bts.pth", "no encoder of adabins"), ("none.pth", "")):
+    for path, words in (("bts.pth", "no encoder of adabins"), ("none.pth", "none.pth")):
         with pytest.raises(UserError, match=words):
-            load_encoder(build_network("timm/resnet18", width=16).encoder, tmp_path / path, "adabins")
+            load_encoder(network.encoder, tmp_path / path, "adabins")
 
 
 def test_a_depth_model_of_transformers_in_the_same_scorer(tmp_path, capsys):
@@ -256,9 +260,11 @@ def test_a_depth_model_of_transformers_in_the_same_scorer(tmp_path, capsys):
         fusion_hidden_size=8, head_hidden_size=8, depth_estimation_type="metric", max_depth=10,
     )  # fmt: skip
     transformers.DepthAnythingForDepthEstimation(config).save_pretrained(tmp_path / "dav2")
+    own_pairs(tmp_path / "own")
     code, out, err = call(
-        capsys, SYSTEM, "evaluate-transformers", tmp_path / "dav2", "--image_size", "[42, 56]", "--data", "rooms-easy"
-    )
+        capsys, SYSTEM, "evaluate-transformers", tmp_path / "dav2", "--data", "pairs", "--root", tmp_path / "own",
+        "--depth_scale", "1000", "--max_depth", "10",
+    )  # fmt: skip
     assert code == 0, err
     answer = json.loads(out)
     assert answer["gives"] == "metres" and 0 < answer["scores"][0]["metrics"]["abs_rel"] < 5

@@ -238,12 +238,14 @@ def test_baselines_take_any_size(make, channels):
     assert len(decoder(features, image)[0]) == 2
 
 
-@pytest.mark.parametrize("decoder", ["full-skip", "unet", "bts", "unet3plus", "dpt"])
-@pytest.mark.parametrize("head", ["sigmoid", "bins"])
+@pytest.mark.parametrize(
+    ("decoder", "head"),
+    [("full-skip", "sigmoid"), ("unet", "bins"), ("bts", "exp"), ("unet3plus", "softplus"), ("dpt", "sigmoid")],
+)
 def test_networks_give_the_images_size(decoder, head):
     network = build_network("tiny-4-6-8-8-8", decoder=decoder, head=head, width=32, max_depth=8.0)
     answer = network(torch.rand(2, 3, 71, 53))
-    assert answer.shape == (2, 1, 71, 53) and answer.min() >= 0 and answer.max() <= 8
+    assert answer.shape == (2, 1, 71, 53) and answer.min() >= 0 and answer.max() <= 8.0001
 
 
 def test_any_timm_backbone_or_one_line():

@@ -13,6 +13,7 @@ Outcomes = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
 
 _SHOWN = ("abs_rel", "rmse", "silog", "delta1", "edge_abs_rel", "boundary_f", "median_abs_rel")
 _PERCENT = "% of the baseline's"
+_POINTS = "points of the F-score"
 
 
 def claims_of(outcomes: Outcomes, dense: Mapping[str, bool]) -> list[Claim]:
@@ -73,7 +74,7 @@ def _compare(
             found,
             baseline=other,
             target=target,
-            unit=_PERCENT,
+            unit=_POINTS if metric == "boundary_f" else _PERCENT,
             note=_note_over_images(arms, ours, other) if metric == "abs_rel" else "",
         )
     )
@@ -82,16 +83,19 @@ def _compare(
 def relative_difference(
     arms: Mapping[str, Sequence[Mapping[str, Any]]], metric: str, ours: str, other: str
 ) -> PairedDifference:
-    """Difference of a metric in per cent of the baseline's: paired over seeds, or with one seed over test images."""
+    """Difference of a metric in per cent of the baseline's: paired over seeds, or with one seed over test images.
+
+    The boundary F-score may be 0: its difference is in points (hundredths).
+    """
     a, b = (np.array([run["metrics"][metric] for run in arms[arm]], dtype=np.float64) for arm in (ours, other))
-    if len(a) > 1 and bool((b > 0).all()):
-        return paired_difference(100 * (a / b - 1), np.zeros_like(a))
+    if len(a) > 1:
+        return paired_difference(100 * (a - b if metric == "boundary_f" else a / b - 1), np.zeros_like(a))
     mine, theirs = (
         np.mean(np.array([run["rows"][metric] for run in arms[arm]], dtype=np.float64), axis=0) for arm in (ours, other)
     )
     known = np.isfinite(mine) & np.isfinite(theirs)
     found = paired_bootstrap(mine[known], theirs[known])
-    return found.times(100 / max(float(theirs[known].mean()), 1e-12))
+    return found.times(100 if metric == "boundary_f" else 100 / max(float(theirs[known].mean()), 1e-12))
 
 
 def _note_over_images(arms: Mapping[str, Sequence[Mapping[str, Any]]], ours: str, other: str) -> str:

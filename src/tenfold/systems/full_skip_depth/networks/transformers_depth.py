@@ -50,7 +50,7 @@ class TransformersDepth(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, focal: Tensor | None = None) -> Tensor:
         """``(batch, 3, height, width)`` RGB in [0, 1] to depth ``(batch, 1, height, width)``; where the model gives
         inverse depth, its reciprocal, whose scale (and, strictly, shift) is arbitrary: align it to score it.
         """
