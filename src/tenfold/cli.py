@@ -205,7 +205,24 @@ def _export(arguments: list[str]) -> int:
 
 def _predict(arguments: list[str]) -> int:
     """Predict with a run's model: one JSON line per input"""
+    exported = next((argument for argument in arguments if argument.endswith(".onnx")), None)
+    if exported is not None and arguments[0] == exported:
+        return _predict_onnx(exported, arguments)
     return _on_run("predict", _predict, arguments)
+
+
+def _predict_onnx(path: str, arguments: list[str]) -> int:
+    """Predict with an exported file, which says in its metadata by which system, and carries what it needs along."""
+    from tenfold.onnx import onnx_metadata
+
+    name = onnx_metadata(path).get("system", "")
+    system = next((known for known in SYSTEMS if known.id == name), None)
+    if system is None or not hasattr(system.commands, "predict_onnx"):
+        raise UserError(
+            f"{path} does not carry along what predictions need (system {printable(name)!r}); name the run instead, "
+            "or export it again: tenfold export RUN --to onnx"
+        )
+    return call(system.commands.predict_onnx, "tenfold predict", arguments)
 
 
 def _on_run(command: str, doc: Callable, arguments: list[str]) -> int:

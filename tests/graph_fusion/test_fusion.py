@@ -168,6 +168,21 @@ def test_a_killed_fusion_resumes_to_the_same_numbers(tmp_path, unbroken_fusions,
     assert [r.true_share for r in unbroken.rounds] == [r.true_share for r in resumed.rounds]
 
 
+def test_what_is_done_counts_for_the_same_fusion_only(tmp_path, unbroken_fusions):
+    shutil.copy(unbroken_fusions["conve"].folder / "made-from.json", tmp_path)
+    fusion(tmp_path)
+    for changes in ({"seed": 1}, {"rounds": 3}, {"structure": "distmult"}, {"graph": small_graph(seed=1)}):
+        with pytest.raises(UserError, match="holds a fusion with another"):
+            fusion(tmp_path, **changes)
+
+
+def test_damaged_phases_are_named(tmp_path, unbroken_fusions):
+    made = after_warm_start(unbroken_fusions, tmp_path)
+    (tmp_path / "warm" / "done.pt").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"warm/done.pt is damaged.*remove the folder"):
+        made.warm_start()
+
+
 def test_changed_teacher_files_are_noticed(tmp_path, unbroken_fusions):
     folder = shutil.copytree(unbroken_fusions["conve"].folder / "round-1" / "posterior", tmp_path / "posterior")
     read_teacher(folder)

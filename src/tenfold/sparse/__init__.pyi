@@ -5,6 +5,7 @@ from .diffs import DiffBank as DiffBank
 from .diffs import Snapshot as Snapshot
 from .diffs import apply_diff as apply_diff
 from .diffs import compose as compose
+from .diffs import diff_states as diff_states
 from .diffs import save_diff as save_diff
 from .diffs import take_diff as take_diff
 from .diffs import take_snapshot as take_snapshot

@@ -23,7 +23,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from tenfold.errors import UserError
-from tenfold.run import write_atomically
+from tenfold.files import write_atomically
 from tenfold.sparse.parameters import index_dtype
 
 FORMAT = "tenfold-diff-1"

@@ -22,8 +22,14 @@ from tenfold.sparse.parameters import index_dtype, matches, put, take, unique_pa
 Overlap = Literal["last", "sum", "mean"]
 
 
-def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+Model = nn.Module | Mapping[str, Tensor]
+"""A module, or a state dict, such as a file of weights."""
+
+
+def tensors_of(model: Model) -> dict[str, Tensor]:
     """Parameters and buffers by every name they have."""
+    if isinstance(model, Mapping):
+        return dict(model)
     return {
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),
@@ -106,6 +112,36 @@ def take_diff(model: nn.Module, base: Snapshot, *, dense: Sequence[str] = (), ma
     )
 
 
+def diff_states(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], most: float = 0.5) -> Diff:
+    """The difference of two state dicts, such as a published model and its fine-tuned version, bit for bit.
+
+    Args:
+        base: the weights before.
+        tuned: the weights after; tensors that the base has not, or has in another shape, cannot be told apart.
+        most: tensors of which a larger share of the entries differs are stored whole.
+
+    Raises:
+        UserError: the two have not the same tensors.
+    """
+    for name in {**base, **tuned}:
+        if name not in base or name not in tuned or base[name].shape != tuned[name].shape:
+            raise UserError(f"{name!r} is not in both models with one shape: a diff needs the same network")
+        if base[name].dtype != tuned[name].dtype:
+            raise UserError(f"{name!r} is {base[name].dtype} in one model and {tuned[name].dtype} in the other")
+    positions, values, before, whole = {}, {}, {}, {}
+    for name, value in tuned.items():
+        old, new = base[name].detach().cpu().flatten(), value.detach().cpu().flatten()
+        bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[new.element_size()]
+        index = (old.view(bits) != new.view(bits)).nonzero().flatten()
+        if index.numel() > most * new.numel() or not new.dim():
+            whole[name] = value
+        elif index.numel():
+            positions[name] = index.to(index_dtype(new.numel()))
+            values[name], before[name] = new[index], old[index]
+    shapes = {name: tuple(tuned[name].shape) for name in positions}
+    return Diff(positions, values, shapes, whole, fingerprint(positions, before, shapes), {"origin": "two models"})
+
+
 def save_diff(
     model: nn.Module, base: Snapshot, path: str | Path, *, dense: Sequence[str] = (), mask: Mask | None = None
 ) -> Path:
@@ -125,7 +161,7 @@ def fingerprint(
     return digest.hexdigest()
 
 
-def check_base(model: nn.Module, diff: Diff) -> dict[str, Tensor]:
+def check_base(model: Model, diff: Diff) -> dict[str, Tensor]:
     """The model's tensors that a diff writes, if it is the base of the diff.
 
     Raises:
@@ -153,7 +189,7 @@ def check_base(model: nn.Module, diff: Diff) -> dict[str, Tensor]:
 class AppliedDiff:
     """A diff in a model; reverts when a ``with`` block ends, or by :meth:`revert`."""
 
-    def __init__(self, model: nn.Module, diff: Diff, own: Mapping[str, Tensor]) -> None:
+    def __init__(self, model: Model, diff: Diff, own: Mapping[str, Tensor]) -> None:
         self.model, self.diff = model, diff
         self._targets = [(own[name], index.to(own[name].device), diff.values[name].to(own[name].device))
                          for name, index in diff.positions.items()]  # fmt: skip
@@ -192,11 +228,11 @@ class AppliedDiff:
         self.revert()
 
 
-def apply_diff(model: nn.Module, diff: Diff | str | Path) -> AppliedDiff:
+def apply_diff(model: Model, diff: Diff | str | Path) -> AppliedDiff:
     """Put a diff into its base, in place.
 
     Args:
-        model: the base, with the weights that the diff was trained from.
+        model: the base, with the weights that the diff was trained from; a module, or a state dict.
         diff: the diff, or its file.
 
     Returns:

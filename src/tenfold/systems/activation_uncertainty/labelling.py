@@ -22,8 +22,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from tenfold.errors import UserError
+from tenfold.files import write_atomically
 from tenfold.parallel import rank
-from tenfold.run import write_atomically
 from tenfold.systems.activation_uncertainty.labels.passes import DropoutLabels, label_batches, merge_labels
 from tenfold.systems.activation_uncertainty.labels.targets import Target, TargetName
 from tenfold.systems.activation_uncertainty.method import ActivationUncertainty

@@ -1,4 +1,8 @@
 """Summaries that answer a question with citable sentences (Q-BERT), and the WikiRef builder.
 
-The names here load when they are first used.
+The names here load when they are first used; ``__init__.pyi`` says where each lives.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from tenfold.errors import UserError
-from tenfold.run import write_atomically
+from tenfold.files import write_atomically
 from tenfold.systems.activation_uncertainty.estimator.estimator import Estimator
 from tenfold.systems.activation_uncertainty.labels.targets import Target, TargetName
 from tenfold.systems.activation_uncertainty.network.calling import Chooser

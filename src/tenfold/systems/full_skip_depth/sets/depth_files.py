@@ -63,7 +63,7 @@ def write_depth_png(path: str | Path, depth: Depth, scale: float) -> None:
     """
     path = Path(path)
     path_bytes = encode_depth_png(depth, scale, str(path))
-    from tenfold.run import write_atomically
+    from tenfold.files import write_atomically
 
     write_atomically(path, path_bytes)
 
@@ -86,7 +86,7 @@ def encode_depth_png(depth: Depth, scale: float, name: str = "the depth map") ->
 
 def write_pfm(path: str | Path, depth: Depth) -> None:
     """Write metres as a grey PFM file, little-endian, rows from the bottom."""
-    from tenfold.run import write_atomically
+    from tenfold.files import write_atomically
 
     header = f"Pf\n{depth.shape[1]} {depth.shape[0]}\n-1.0\n".encode()
     write_atomically(path, header + np.ascontiguousarray(depth[::-1]).astype("<f4").tobytes())

@@ -6,7 +6,8 @@ from typing import Any, Literal
 import torch
 
 from tenfold.errors import UserError
-from tenfold.export import export_onnx, load_manifest, save_model
+from tenfold.model_folder import load_manifest, save_model
+from tenfold.onnx import export_onnx
 from tenfold.systems.relation_distillation.vit.build import load_model_folder
 from tenfold.systems.relation_distillation.vit.transformers_vit import to_transformers
 

@@ -8,7 +8,8 @@ from typing import Protocol
 import torch
 from torch.optim import Optimizer
 
-from tenfold.run import peak_process_memory_mb, write_atomically
+from tenfold.files import write_atomically
+from tenfold.run import peak_process_memory_mb
 
 LOG = "epochs.jsonl"
 

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from tenfold.checkpoints import load_strictly, read_checkpoint, read_torch_file
 from tenfold.errors import UserError
-from tenfold.export import load_strictly, read_checkpoint, read_torch_file
 from tenfold.systems.relation_distillation.vit.masked_autoencoder import MAEDecoder
 from tenfold.systems.relation_distillation.vit.tinymim_star import TinyMIMStar
 from tenfold.systems.relation_distillation.vit.vision_transformer import resize_positions, vision_transformer
@@ -54,9 +54,14 @@ class OfficialFile:
         side = round((self.encoder["pos_embed"].shape[1] - prefix) ** 0.5)
         head = self.encoder.get("head.weight")
         return {
-            "image_size": side * patch, "patch": patch, "width": width, "depth": depth, "channels": channels,
-            "num_classes": 0 if head is None else len(head), "prefix_tokens": prefix,
-        }  # fmt: skip
+            "image_size": side * patch,
+            "patch": patch,
+            "width": width,
+            "depth": depth,
+            "channels": channels,
+            "num_classes": 0 if head is None else len(head),
+            "prefix_tokens": prefix,
+        }
 
     def heads(self, given: Sequence[int] | None = None) -> list[int]:
         """Heads of each block: those given, one for all or one per block, else the published ones.
@@ -71,7 +76,10 @@ class OfficialFile:
                 raise UserError(f"the checkpoint has {depth} blocks; got heads for {len(heads)}")
             return heads
         if width not in _HEADS[self.kind]:
-            raise UserError(f"no {self.kind} network of width {width} was published: name its heads")
+            raise UserError(
+                f"no {self.kind} network of width {width} was published, and a file does not tell its heads: name its "
+                "heads (--teacher_heads of distil, --heads of import), or give it as the weights of timm/NAME"
+            )
         most, last = _HEADS[self.kind][width]
         return [most] * (depth - 1) + [last]
 

@@ -1,0 +1,1 @@
+"""Extractors: what gives every sentence a score for a query."""

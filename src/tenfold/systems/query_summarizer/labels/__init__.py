@@ -1,0 +1,1 @@
+"""Sentence labels made from reference summaries, where nobody has marked sentences."""

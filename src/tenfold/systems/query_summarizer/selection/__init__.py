@@ -1,0 +1,1 @@
+"""From scores to a summary: budgets, redundancy, order, and where each sentence stands in its source."""

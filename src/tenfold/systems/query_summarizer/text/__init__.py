@@ -1,0 +1,1 @@
+"""Text: sentences with their places in the source, words, WordPiece tokens, files of one's own."""
