@@ -43,6 +43,7 @@ def finished_run(tmp_path_factory):
     return run_of
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """A file stays in one process, since its tests share what they made; so do all tests on one system's finished run.
 
