@@ -76,12 +76,7 @@ class DataOptions:
             if value is not None and not effect:
                 raise UserError(
                     f"data.{setting} {value!r} has no effect on {self.name!r}: leave it out, or name the data it is "
-<<<<<<< HEAD
-                    "for with "
-                    "--data.name"
-=======
                     "for with --data.name"
->>>>>>> wt-uncertainty
                 )
         if self.unreadable != "refuse" and self.name != "folder":
             raise UserError(f"data.unreadable is for data.name folder, not for {self.name!r}")

@@ -123,7 +123,7 @@ def average_precision(
         raise UserError(f"{data.name} holds no box, so nothing can be measured on it: are its labels there?")
     precision = coco_precision(found, data, most)
     valid = precision > -1
-    counted = valid.any((0, 1))  # (classes,)
+    counted = np.asarray(valid.any((0, 1)))  # (classes,)
 
     def mean(values: np.ndarray) -> float:
         chosen = values[:, :, counted]

@@ -61,7 +61,8 @@ def claims_of(outcomes: Mapping[str, Any], delivered: Mapping[str, Any]) -> list
     for control, runs in searches.items():
         if control in ("nsga2", "nomap"):
             continue
-        found = paired_difference(*([100 * r["hypervolume"][-1] for r in both] for both in (searches["nsga2"], runs)))
+        ours, theirs = ([100 * run["hypervolume"][-1] for run in both] for both in (searches["nsga2"], runs))
+        found = paired_difference(ours, theirs)
         claims.append(
             claim_of_difference(
                 f"hypervolume-{control}",
@@ -76,7 +77,7 @@ def claims_of(outcomes: Mapping[str, Any], delivered: Mapping[str, Any]) -> list
         claim_of_difference(
             "mapping",
             "After the same short tuning a mapped candidate is more accurate than one from scratch",
-            paired_difference(*([100 * u[name] for u in unmapped] for name in ("mapped", "scratch"))),
+            paired_difference([100 * u["mapped"] for u in unmapped], [100 * u["scratch"] for u in unmapped]),
             baseline="from scratch",
             unit=POINTS,
         )
@@ -98,7 +99,8 @@ def claims_of(outcomes: Mapping[str, Any], delivered: Mapping[str, Any]) -> list
 
 def points(finals: Mapping[str, Sequence[Mapping[str, Any]]], ours: str, other: str) -> PairedDifference:
     """Paired difference of test mAP in points."""
-    return paired_difference(*([100 * run["test_map"] for run in finals[arm]] for arm in (ours, other)))
+    mine, baseline = ([100 * run["test_map"] for run in finals[arm]] for arm in (ours, other))
+    return paired_difference(mine, baseline)
 
 
 def _equal_cost(finals: Mapping[str, Sequence[Mapping[str, Any]]]) -> Claim:

@@ -91,7 +91,8 @@ class Problem:
         """The budget as an absolute cost, and the further limits."""
         name = self.config.search.objective
         costs = search.costs(self.space.seed)
-        return {name: self.config.search.budget * costs[name], **self.config.search.limits}
+        limits: dict[str, float] = {name: self.config.search.budget * costs[name]}
+        return limits | {str(other): limit for other, limit in self.config.search.limits.items()}
 
     def task(self, search: DetectorSearch) -> SearchTask:
         """The search as evolution takes it."""

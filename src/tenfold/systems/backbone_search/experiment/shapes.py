@@ -17,7 +17,8 @@ def uniform_width(seed: DetectorPlan, scale: float, trim: float = 1.0) -> Detect
     """The seed with all widths times ``scale``; ``trim`` scales hidden widths, to meet a cost between two widths."""
     backbone = seed.backbone
     if isinstance(backbone, DarknetPlan):
-        widths = tuple(round8(width * scale) for width in backbone.widths)
+        stem, two, three, four, five = (round8(width * scale) for width in backbone.widths)
+        widths = (stem, two, three, four, five)
         return replace(seed, backbone=replace(backbone, widths=widths, ratio=backbone.ratio * trim))
     stages = tuple(
         tuple(replace(b, width=round8(b.width * scale), expansion=_trimmed(b.expansion, trim)) for b in stage)
