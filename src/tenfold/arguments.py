@@ -31,7 +31,10 @@ def _setting_error(message: str) -> str:
     said = re.search(r"(Input should[^\[]*)\[type=\w+, input_value=(.*?), input_type", " ".join(message.split()))
     if key is None or said is None:
         return message
-    return f"{key[1]} {wording(said[1])}; got {said[2].strip(chr(39))}"
+    must = wording(said[1])
+    if not re.search(r"[\d'\"]$", must):  # of intervals of floats the message lacks the bound
+        must = "must lie in the range that --help shows"
+    return f"{key[1]} {must}; got {said[2].strip(chr(39))}"
 
 
 def parser(command: str, doc: Callable) -> Any:
