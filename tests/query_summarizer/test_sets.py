@@ -70,7 +70,9 @@ def test_duc_from_nist_archives_and_from_a_tree(tmp_path):
         b"<DOC><DOCNO> APW19990707.0181 </DOCNO><HEADLINE>H</HEADLINE><TEXT><P>One &amp; two. Three.</P></TEXT></DOC>"
     )
     graphic = b"<DOC><DOCNO>FT1</DOCNO><GRAPHIC>Only a graphic here.</GRAPHIC></DOC>"
-    topics = b"<topic>\n<num> D0601A </num>\n<title> Native & others </title>\n<narr>\nDiscuss this.\nAnd that.\n</narr>"
+    topics = (
+        b"<topic>\n<num> D0601A </num>\n<title> Native & others </title>\n<narr>\nDiscuss this.\nAnd that.\n</narr>"
+    )
     nist = tmp_path / "nist"
     nist.mkdir()
     (nist / "duc2006_topics.sgml").write_bytes(topics)

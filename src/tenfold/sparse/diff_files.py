@@ -23,7 +23,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from tenfold.errors import UserError
-from tenfold.run import write_atomically
+from tenfold.files import write_atomically
 from tenfold.sparse.parameters import index_dtype
 
 FORMAT = "tenfold-diff-1"
@@ -142,6 +142,9 @@ def decode_positions(codes: Tensor) -> Tensor:
 
 def load_diff(path: str | Path) -> Diff:
     """Read a diff file, checked in full before anything uses it.
+
+    Args:
+        path: of the file.
 
     Raises:
         UserError: the file is missing, damaged, or no diff file.
