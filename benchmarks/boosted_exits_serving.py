@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tenfold.data import TensorBatches, digits, normalize, split_indices
-from tenfold.export import onnx_session
+from tenfold.onnx import onnx_session
 from tenfold.systems.boosted_exits import (
     BoostedExitLoss,
     EarlyExitRunner,
@@ -33,7 +33,6 @@ from tenfold.systems.boosted_exits import (
     simulate,
 )
 from tenfold.systems.boosted_exits.method import confidence
-from tenfold.training import sgd
 
 SHARES = (0.4, 0.4, 0.5)
 """Share of the inputs still open that leaves at each exit but the last: 40, 24, 18 and 18 % in all."""
@@ -70,7 +69,7 @@ def train(blocks: tuple[Block, ...], epochs: int):
     train_rows, test_rows = split_indices(len(data), [1285, 512], seed=0)
     network = attach_exits(make_trunk(blocks), ["0", "1", "2"], example=torch.zeros(2, 1, 32, 32), reweight=0.0)
     network.train()
-    optimizer = sgd(network.parameters(), learning_rate=0.05)
+    optimizer = torch.optim.SGD(network.parameters(), momentum=0.9, lr=0.05)
     loss = BoostedExitLoss(0.0)
     for _ in range(epochs):
         batches = TensorBatches(data.subset(train_rows), 64, seed=0, mean=(0.3,), std=(0.35,))

@@ -50,7 +50,7 @@ def main() -> None:
     """Measure all candidates; what is measured already is kept."""
     torch.set_num_threads(1)
     config = PRESETS["small"]
-    data = load_data(config.data)
+    data = load_data(config.images)
     images, labels = data.real.preprocessing.normalize(data.held_out.images), data.held_out.labels
     rows = json.loads(OUT.read_text(encoding="utf-8")) if OUT.exists() else []
     for method, candidates in CANDIDATES.items():

@@ -17,12 +17,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from tenfold.run import Run, environment, write_atomically
-from tenfold.systems.relation_distillation.data.images import load_images
+from tenfold.files import write_atomically
+from tenfold.run import Run, environment
 from tenfold.systems.relation_distillation.experiment.arms import ARMS, Arm
 from tenfold.systems.relation_distillation.experiment.comparison import metric_of
+from tenfold.systems.relation_distillation.experiment.finetuning import evaluate_arm
 from tenfold.systems.relation_distillation.experiment.pretraining import make_teacher, pretrain_arm, train_teacher
-from tenfold.systems.relation_distillation.experiment.recipe import evaluate_arm
+from tenfold.systems.relation_distillation.experiment.recipe import read_images
 from tenfold.systems.relation_distillation.experiment.settings import PRESETS
 
 SEED = 100
@@ -37,11 +38,8 @@ class Trials:
     """Candidates on one set of images, each in a folder of its own."""
 
     def __init__(self, preset, folder):
-        data = preset.data
         self.config = replace(preset, seed=SEED, trainer=replace(preset.trainer, loggers=[]))
-        splits = load_images(
-            data.name, root=data.root, validation=data.validation, image_size=data.image_size, limit=data.limit
-        )
+        splits = read_images(self.config)
         self.splits = replace(splits, test=splits.validation)
         self.folder = folder
         (folder / "steps").mkdir()

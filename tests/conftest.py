@@ -18,6 +18,14 @@ _RUNS: dict = {}
 
 
 @pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """A stranger's folder of 200 photos, one of them broken (``tests/shared/photos.py``); read only."""
+    from photos import make_photos
+
+    return make_photos(tmp_path_factory.mktemp("stranger") / "photos")
+
+
+@pytest.fixture(scope="session")
 def finished_run(tmp_path_factory):
     """Gives the folder of a finished run of a system, by its id; made once per process. Tests must not change it."""
     from systems_for_tests import CASES

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from tenfold.errors import RunStopped, UserError
-from tenfold.training import TrainerOptions, fit, learning_rate_factor, sgd
+from tenfold.training import TrainerOptions, fit, learning_rate_factor
 
 SCRIPT = Path(__file__).parent / "shared" / "train_small.py"
 
@@ -126,7 +126,7 @@ def small_problem():
     torch.manual_seed(0)
     model = nn.Linear(2, 1)
     batches = [(torch.randn(8, 2), torch.randn(8, 1)) for _ in range(4)]
-    return model, batches, sgd(model.parameters(), learning_rate=0.1)
+    return model, batches, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 
 
 def squared_error(model, batch):
@@ -174,7 +174,7 @@ def test_best_epoch_is_kept_and_history_tells_all_epochs(tmp_path):
 def test_gradient_is_clipped(tmp_path):
     model, batches, _ = small_problem()
     before = model.weight.detach().clone()
-    optimizer = sgd(model.parameters(), learning_rate=1.0, momentum=0.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.0)
     options = TrainerOptions(gradient_clip=1e-3, loggers=[])
     fit(model, squared_error, batches[:1], epochs=1, optimizer=optimizer, folder=tmp_path, options=options)
     assert 0 < (model.weight - before).norm() <= 1.001e-3
@@ -199,7 +199,7 @@ def test_a_module_in_eval_mode_is_put_into_training_mode_and_frozen_parts_stay(t
     for evaluated, expected in (("all", [True, True]), ("part", [False, True])):
         model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 1))
         (model if evaluated == "all" else model[0]).eval()
-        optimizer = sgd(model.parameters(), learning_rate=0.1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         fit(model, looking, batches, epochs=1, optimizer=optimizer, folder=tmp_path / evaluated,
             options=TrainerOptions(loggers=[]))  # fmt: skip
         assert seen[-1] == expected and not model.training

@@ -14,6 +14,7 @@ from .systems.boosted_exits import (
     solve_thresholds,
 )
 from .systems.condensation_audit import CondensedSet, Doorping, NaiveAttack, audit, condense
+from .systems.full_skip_depth import AdaptiveConcat, FullSkipDepth
 from .systems.graph_fusion import KnowledgeGraph, fuse_encoders
 from .systems.relation_distillation import RelationDistiller, RelationLoss, distill_relations
 from .training import FitResult, fit
@@ -22,6 +23,7 @@ __version__: str
 
 __all__ = [
     "ActivationUncertainty",
+    "AdaptiveConcat",
     "BoostedExitLoss",
     "Claim",
     "CondensedSet",
@@ -29,6 +31,7 @@ __all__ = [
     "EarlyExitModel",
     "EarlyExitRunner",
     "FitResult",
+    "FullSkipDepth",
     "KnowledgeGraph",
     "NaiveAttack",
     "PairedDifference",

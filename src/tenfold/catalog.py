@@ -35,17 +35,17 @@ class System:
     @property
     def settings(self) -> ModuleType:
         """The settings of the experiment; importing them loads neither torch nor Lightning."""
-        return self._part("experiment.settings", "settings")
+        return import_module(f"{self.package}.experiment.settings")
 
     @property
     def recipe(self) -> ModuleType:
         """The experiment; importing it loads torch."""
-        return self._part("experiment.recipe", "recipe")
+        return import_module(f"{self.package}.experiment.recipe")
 
     @property
     def commands(self) -> ModuleType:
         """What the command line can do with a finished run of it."""
-        return self._part("cli", "commands")
+        return import_module(f"{self.package}.cli")
 
     @property
     def extras(self) -> list[str]:
@@ -56,20 +56,29 @@ class System:
         """Optional packages that preset ``tiny`` needs and that are not installed."""
         return [package for package, _ in self.needs if find_spec(package) is None]
 
-    def _part(self, name: str, flat: str) -> ModuleType:
-        """A module of the room; rooms move to wings one by one, and some are still flat."""
-        wing, _, _ = name.partition(".")
-        winged = find_spec(f"{self.package}.{wing}") is not None
-        return import_module(f"{self.package}.{name if winged else flat}")
-
 
 SYSTEMS = (
+    System(
+        id="backbone-search",
+        alias="backbone-evolution",
+        summary="finds the detector that fits a budget on your data: evolution of backbones with weight mapping",
+        paper="Multi-Objective Evolutionary for Object Detection Mobile Architectures Search, arXiv 2211.02791, 2022",
+        package="tenfold.systems.backbone_search",
+    ),
     System(
         id="boosted-exits",
         alias="boostnet",
         summary="early-exit networks trained as gradient-boosted additive models",
         paper="Boosted Dynamic Neural Networks, AAAI 2023",
         package="tenfold.systems.boosted_exits",
+    ),
+    System(
+        id="full-skip-depth",
+        alias="fscn",
+        summary="monocular depth in metres with full skip connections, and a scorer that names its protocol",
+        paper="Rethinking Skip Connections in Encoder-decoder Networks for Monocular Depth Estimation, "
+        "arXiv 2208.13441, 2022",
+        package="tenfold.systems.full_skip_depth",
     ),
     System(
         id="activation-uncertainty",

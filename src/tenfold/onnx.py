@@ -2,15 +2,17 @@
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tenfold.errors import UserError, require
+from tenfold.files import atomic_path
 
 
 @dataclass(frozen=True)
@@ -154,3 +156,33 @@ def onnx_session(path: str | Path, threads: int = 1) -> Any:
         return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common class
         raise UserError(f"onnxruntime cannot read {path}: {' '.join(str(error).split())[:200]}") from error
+
+
+def describe_onnx(
+    path: str | Path, metadata: Mapping[str, str], defaults: Mapping[str, np.ndarray] | None = None
+) -> None:
+    """Write into an ONNX file what who runs it must know, and the values of inputs that are left out.
+
+    Args:
+        path: the file; written whole or not at all.
+        metadata: texts by name; onnxruntime gives them back as ``session.get_modelmeta().custom_metadata_map``.
+        defaults: values of inputs by name: they become initializers, which a caller may still feed.
+    """
+    onnx = require("onnx", "onnx")
+    from onnx import numpy_helper
+
+    model = onnx.load(str(path))
+    onnx.helper.set_model_props(model, dict(metadata))
+    for name, value in (defaults or {}).items():
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    with atomic_path(path) as temporary:
+        onnx.save(model, str(temporary))
+
+
+def onnx_metadata(path: str | Path) -> dict[str, str]:
+    """The texts that an ONNX file carries (``describe_onnx``); ``system`` names the system that exported it.
+
+    Raises:
+        UserError: onnxruntime is missing, or cannot read the file.
+    """
+    return dict(onnx_session(path).get_modelmeta().custom_metadata_map)

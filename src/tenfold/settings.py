@@ -22,9 +22,9 @@ from annotated_types import Ge, Gt, Interval
 
 from tenfold.errors import UserError
 
-PositiveInt = Annotated[int, Gt(0)]
+PositiveInt = Annotated[int, Interval(gt=0, lt=2**63)]
 """1, 2, 3, ..."""
-Count = Annotated[int, Ge(0)]
+Count = Annotated[int, Interval(ge=0, lt=2**63)]
 """0, 1, 2, ..."""
 Seed = Annotated[int, Interval(ge=0, lt=2**63)]
 """What random generators take."""

@@ -10,6 +10,7 @@ The hooks live as long as the ``with`` block: outside of it the network is the u
 """
 
 import difflib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -50,7 +51,7 @@ def first_tensor(output: Any) -> Tensor | None:
 
 
 @contextmanager
-def tap_hooks(model: nn.Module, paths: Sequence[str], visit: Visit) -> Iterator[None]:
+def tap_hooks(model: nn.Module, paths: Sequence[str], visit: Visit, *, this_thread: bool = False) -> Iterator[None]:
     """Within the block, call ``visit`` whenever a named module has run, in the order of execution.
 
     An output that is not one tensor is represented by its first tensor (:func:`first_tensor`), as transformer layers
@@ -61,17 +62,21 @@ def tap_hooks(model: nn.Module, paths: Sequence[str], visit: Visit) -> Iterator[
         paths: names of modules, see :func:`find_module`. Of a module that runs several times in a forward pass, such
             as a shared activation, ``name#n`` is the n-th run, counted from 0.
         visit: called with the name and the tensor; what it returns, if anything, replaces the tensor.
+        this_thread: leave passes alone that other threads make through the same network meanwhile.
 
     Raises:
         UserError: a module does not exist, gives no tensor, or runs twice within the block although no run is named
             (its output would be ambiguous: use one block per forward pass).
     """
     runs: dict[str, int] = {}
+    thread = threading.get_ident()
     wanted: dict[str, set[str]] = {}
     for path in paths:
         wanted.setdefault(path.partition("#")[0], set()).add(path)
 
     def hook(name: str, module: nn.Module, arguments: Any, output: Any) -> Any:
+        if this_thread and threading.get_ident() != thread:
+            return None
         run = runs.get(name, 0)
         runs[name] = run + 1
         path = f"{name}#{run}"

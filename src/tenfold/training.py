@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -113,49 +112,49 @@ def fit(
     return FitResult(**done)
 
 
-def sgd(
-    parameters: Iterable,
-    *,
-    learning_rate: float,
-    momentum: float = 0.9,
-    weight_decay: float = 0.0,
-    nesterov: bool = False,
-) -> Optimizer:
-    """Stochastic gradient descent with momentum; ``parameters`` may be groups with settings of their own."""
-    return torch.optim.SGD(
-        parameters, lr=learning_rate, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov
-    )
-
-
 def learning_rate_factor(
-    kind: Literal["constant", "multistep", "cosine"],
+    kind: Literal["constant", "multistep", "cosine", "linear"],
     *,
     total_steps: int,
     steps_per_epoch: int,
     milestones: Sequence[int] = (),
     factor: float = 0.1,
+    lowest: float = 0.0,
     warmup_epochs: float = 0.0,
+    warmup_from: float | None = None,
 ) -> Callable[[int], float]:
     """Factor of the learning rate as a function of the optimizer step.
 
     Args:
-        kind: ``constant``; ``multistep``: times ``factor`` after each of ``milestones`` (epochs); ``cosine`` to 0.
+        kind: ``constant``; ``multistep``: times ``factor`` after each of ``milestones`` (epochs); ``cosine`` to
+            ``lowest`` after the warm-up; ``linear`` to 0, decaying during the warm-up, too (as mmsegmentation's).
         total_steps: optimizer steps of the whole training.
         steps_per_epoch: optimizer steps of an epoch.
         milestones: numbers of epochs.
         factor: of one milestone.
-        warmup_epochs: epochs of linear warm-up from 0.
+        lowest: factor at the end of ``cosine``.
+        warmup_epochs: epochs of linear warm-up.
+        warmup_from: factor of the first step, as MAE begins with 0; where ``None`` the first step is the first part
+            of the way from 0.
     """
     warmup = round(warmup_epochs * steps_per_epoch)
     boundaries = [epoch * steps_per_epoch for epoch in milestones]
 
+    def risen(step: int) -> float:
+        if step >= warmup:
+            return 1.0
+        return (step + 1) / warmup if warmup_from is None else warmup_from + (1 - warmup_from) * step / warmup
+
     def at(step: int) -> float:
+        if kind == "linear":
+            return risen(step) * (1 - step / total_steps)
         if step < warmup:
-            return (step + 1) / warmup
+            return risen(step)
         if kind == "multistep":
             return factor ** sum(step >= boundary for boundary in boundaries)
         if kind == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total_steps - warmup, 1)))
+            done = (step - warmup) / max(total_steps - warmup, 1)
+            return lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * done))
         return 1.0
 
     return at

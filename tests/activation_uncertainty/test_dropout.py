@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tenfold.errors import UserError
-from tenfold.systems.activation_uncertainty import DropoutController, Target, dropout_labels, find_dropout
+from tenfold.systems.activation_uncertainty import Batch, DropoutController, Target, dropout_labels, find_dropout
 from tenfold.systems.activation_uncertainty.labels.prefix_cache import PrefixCache
 
 X = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
@@ -232,14 +232,14 @@ def test_masks_per_sample_do_not_depend_on_the_batch(model):
     controller = DropoutController(model, x)
     ids = torch.tensor([3, 1, 7, 5])
     x = x[:4]
-    whole = dropout_labels(model, [(x, ids)], controller, CLASS, passes=30, per_sample=True)
+    whole = dropout_labels(model, [Batch(x, ids)], controller, CLASS, passes=30, per_sample=True)
     order = torch.tensor([2, 0, 3, 1])
     single = dropout_labels(
-        model, [(x[n : n + 1], ids[n : n + 1]) for n in order], controller, CLASS, passes=30, per_sample=True,
+        model, [Batch(x[n : n + 1], ids[n : n + 1]) for n in order], controller, CLASS, passes=30, per_sample=True,
         how="loop",
     )  # fmt: skip
     torch.testing.assert_close(single.spread, whole.spread[order], rtol=1e-3, atol=1e-9)
-    other = dropout_labels(model, [(x, ids)], controller, CLASS, passes=30, per_sample=True, seed=1)
+    other = dropout_labels(model, [Batch(x, ids)], controller, CLASS, passes=30, per_sample=True, seed=1)
     assert not torch.equal(other.spread, whole.spread)
 
 

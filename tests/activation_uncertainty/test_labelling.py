@@ -1,26 +1,19 @@
 """Labelling jobs: killed and resumed, shared by processes, refused where they do not belong."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
+import multiprocessing
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from uncertainty_job import batches, make_model
 
 from tenfold.errors import UserError
-from tenfold.systems.activation_uncertainty import ActivationUncertainty, label_to_folder, read_labels
-
-JOB = Path(__file__).parents[1] / "shared" / "uncertainty_job.py"
+from tenfold.systems.activation_uncertainty import ActivationUncertainty, Batch, label_to_folder, read_labels
 
 
-def job(folder, rank=0, world=1):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RANK": str(rank), "WORLD_SIZE": str(world)}
-    return subprocess.Popen([sys.executable, str(JOB), str(folder)], env=environment)
+def make_slowly(folder):
+    label_to_folder(learner(), batches(), folder, block=2, progress=lambda done: time.sleep(0.05))
 
 
 def learner(seed=0):
@@ -42,22 +35,27 @@ def same(found, expected):
 
 def test_a_killed_job_resumes_to_the_same_labels(whole, tmp_path):
     folder = tmp_path / "killed"
-    process = job(folder)
+    process = multiprocessing.get_context("fork").Process(target=make_slowly, args=(folder,))
+    process.start()
     while len(list(folder.glob("block-*"))) < 2:
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     with pytest.raises(UserError, match=r"not finished|missing"):
         read_labels(folder)
-    assert job(folder).wait() == 0
+    label_to_folder(learner(), batches(), folder, block=2)
     same(read_labels(folder), whole)
 
 
-def test_two_processes_make_the_labels_of_one(whole, tmp_path):
+def test_two_processes_make_the_labels_of_one(whole, tmp_path, monkeypatch):
     folder = tmp_path / "two"
-    processes = [job(folder, rank, 2) for rank in (1, 0)]
-    assert [process.wait() for process in processes] == [0, 0]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        label_to_folder(learner(), batches(), folder, block=2)
+        blocks = sorted(int(path.stem[-6:]) for path in folder.glob("block-*"))
+        assert blocks == ([1, 3] if rank == "1" else [0, 1, 2, 3, 4])
     same(read_labels(folder), whole)
 
 
@@ -69,9 +67,14 @@ def test_a_lost_shard_is_named_and_made_again_by_any_number_of_processes(whole, 
         read_labels(folder)
     label_to_folder(learner(), batches(), folder, block=2)
     same(read_labels(folder), whole)
-    (folder / "block-000002.safetensors").write_bytes(b"cut short")
-    with pytest.raises(UserError, match="damaged"):
-        read_labels(folder)
+    damaged = folder / "block-000002.safetensors"
+    content = damaged.read_bytes()
+    for wrong in (b"cut short", content[:-3], content[:-3] + b"abc"):
+        damaged.write_bytes(wrong)
+        with pytest.raises(UserError, match="damaged"):
+            read_labels(folder)
+    label_to_folder(learner(), batches(), folder, block=2)
+    same(read_labels(folder), whole)
 
 
 def test_other_settings_and_other_folders_are_refused(tmp_path):
@@ -99,7 +102,7 @@ def test_other_settings_and_other_folders_are_refused(tmp_path):
 
 
 def test_an_id_that_comes_twice_is_named(tmp_path):
-    twice = [(x, ids * 0 + 7) for x, ids in batches()]
+    twice = [Batch(x, ids * 0 + 7) for x, ids in batches()]
     label_to_folder(learner(), twice, tmp_path / "labels")
     with pytest.raises(UserError, match="id 7 comes twice"):
         read_labels(tmp_path / "labels")

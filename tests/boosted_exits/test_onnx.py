@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tenfold.errors import UserError
-from tenfold.export import onnx_session
+from tenfold.onnx import onnx_metadata, onnx_session
 from tenfold.systems.boosted_exits.method import confidence
 from tenfold.systems.boosted_exits.networks.msdnet import MSDNet
 from tenfold.systems.boosted_exits.networks.small_cnn import small_cnn
@@ -38,7 +38,9 @@ def case(request, tmp_path_factory):
             staying = staying[sure < thresholds[-1]]
     thresholds.append(-1e8)
     folder = tmp_path_factory.mktemp("onnx")
-    branching = export_branching(model, inputs[:1], thresholds, folder / "model.onnx")
+    branching = export_branching(
+        model, inputs[:1], thresholds, folder / "model.onnx", metadata={"note": "carried along"}
+    )
     staged = export_staged(model, inputs[:2], thresholds, folder / "stages", costs=[1, 2, 3])
     assert max(branching.max_difference, staged.max_difference) < 1e-4
     return model, inputs, thresholds, folder
@@ -58,6 +60,16 @@ def test_branching_graph_gives_the_answers_of_pytorch(case):
         logits, number = ask(session, image, thresholds)
         assert number == expected.exits[row]
         np.testing.assert_allclose(logits, expected.logits[row], atol=1e-5)
+
+
+def test_thresholds_may_be_left_out_and_metadata_come_along(case):
+    model, inputs, thresholds, folder = case
+    expected = simulate(model, inputs, thresholds)
+    session = onnx_session(folder / "model.onnx")
+    assert [value.name for value in session.get_inputs()] == ["input"]
+    exits = [int(session.run(["exit"], {"input": image[None].numpy()})[0][0]) for image in inputs]
+    assert exits == expected.exits.tolist()
+    assert onnx_metadata(folder / "model.onnx")["note"] == "carried along"
 
 
 def test_thresholds_are_tuned_without_a_new_export(case):

@@ -50,9 +50,9 @@ def test_settings_follow_the_data_and_those_without_effect_are_refused():
     for options, message in (
         (ImageOptions(root="somewhere"), "data.root 'somewhere' has no effect"),
         (ImageOptions(image_size=32), "--data.resize"),
-        (ImageOptions(validation=0), "data.validation must be at least 1"),
+        (ImageOptions(validation=0), "validation must be greater than 0"),
         (ImageOptions(name="mnist", unreadable="leave-out"), "data.unreadable is for"),
-        (ImageOptions(workers=-1), "data.workers"),
+        (ImageOptions(workers=-1), "workers must be"),
     ):
         with pytest.raises(UserError, match=message):
             load_image_splits(options)

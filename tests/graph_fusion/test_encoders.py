@@ -208,6 +208,25 @@ def test_pykeen_models_answer_as_pykeen_does(model, inverse):
         torch.testing.assert_close(backward, scorer.model.predict_h(torch.stack([relations, heads], 1)))
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("transe", {"norm": 3}, "norm must be one of 1, 2"),
+        ("distmult", {"inverse": "other"}, "inverse must be one of"),
+        ("compgcn", {"decoder": "none"}, "decoder must be one of"),
+        ("compgcn", {"layers": 0}, "layers must be a whole number of at least 1"),
+        ("complex", {"dim": 2**50}, "complex: "),
+        ("conve", {"dim": "wide"}, "dim must be a whole number"),
+        ("hash-text", {"dropout": 2}, "dropout"),
+        ("pair-scorer", {"negatives": 0, "checkpoint": "x"}, "negatives must be"),
+    ],
+)
+def test_arguments_without_meaning_are_refused(name, arguments, message):
+    with pytest.raises(UserError, match=message) as caught:
+        build_encoder(name, GRAPH, arguments)
+    assert "\n" not in str(caught.value)
+
+
 def test_encoders_of_the_users_own():
     encoder = build_encoder("factory", GRAPH, {"dim": 4}, "graph_for_tests:plain")
     check_scorer(encoder, "own")

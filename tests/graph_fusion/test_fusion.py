@@ -155,6 +155,10 @@ def test_a_killed_fusion_resumes_to_the_same_numbers(tmp_path, unbroken_fusions,
         if (name, epoch) == (where, 2) or (where == "between" and name == "round-1/e-step" and epoch == epochs):
             raise Killed
 
+    # What came before the kill is read from the unbroken fusion's folder, as a resumed one would read it.
+    before = {"mutual-1": ["warm"], "round-2/m-step": ["warm", "mutual-1", "round-1"]}.get(where, ["warm", "mutual-1"])
+    for phase in before:
+        shutil.copytree(unbroken.folder / phase, tmp_path / "broken" / phase)
     broken = fusion(tmp_path / "broken", structure=structure)
     broken.on_progress = kill
     with pytest.raises(Killed):
@@ -166,6 +170,21 @@ def test_a_killed_fusion_resumes_to_the_same_numbers(tmp_path, unbroken_fusions,
         assert unbroken.best[side].mrr == resumed.best[side].mrr
         assert same(unbroken.best[side].state, resumed.best[side].state)
     assert [r.true_share for r in unbroken.rounds] == [r.true_share for r in resumed.rounds]
+
+
+def test_what_is_done_counts_for_the_same_fusion_only(tmp_path, unbroken_fusions):
+    shutil.copy(unbroken_fusions["conve"].folder / "made-from.json", tmp_path)
+    fusion(tmp_path)
+    for changes in ({"seed": 1}, {"rounds": 3}, {"structure": "distmult"}, {"graph": small_graph(seed=1)}):
+        with pytest.raises(UserError, match="holds a fusion with another"):
+            fusion(tmp_path, **changes)
+
+
+def test_damaged_phases_are_named(tmp_path, unbroken_fusions):
+    made = after_warm_start(unbroken_fusions, tmp_path)
+    (tmp_path / "warm" / "done.pt").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"warm/done.pt is damaged.*remove the folder"):
+        made.warm_start()
 
 
 def test_changed_teacher_files_are_noticed(tmp_path, unbroken_fusions):

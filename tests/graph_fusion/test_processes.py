@@ -1,5 +1,6 @@
 """Two processes give the numbers of one, through the whole schedule."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -8,11 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from fuse_on_ranks import fuse
 from graph_for_tests import Plain, batch_of, small_graph
+from two_ranks import on_two_ranks
 
 from tenfold.systems.graph_fusion.encoders.previous_vectors import PreviousVectors
+from tenfold.systems.graph_fusion.fusion import sampled_losses
 from tenfold.systems.graph_fusion.fusion.sampled_losses import in_batch_loss
+from tenfold.systems.graph_fusion.graph.query_batch import QueryBatch
 
 SHARED = Path(__file__).parents[1] / "shared"
 PATH = os.pathsep.join([str(SHARED), os.environ.get("PYTHONPATH", "")])
@@ -39,48 +44,47 @@ def test_a_fusion_on_two_processes_is_that_on_one(tmp_path):
             assert value == pytest.approx(theirs[name], abs=margin, rel=5e-4), name
 
 
-IN_BATCH = """
-import sys, torch, torch.distributed as dist
-from fuse_on_ranks import fuse
-from graph_for_tests import Plain, batch_of, small_graph
-from tenfold.systems.graph_fusion.graph.query_batch import QueryBatch
-from tenfold.systems.graph_fusion.encoders.previous_vectors import PreviousVectors
-from tenfold.systems.graph_fusion.fusion.sampled_losses import in_batch_loss
-
-graph = small_graph()
-torch.manual_seed(0)
-one, two = Plain(graph), Plain(graph)
-two.load_state_dict(one.state_dict())
-for scorer in (one, two):
-    scorer.previous = PreviousVectors(6, 8)
-batches = [(torch.arange(6) + step, torch.arange(6) % 4, (torch.arange(6) * 5 + step) % 24) for step in range(3)]
-steps = lambda scorer, part: [
-    (scorer.zero_grad(), in_batch_loss(scorer, QueryBatch(h[part], r[part], torch.arange(len(h[part])), t[part],
-     torch.ones(len(h[part])), torch.ones(len(h[part]), dtype=torch.bool))).backward())
-    for h, r, t in batches
-]
-steps(one, slice(None))
-dist.init_process_group("gloo")
-steps(two, slice(dist.get_rank() * 3, dist.get_rank() * 3 + 3))
-for ours, theirs in zip(two.parameters(), one.parameters(), strict=True):
-    dist.all_reduce(ours.grad)
-    torch.testing.assert_close(ours.grad / 2, theirs.grad, atol=1e-6, rtol=1e-5)
-torch.testing.assert_close(two.previous.vectors, one.previous.vectors)
-assert torch.equal(two.previous.entities, one.previous.entities)
-print("same", dist.get_rank())
-"""
-
-
 def test_in_batch_negatives_come_from_all_processes(tmp_path):
     """Averaged gradients are those of one process with the whole batch; so are the vectors kept for later batches."""
-    (tmp_path / "worker.py").write_text(IN_BATCH)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PATH}
-    done = subprocess.run(
-        [*command, str(tmp_path / "worker.py")], capture_output=True, text=True, env=environment, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("same") == 2
+
+    def work(rank):
+        graph = small_graph()
+        torch.manual_seed(0)
+        one, two = Plain(graph), Plain(graph)
+        two.load_state_dict(one.state_dict())
+        for scorer in (one, two):
+            scorer.previous = PreviousVectors(6, 8)
+        numbers = torch.arange(6)
+        batches = [(numbers + step, numbers % 4, (numbers * 5 + step) % 24) for step in range(3)]
+
+        def learn(scorer, part, alone):
+            with monkeypatch_world(alone):
+                for h, r, t in batches:
+                    owner = torch.arange(len(h[part]))
+                    weights, observed = torch.ones(len(owner)), torch.ones(len(owner), dtype=torch.bool)
+                    scorer.zero_grad()
+                    in_batch_loss(scorer, QueryBatch(h[part], r[part], owner, t[part], weights, observed)).backward()
+
+        learn(one, slice(None), alone=True)
+        learn(two, slice(rank * 3, rank * 3 + 3), alone=False)
+        for ours, theirs in zip(two.parameters(), one.parameters(), strict=True):
+            dist.all_reduce(ours.grad)
+            torch.testing.assert_close(ours.grad / 2, theirs.grad, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(two.previous.vectors, one.previous.vectors)
+        assert torch.equal(two.previous.entities, one.previous.entities)
+
+    on_two_ranks(work, tmp_path)
+
+
+@contextlib.contextmanager
+def monkeypatch_world(alone):
+    """Within it, a process counts as the only one."""
+    before = sampled_losses.world_size
+    sampled_losses.world_size = (lambda: 1) if alone else before
+    try:
+        yield
+    finally:
+        sampled_losses.world_size = before
 
 
 def test_previous_batches_are_further_negatives():

@@ -1,12 +1,9 @@
 """Tiles and shards give the numbers of the plain computation."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from graph_for_tests import batch_of, small_graph
+from two_ranks import on_two_ranks
 
 from tenfold.errors import UserError
 from tenfold.systems.graph_fusion import Learning, build_encoder, sample_unobserved
@@ -15,6 +12,7 @@ from tenfold.systems.graph_fusion.fusion.objectives import SIDES, Exchange, Mutu
 from tenfold.systems.graph_fusion.fusion.teachers import write_teacher
 from tenfold.systems.graph_fusion.method import full_scores_loss
 from tenfold.systems.graph_fusion.scale.memory import rows_within, tile_size
+from tenfold.systems.graph_fusion.scale.sharded import shard_rows, sharded_cross_entropy, sharded_topk
 from tenfold.systems.graph_fusion.scale.tiles import tiled_cross_entropy
 from tenfold.systems.graph_fusion.scale.top_k import approximate_topk, ordered_keys, split_keys, tiled_topk
 
@@ -157,47 +155,25 @@ def test_nearest_neighbours_report_their_recall():
         assert ids.shape == (20, 5) and 0.5 < recall <= 1
 
 
-WORKER = """
-import sys, torch, torch.distributed as dist
-from tenfold.systems.graph_fusion.scale.sharded import shard_rows, sharded_cross_entropy, sharded_topk
-dist.init_process_group("gloo")
-rank, world = dist.get_rank(), dist.get_world_size()
-generator = torch.Generator().manual_seed(0)
-queries = torch.randn(6, 4, generator=generator).mul(2).round()
-entities = torch.randn(23, 4, generator=generator).round()
-answers = torch.randint(23, (6,), generator=generator)
-own = slice(rank * 3, rank * 3 + 3)
-q = queries[own].clone().requires_grad_()
-e = shard_rows(entities, rank, world).clone().requires_grad_()
-loss = sharded_cross_entropy(q, e, answers[own], tile=5)
-loss.backward()
-scores, ids = sharded_topk(queries[own], shard_rows(entities, rank, world), 7, tile=4)
-one, table = queries.clone().requires_grad_(), entities.clone().requires_grad_()
-expected = torch.nn.functional.cross_entropy(one @ table.T, answers)
-expected.backward()
-torch.testing.assert_close(loss, expected, atol=1e-6, rtol=1e-6)
-torch.testing.assert_close(q.grad, one.grad[own], atol=1e-6, rtol=1e-5)
-torch.testing.assert_close(e.grad, shard_rows(table.grad, rank, world), atol=1e-6, rtol=1e-5)
-order = (queries @ entities.T).sort(dim=1, descending=True, stable=True)
-assert torch.equal(ids, order.indices[:, :7]) and torch.equal(scores, order.values[:, :7])
-print("same", rank)
-"""
-
-
 def test_two_processes_are_one(tmp_path):
     """Loss, gradients and best lists, ties by smaller id."""
-    (tmp_path / "worker.py").write_text(WORKER)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        str(tmp_path / "worker.py"),
-    ]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("same") == 2
+
+    def work(rank):
+        queries, entities = table(6, 4, 0).mul(2).round(), table(23, 4, 1).round()
+        answers = torch.randint(23, (6,), generator=torch.Generator().manual_seed(2))
+        own = slice(rank * 3, rank * 3 + 3)
+        q = queries[own].clone().requires_grad_()
+        e = shard_rows(entities, rank, 2).clone().requires_grad_()
+        loss = sharded_cross_entropy(q, e, answers[own], tile=5)
+        loss.backward()
+        scores, ids = sharded_topk(queries[own], shard_rows(entities, rank, 2), 7, tile=4)
+        one, whole = queries.clone().requires_grad_(), entities.clone().requires_grad_()
+        expected = torch.nn.functional.cross_entropy(one @ whole.T, answers)
+        expected.backward()
+        torch.testing.assert_close(loss, expected, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(q.grad, one.grad[own], atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(e.grad, shard_rows(whole.grad, rank, 2), atol=1e-6, rtol=1e-5)
+        order = (queries @ entities.T).sort(dim=1, descending=True, stable=True)
+        assert torch.equal(ids, order.indices[:, :7]) and torch.equal(scores, order.values[:, :7])
+
+    on_two_ranks(work, tmp_path)

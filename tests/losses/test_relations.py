@@ -8,9 +8,9 @@ from torch.autograd import gradcheck
 
 from tenfold.errors import UserError
 from tenfold.losses import relation_agreement, relation_kl, relation_mse
-from tenfold.losses.relations import relation_logits
+from tenfold.losses.relation_logits import relation_logits
 
-FORMS = ["direct", "chunked", "identity"]
+FORMS = ["direct", "chunked"]
 
 
 def tensors(batch=2, heads=3, tokens=11, width_s=5, width_t=12, dtype=torch.float64, seed=0):
@@ -82,8 +82,8 @@ def test_value_relations_are_stochastic_but_not_symmetric():
 def test_all_forms_agree(tokens, same):
     inputs = tensors(tokens=tokens, width_s=9, width_t=20)
     expected = value_and_gradients("direct", *inputs, same)
-    for kernel, options in [("identity", {}), *(("chunked", {"chunk": c}) for c in (1, 7, tokens, None))]:
-        found = value_and_gradients(kernel, *inputs, same, **options)
+    for chunk in (1, 7, tokens, None):
+        found = value_and_gradients("chunked", *inputs, same, chunk=chunk)
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-14)
 
 
@@ -117,6 +117,34 @@ def test_half_precision_inputs_are_accumulated_in_float32(kernel):
     found, gradients = value_and_gradients(kernel, *inputs)
     assert float(found) == pytest.approx(float(exact), rel=1e-5)
     assert all(g.dtype == torch.bfloat16 for g in gradients)
+
+
+@pytest.mark.parametrize("kernel", FORMS)
+def test_float16_gradients_take_the_scalers_factor_before_they_are_rounded(kernel):
+    """A mean over 4 x 12 maps of 197 rows: its gradients underflow in float16, and 65,536 overflows there."""
+    inputs = tensors(batch=4, heads=12, tokens=197, width_s=16, width_t=24, dtype=torch.float16)
+    exact = value_and_gradients("direct", *(x.double() for x in inputs))[1]
+    a, b = (x.clone().requires_grad_() for x in inputs[:2])
+    scaled = 65536.0 * 3 * relation_kl(a, b, *inputs[2:], kernel=kernel)
+    for found, wanted in zip(torch.autograd.grad(scaled, [a, b]), exact, strict=True):
+        assert found.dtype == torch.float16 and (found == 0).float().mean() < 0.01
+        torch.testing.assert_close(found.double() / 65536, wanted, rtol=5e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize("kernel", FORMS)
+@pytest.mark.parametrize("same", [False, True])
+def test_gradients_of_gradients(kernel, same):
+    """What a gradient penalty needs."""
+    a, b, u, w = tensors(batch=1, heads=2, tokens=4, width_s=3, width_t=4)
+
+    def penalty(x):
+        a, b = (x, x) if same else x.unbind()
+        loss = relation_kl(a, b, u, u if same else w, kernel=kernel)
+        return torch.autograd.grad(loss, x, create_graph=True)[0]
+
+    x = (a if same else torch.stack([a, b])).requires_grad_()
+    assert penalty(x).norm() > 1e-4
+    assert gradcheck(penalty, (x,))
 
 
 @pytest.mark.parametrize("kernel", FORMS)
@@ -181,6 +209,27 @@ def test_agreement_of_equal_and_of_uniform_students():
     mask = torch.ones(2, 11, dtype=torch.bool)
     mask[:, 8:] = False
     assert float(relation_agreement(torch.zeros_like(a), b, u, w, mask=mask)[1]) == pytest.approx(1)
+
+
+def test_agreement_sees_what_a_row_sees():
+    """Under causal order row i has i + 1 columns: an even student there is uniform, an equal one overlaps wholly."""
+    a, b, u, w = tensors()
+    even = relation_agreement(torch.zeros_like(a), b, u, w, causal=True)
+    assert float(even[1]) == pytest.approx(1)
+    assert float(relation_agreement(u, w, u, w, causal=True)[0]) == pytest.approx(1)
+    rows = [relation_agreement(*(x[:, :, : i + 1] for x in (a, b, u, w)))[0] for i in range(11)]
+    assert float(relation_agreement(a, b, u, w, causal=True)[0]) != pytest.approx(float(rows[-1]))
+    last = [x[:, :, -1:].expand(-1, -1, 11, -1) for x in (a, u)]
+    alone = relation_agreement(last[0], b, last[1], w)[0]  # the last row sees everything
+    without = sum(
+        relation_agreement(a[:, :, i : i + 1].expand(-1, -1, i + 1, -1), b[:, :, : i + 1],
+                           u[:, :, i : i + 1].expand(-1, -1, i + 1, -1), w[:, :, : i + 1])[0]
+        for i in range(10)
+    )  # fmt: skip
+    assert float(relation_agreement(a, b, u, w, causal=True)[0]) == pytest.approx(float(without + alone) / 11)
+    bias = torch.zeros(1, 1, 11, 11, dtype=torch.float64)
+    bias[..., 4] = 50.0  # both attend to one column alone
+    assert float(relation_agreement(a, b, u, w, bias_s=bias, bias_t=bias, top=1)[0]) == 1
 
 
 def test_what_cannot_be_compared_is_refused():

@@ -153,6 +153,11 @@ def test_wrong_files(tmp_path, capsys):
         load_teacher_weights(network(), str(wrong))
     with pytest.raises(UserError, match="another architecture"):
         load_backbone(network(num_classes=3), network(width=24).state_dict())
+    with pytest.raises(UserError, match="without a gap"):  # nothing of a million blocks is built
+        state = network().state_dict() | {"blocks.999999.attn.qkv.weight": torch.zeros(1)}
+        torch.save({"model": state}, wrong)
+        load_official(wrong)
+    torch.save({"model": network(width=24).state_dict()}, wrong)
     (tmp_path / "cut.pth").write_bytes(wrong.read_bytes()[:100])
     assert main(["import", "relation-distillation", str(tmp_path / "cut.pth")]) == 2
     assert main(["import", "relation-distillation", str(tmp_path / "missing.pth")]) == 2

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from tenfold.data import color_jitter, load_image_archive, normalize, random_resized_crop
+from tenfold.data import Preprocessing, color_jitter, load_image_archive, normalize, random_resized_crop
 from tenfold.data.shards import find_shards, find_unlabelled
 from tenfold.errors import UserError
+from tenfold.options import TrainerOptions
 from tenfold.systems.relation_distillation.data.ade20k import IGNORED, TrainingCrop, find_ade20k, read_annotation
 from tenfold.systems.relation_distillation.data.finetuning_batches import finetuning_batches
 from tenfold.systems.relation_distillation.data.images import few_per_class, load_images
@@ -29,11 +30,19 @@ from tenfold.systems.relation_distillation.evaluation.segmentation import (
     sliding_logits,
 )
 from tenfold.systems.relation_distillation.training.finetune import random_erase
-from tenfold.systems.relation_distillation.training.optimizers import adamw, layer_number, parameter_groups
-from tenfold.systems.relation_distillation.training.segmentation import segmentation_groups, train_segmentation
+from tenfold.systems.relation_distillation.training.optimizers import adamw, layered_groups, plain_groups
+from tenfold.systems.relation_distillation.training.segmentation import (
+    SegmentationTraining,
+    segmentation_groups,
+    train_segmentation,
+)
 from tenfold.systems.relation_distillation.vit.segmentation_network import SegmentationNetwork
-from tenfold.systems.relation_distillation.vit.vision_transformer import vision_transformer
-from tenfold.training import TrainerOptions
+from tenfold.systems.relation_distillation.vit.vision_transformer import (
+    resize_positions,
+    sincos_positions,
+    vision_transformer,
+)
+from tenfold.training import learning_rate_factor
 
 
 def picture(seed=0, size=(24, 20)):
@@ -186,35 +195,58 @@ def test_image_files_are_resized_bicubically_for_evaluation(tmp_path):
 
 def test_clipping_float16_gradients_takes_the_optimizer_that_allows_it():
     parameter = torch.nn.Parameter(torch.zeros(3))
-    groups = parameter_groups([("a", parameter)], learning_rate=1.0, weight_decay=0.0)
+    groups = [{"params": [parameter]}]
     for options, fused in (
         (None, True),
         (TrainerOptions(gradient_clip=1.0), True),
         (TrainerOptions(precision="16-mixed"), True),
         (TrainerOptions(precision="16-mixed", gradient_clip=1.0), False),
     ):
-        assert adamw(groups, (0.9, 0.95), options).param_groups[0]["fused"] is fused
+        assert adamw(groups, 1.0, (0.9, 0.95), options).param_groups[0]["fused"] is fused
+
+
+def by_name(model, groups, what):
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {names[id(parameter)]: group[what] for group in groups for parameter in group["params"]}
 
 
 def test_learning_rates_fall_with_the_layers():
     """Base of 12 blocks, r = 0.65."""
     model = vision_transformer(image_size=32, patch=16, width=24, depth=12, heads=2, num_classes=3)
-    rates = {}
-    decays = {}
-    for group in parameter_groups(
-        model.named_parameters(), learning_rate=1.0, weight_decay=0.05, layer_decay=0.65, depth=12
-    ):
-        for name in group["names"]:
-            rates[name], decays[name] = group["lr"], group["weight_decay"]
+    groups = layered_groups(model, learning_rate=1.0, weight_decay=0.05, layer_decay=0.65)
+    rates, decays = by_name(model, groups, "lr"), by_name(model, groups, "weight_decay")
     assert rates["patch_embed.proj.weight"] == pytest.approx(0.65**13)
     assert rates["pos_embed"] == rates["cls_token"] == pytest.approx(0.65**13)
     assert rates["blocks.0.norm1.weight"] == pytest.approx(0.65**12)
     assert rates["blocks.11.mlp.fc2.weight"] == pytest.approx(0.65)
     assert rates["head.weight"] == rates["fc_norm.weight"] == 1
     assert decays["head.weight"] == 0.05 and decays["head.bias"] == decays["cls_token"] == decays["fc_norm.weight"] == 0
-    pretraining = parameter_groups(model.named_parameters(), learning_rate=1.0, weight_decay=0.05, decay_tokens=True)
-    assert next(g["weight_decay"] for g in pretraining if "cls_token" in g["names"]) == 0.05
-    assert layer_number("norm.weight", 12) == 13
+    pretraining = by_name(model, plain_groups(model, weight_decay=0.05), "weight_decay")
+    assert pretraining["cls_token"] == pretraining["pos_embed"] == 0.05 and pretraining["head.bias"] == 0
+    assert set(pretraining) == set(rates) == {name for name, _ in model.named_parameters()}
+
+
+def test_positions_are_resized_as_the_official_code_does():
+    """MAE's `interpolate_pos_embed`: bicubic, without antialiasing."""
+    positions = sincos_positions(8, (14, 14))
+    small = resize_positions(positions, (4, 4), 1)
+    patches = positions[:, 1:].reshape(1, 14, 14, 8).permute(0, 3, 1, 2)
+    expected = F.interpolate(patches, (4, 4), mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(small[:, 1:], expected)
+    assert (
+        small[:, 1:] - F.interpolate(patches, (4, 4), mode="bicubic", antialias=True).flatten(2).mT
+    ).abs().max() > 0.01
+
+
+def test_the_learning_rate_rises_as_in_the_official_code():
+    """MAE: `lr * epoch / warmup_epochs` before each step, from 0, then a cosine to the lowest rate."""
+    factor = learning_rate_factor(
+        "cosine", total_steps=100, steps_per_epoch=10, warmup_epochs=2, warmup_from=0.0, lowest=0.1
+    )
+    assert [factor(0), factor(5), factor(20)] == pytest.approx([0, 0.25, 1])
+    assert factor(60) == pytest.approx(0.1 + 0.9 * 0.5) and factor(100) == pytest.approx(0.1)
+    linear = learning_rate_factor("linear", total_steps=10, steps_per_epoch=1, warmup_epochs=4, warmup_from=1e-6)
+    assert [linear(0), linear(2), linear(8)] == pytest.approx([1e-6, 0.8 * (1e-6 + (1 - 1e-6) / 2), 0.2])
 
 
 def test_random_erasing():
@@ -325,14 +357,15 @@ def test_segmentation_trains_and_is_measured_at_original_size(ade20k, tmp_path):
     backbone.eval()(images)
     torch.testing.assert_close(seen[0], expected[0], atol=1e-5, rtol=1e-5)  # begins as the pre-trained one
     assert [tuple(scale.shape[-2:]) for scale in model.scales(images)] == [(16, 16), (8, 8), (4, 4), (2, 2)]
-    rates = {name: g["lr"] for g in segmentation_groups(model, 1.0, 0.05, 0.75) for name in g["names"]}
+    rates = by_name(model, segmentation_groups(model, 1.0, 0.05, 0.75), "lr")
+    assert set(rates) == {name for name, _ in model.named_parameters()}
     assert rates["backbone.patch_embed.proj.weight"] == pytest.approx(0.75**4)
     assert rates["backbone.blocks.2.attn.qkv.weight"] == pytest.approx(0.75)
     assert rates["neck.1.weight"] == rates["decoder.bottleneck.conv.weight"] == 1
     statistics = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
     training, validation = find_ade20k(ade20k, "training"), find_ade20k(ade20k, "validation")
-    fitted = train_segmentation(model, training, folder=tmp_path / "fit", iterations=12, batch_size=3,
-                                learning_rate=1e-2, warmup=1, drop_path=0.0, **statistics)  # fmt: skip
+    recipe = SegmentationTraining(iterations=12, batch_size=3, learning_rate=1e-2, warmup=1, drop_path=0.0)
+    fitted = train_segmentation(model, training, recipe, folder=tmp_path / "fit", **statistics)
     losses = [row["train/decoder"] for row in fitted.history]
     assert losses[-1] < 0.9 * losses[0]
     found = evaluate_segmentation(model, validation, **statistics)
@@ -387,8 +420,8 @@ def test_test_sets_with_some_of_the_classes(tmp_path):
         def forward(self, x):
             return self.scores.expand(len(x), -1)
 
-    settings = {"size": 16, "mean": (0.5,) * 3, "std": (0.5,) * 3}
-    found = evaluate_restricted(Best(), tmp_path, ["n01", "n02", "n03", "n04"], **settings)
+    preprocessing = Preprocessing.cropped(16, (0.5,) * 3, (0.5,) * 3)
+    found = evaluate_restricted(Best(), tmp_path, ["n01", "n02", "n03", "n04"], preprocessing)
     assert found == {"images": 2, "classes": 2, "top1": 50.0}  # n01 and n03 score higher, but are not there
     with pytest.raises(UserError, match="n02"):
-        evaluate_restricted(Best(), tmp_path, ["n01", "n03", "n04", "n05"], **settings)
+        evaluate_restricted(Best(), tmp_path, ["n01", "n03", "n04", "n05"], preprocessing)

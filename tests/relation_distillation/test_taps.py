@@ -131,6 +131,76 @@ def test_heads_that_belong_to_parameters_are_not_changed():
     assert distiller.loss(IMAGES)["loss"] > 0
 
 
+@pytest.mark.parametrize("name", ["vit_small_patch16_dinov3", "beit_base_patch16_224"])
+def test_positions_that_belong_to_the_heads_leave_every_advice_working(name):
+    """Rotary and relative positions: a setting works, or its message names one that does; the student still runs."""
+    other = vision_transformer(image_size=32, patch=8, width=48, depth=2, heads=8)
+
+    def distil(**settings):
+        student = timm.create_model(name, **(SMALL | {"embed_dim": 32}), num_heads=4)
+        distiller = RelationDistiller(student, other, example=IMAGES, **settings)
+        distiller.loss(IMAGES)["loss"].backward()
+        student.eval()(IMAGES)
+        assert heads_per_block(student) == [4, 4]
+
+    with pytest.raises(UserError, match="heads='auto'"):
+        distil(heads="adaptive")
+    for settings in ({"qk": "raw"}, {"heads": "mean"}, {"heads": 2, "qk": "raw"}, {"pairs": ("vv",), "heads": 4}):
+        distil(**settings)
+    if "beit" in name:
+        with pytest.raises(UserError, match="qk='raw'"):
+            distil()
+    else:
+        distil()
+
+
+def test_heads_with_which_a_network_no_longer_runs_are_put_back():
+    class Fixed(nn.Module):
+        """An attention layer of one's own, whose head width is written down."""
+
+        def __init__(self):
+            super().__init__()
+            self.num_heads = 2
+            self.qkv, self.proj = nn.Linear(24, 72), nn.Linear(24, 24)
+
+        def forward(self, x):
+            q, k, v = self.qkv(x).reshape(*x.shape[:2], 3, self.num_heads, 12).permute(2, 0, 3, 1, 4)
+            return self.proj(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+    torch.manual_seed(0)
+    student, teacher = nn.Sequential(Fixed()), nn.Sequential(Fixed())
+    teacher[0].num_heads = 4
+    teacher[0].forward = lambda x: nn.functional.scaled_dot_product_attention(
+        *teacher[0].qkv(x).unflatten(-1, (3, 4, 6)).permute(2, 0, 3, 1, 4)
+    )
+    batch = torch.randn(2, 5, 24)
+    distiller = RelationDistiller(student, teacher, example=batch)
+    assert distiller.heads == [4] and student[0].num_heads == 2
+    student(batch)
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
+def test_wrapped_networks_are_tapped_as_they_are(wrap):
+    model = timm.create_model("vit_tiny_patch16_224", **SMALL, num_heads=2)
+    expected = tap(model, -1, IMAGES)
+    torch.testing.assert_close(tap(wrap(model), -1, IMAGES).q, expected.q)
+    assert RelationDistiller(wrap(model), model).eval().loss(IMAGES)["loss"].abs() < 1e-6
+
+
+def test_parts_that_are_compiled_run_as_written_while_they_are_tapped():
+    model = timm.create_model("vit_tiny_patch16_224", **SMALL, num_heads=2)
+    expected = tap(model, -1, IMAGES)
+    model.compile()
+    torch.testing.assert_close(tap(model, -1, IMAGES).q, expected.q)
+
+
+def test_a_pool_that_attends_is_no_layer():
+    model = timm.create_model("eva02_tiny_patch14_224", **SMALL, num_heads=3, global_pool="map").eval()
+    assert tap(model, -1, IMAGES).q.shape == (2, 3, 17, 8)
+    with pytest.raises(UserError, match="layers 1 to 2"):
+        tap(model, 3, IMAGES)
+
+
 def test_images_are_resized_for_a_teacher_of_other_patches():
     student = vision_transformer(image_size=16, patch=4, width=48, depth=2, heads=2)
     teacher = vit()  # patches of 8 pixels, images of 32

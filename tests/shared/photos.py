@@ -7,7 +7,6 @@ is light all over. Read by the rules of ``tenfold.data.reading``, every file but
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
 CLASSES = ("even", "left", "top")
@@ -83,9 +82,3 @@ def make_photos(folder: Path) -> Path:
     (folder / "even" / "notes.txt").write_text("bought in March")
     (folder / "even" / "._photo0.jpg").write_bytes(b"\x00\x05\x16\x07")
     return folder
-
-
-@pytest.fixture(scope="session")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 200 photos, one of them broken; read only, shared by all tests of the process."""
-    return make_photos(tmp_path_factory.mktemp("stranger") / "photos")

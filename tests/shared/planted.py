@@ -1,5 +1,6 @@
 """Hand-made networks and data whose weaknesses are known, for the tests of attacks and defences."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -8,7 +9,10 @@ from tenfold.data import digits, images_from_arrays
 from tenfold.systems.condensation_audit.attacks.triggers import patch_mask
 from tenfold.systems.condensation_audit.data.preprocessing import Preprocessing
 from tenfold.systems.condensation_audit.data.real_data import RealData, real_data
-from tenfold.systems.condensation_audit.sets.condensed_set import TrainingRecipe
+from tenfold.systems.condensation_audit.defences.calibration import Calibration
+from tenfold.systems.condensation_audit.defences.patch_scan import default_sizes
+from tenfold.systems.condensation_audit.sets.condensed_set import CondensedSet, TrainingRecipe
+from tenfold.systems.condensation_audit.sets.kind import kind_of
 from tenfold.systems.condensation_audit.training.ensembles import Ensemble
 
 
@@ -93,3 +97,11 @@ def planted_ensemble(data: RealData, networks: int = 3, target: int = 4, row: in
 
 def clean_ensemble(data: RealData, networks: int = 3) -> Ensemble:
     return Ensemble([LinearNet(data, seed) for seed in range(networks)])
+
+
+def calibration_of(found: CondensedSet, networks: int, level: float = 0.1, spread: float = 0.04) -> Calibration:
+    """A calibration that fits a set: what clean ones of its kind might have scored, drawn about a level."""
+    sizes = default_sizes(found.preprocessing.image_shape)
+    scores = level + spread * np.random.default_rng(0).standard_normal((12, len(sizes), len(found.classes))).round(3)
+    nested = tuple(tuple(tuple(row) for row in one) for one in scores.tolist())
+    return Calibration(kind_of(found), networks, 1, sizes, nested, data="digits")

@@ -17,13 +17,6 @@ def an_image(folder):
     return [path]
 
 
-def a_row(folder):
-    """A row of the digits that activation uncertainty learns from."""
-    path = folder / "rows.npy"
-    np.save(path, np.zeros((2, 64), np.float32))
-    return [path]
-
-
 def a_query(folder):
     """Nothing to make: graph fusion answers queries of names."""
     return ["virus, affects", "?, affects, virus"]
@@ -46,15 +39,35 @@ class Case:
         kill_at: a file of the run folder; when it is there, the run is in the middle of its work.
         inputs: makes what ``predict`` takes, in a folder.
         wrong: settings that must be refused, each with a word that the line must hold.
+        loads: what the library of its network loads by itself, though nobody trains.
     """
 
     fast: list[str]
     kill_at: str
     inputs: Callable[[Path], list]
     wrong: dict[str, str]
+    loads: frozenset[str] = frozenset()
+
+
+def a_scene(folder):
+    """A picture of a size that no detector was trained at."""
+    path = folder / "scene.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 90, 3), dtype=np.uint8)).save(path)
+    return [path]
 
 
 CASES = {
+    "backbone-search": Case(
+        fast=["--data.scenes", "9", "--data.height", "32", "--data.width", "64", "--seed_training.epochs", "2",
+              "--final.epochs", "1", "--promotion.epochs", "1", "--search.population", "2", "--search.controls",
+              "[random]", "--arms", "[mobiledet]", "--search.promote", "1", "--trainer.checkpoint_steps", "1"],
+        kill_at="steps/search/nsga2/0/search.db",
+        inputs=a_scene,
+        wrong={"--search.budget=0": "budget", "--search.population=1": "population",
+               "--search.controls=[best]": "controls",
+               "--search.limits={parameters: 10}": "smallest network", "--tuning.learning_rate=-1": "learning_rate",
+               "--data.height=100": "multiples of 32", "--space.neck=[16]": "neck", "--data.name=coco": "data.root"},
+    ),
     "boosted-exits": Case(
         fast=["--seeds", "1", "--optimizer.epochs", "3", "--arms", "[joint]", "--model.arguments",
               "{widths: [4, 4, 6]}", "--trainer.checkpoint_steps", "2"],
@@ -63,12 +76,23 @@ CASES = {
         wrong={"--optimizer.learning_rate=-1": "learning_rate", "--model.arguments={widths: []}": "widths",
                "--budget=2": "budget", "--optimizer.epochs=0": "epochs"},
     ),
+    "full-skip-depth": Case(
+        fast=["--seeds", "1", "--data.images", "20", "--data.image_size", "[40, 56]", "--optimizer.epochs", "2",
+              "--model.encoder", "tiny-4-6-8-8", "--model.width", "32", "--trainer.checkpoint_steps", "1"],
+        kill_at="steps/rooms/unet/seed0/last.ckpt",
+        inputs=an_image,
+        wrong={"--optimizer.variance_focus=2": "variance_focus", "--model.max_depth=-1": "max_depth",
+               "--data.crop=[8, 8]": "crop", "--arms=[unets]": "unets", "--data.name=moon": "moon",
+               "--model.encoder=timm/vit_tiny_patch16_224": "no pyramid"},
+    ),
     "activation-uncertainty": Case(
         fast=["--seeds", "1", "--optimizer.epochs", "2", "--estimator.passes", "20", "--estimator.test_passes", "20",
               "--model.arguments", "{widths: [16, 8]}"],
         kill_at="steps/main/digits/seed0/result.json",
-        inputs=a_row,
-        wrong={"--estimator.passes=0": "passes", "--optimizer.learning_rate=nan": "learning_rate"},
+        inputs=an_image,
+        wrong={"--estimator.passes=0": "passes", "--optimizer.learning_rate=nan": "learning_rate",
+               "--dropout.rate=1.5": "dropout.rate must be less than 1", "--data.rows=10": "no effect on 'digits'",
+               "--companions=[digits]": "companions"},
     ),
     "relation-distillation": Case(
         fast=["--seeds", "1", "--teacher.width", "32", "--teacher.depth", "3", "--teacher.epochs", "1",
@@ -78,7 +102,14 @@ CASES = {
         kill_at="steps/relations/seed0/pretraining/last.ckpt",
         inputs=an_image,
         wrong={"--finetune.batch_size=0": "batch_size", "--teacher.decoder_heads=0": "decoder_heads",
-               "--finetune.few_labels=-1": "few_labels"},
+               "--finetune.few_labels=-1": "few_labels", "--finetune.smoothing=2": "smoothing",
+               "--teacher.decoder_width=30": "decoder_heads", "--distil.learning_rate=-1": "learning_rate",
+               "--distil.pairs=[qx]": "pairs", "--finetune.randaugment=rand-m9": "randaugment",
+               "--data.image_size=32": "image_size", "--student.arguments={depth: 3}": "arguments",
+               "--student.width=18": "multiple", "--distil.teacher_layer=9": "layers 1 to 4",
+               "--arms=[colour]": "colour", "--data.unlabelled=nowhere": "nowhere",
+               "--teacher.weights=missing.pth": "missing.pth"},
+        loads=frozenset({"torch._dynamo", "torch._inductor", "sympy"}),  # timm loads torchvision, which loads these
     ),
     "graph-fusion": Case(
         fast=["--seeds=1", "--arms=[m2l]", "--structure.arguments={dim: 16, channels: 4, normalize: false}",

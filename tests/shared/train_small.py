@@ -9,7 +9,7 @@ from torch import nn
 
 from tenfold.data import LabelledImages, TensorBatches
 from tenfold.parallel import rank
-from tenfold.training import TrainerOptions, fit, learning_rate_factor, sgd
+from tenfold.training import TrainerOptions, fit, learning_rate_factor
 
 parser = argparse.ArgumentParser()
 parser.add_argument("folder")
@@ -47,7 +47,7 @@ result = fit(
     objective,
     batches,
     epochs=2,
-    optimizer=sgd(model.parameters(), learning_rate=0.05),
+    optimizer=torch.optim.SGD(model.parameters(), momentum=0.9, lr=0.05),
     schedule=learning_rate_factor("cosine", total_steps=16, steps_per_epoch=8),
     folder=options.folder,
     options=TrainerOptions(accelerator="cpu", devices=options.devices, checkpoint_steps=3, loggers=[]),

@@ -1,9 +1,9 @@
-"""A small labelling job in a process of its own, for the tests that kill it or start several of it."""
-
-import sys
+"""A small labelling job, for the tests that kill it or share it between processes."""
 
 import torch
 from torch import nn
+
+from tenfold.systems.activation_uncertainty import Batch
 
 
 def make_model():
@@ -14,13 +14,4 @@ def make_model():
 def batches():
     random = torch.Generator().manual_seed(1)
     for number in range(10):
-        yield torch.randn(20, 6, generator=random), torch.arange(20 * number, 20 * number + 20)
-
-
-if __name__ == "__main__":
-    import time
-
-    from tenfold.systems.activation_uncertainty import ActivationUncertainty, label_to_folder
-
-    learner = ActivationUncertainty(make_model(), next(batches())[0][:2], passes=10)
-    label_to_folder(learner, batches(), sys.argv[1], block=2, progress=lambda done: time.sleep(0.05))
+        yield Batch(torch.randn(20, 6, generator=random), torch.arange(20 * number, 20 * number + 20))

@@ -29,13 +29,13 @@ from .images import images_from_arrays as images_from_arrays
 from .images import resize_images as resize_images
 from .images import split_indices as split_indices
 from .images import stratified_order as stratified_order
+from .inputs import read_images as read_images
 from .options import ImageOptions as ImageOptions
 from .preprocessing import Preprocessing as Preprocessing
 from .preprocessing import normalize as normalize
 from .reading import find_unreadable as find_unreadable
 from .reading import load_image_array as load_image_array
 from .reading import read_image as read_image
-from .reading import read_images as read_images
 from .shards import ShardImages as ShardImages
 from .shards import find_shards as find_shards
 from .shards import find_unlabelled as find_unlabelled

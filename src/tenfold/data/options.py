@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tenfold.errors import UserError
+from tenfold.settings import Count, PositiveInt
 
 Augment = Literal["none", "flip", "crop-flip", "imagenet"]
 
@@ -71,26 +72,20 @@ class ImageOptions:
         "folder",
     ] = "digits"
     root: str | None = None
-    validation: int | None = None
+    validation: PositiveInt | None = None
     augment: Literal["auto", "none", "flip", "crop-flip", "imagenet"] = "auto"
     augment_validation: bool = False
-    image_size: int | None = None
-    resize: int | None = None
+    image_size: PositiveInt | None = None
+    resize: PositiveInt | None = None
     unreadable: Literal["refuse", "leave-out"] = "refuse"
-    workers: int = 0
+    workers: Count = 0
 
     def check(self) -> None:
-        """Refuse settings out of range, and settings without effect on the data that are named.
+        """Refuse settings without effect on the data that are named.
 
         Raises:
             UserError: names the setting, and what to do.
         """
-        for setting in ("validation", "image_size", "resize"):
-            value = getattr(self, setting)
-            if value is not None and value < 1:
-                raise UserError(f"data.{setting} must be at least 1; got {value}")
-        if self.workers < 0:
-            raise UserError(f"data.workers must be at least 0; got {self.workers}")
         if self.name == "digits" and self.root is not None:
             raise UserError(
                 f"data.root {self.root!r} has no effect on the embedded digits: name the data, as with "
@@ -100,6 +95,12 @@ class ImageOptions:
             raise UserError(
                 f"data.image_size is for image files; the side of the images of {self.name!r} is --data.resize"
             )
+        if self.image_size is not None and self.resize is not None:
+            raise UserError(
+                "of data.image_size (a square is cut out) and data.resize (the whole is squeezed) give one, not both"
+            )
+        if self.augment == "imagenet" and self.name not in FILE_SETS:
+            raise UserError(f"data.augment imagenet is for image files; {self.name} takes none, flip or crop-flip")
         if self.unreadable != "refuse" and self.name != "folder":
             raise UserError(f"data.unreadable is for data.name folder, not for {self.name!r}")
 

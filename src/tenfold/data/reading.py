@@ -18,20 +18,15 @@ several frames or pages                the first
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 from zipfile import BadZipFile
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from tenfold.errors import UserError
-
-if TYPE_CHECKING:
-    from tenfold.data.preprocessing import Preprocessing
 
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
@@ -151,41 +146,3 @@ def load_image_array(path: str | Path) -> np.ndarray:
     if not isinstance(array, np.ndarray):
         raise UserError(f"{path} is an archive of several arrays; save the images alone, with numpy.save")
     return array
-
-
-def read_images(inputs: Sequence[str], preprocessing: "Preprocessing | Sequence[int]") -> Iterator[tuple[str, Tensor]]:
-    """Images that a user names on the command line, each with its name: uint8 ``(channels, height, width)``.
-
-    Args:
-        inputs: image files, which go through the preprocessing; or ``.npy`` files of uint8 that have its size already:
-            one image ``(height, width[, channels])`` or several ``(n, channels, height, width)``.
-        preprocessing: of the model; a shape ``(channels, height, width)`` stands for squeezing to that size.
-
-    Raises:
-        UserError: a file is missing, no image, or an array of another type or shape.
-    """
-    from tenfold.data.preprocessing import Preprocessing
-
-    if not isinstance(preprocessing, Preprocessing):
-        preprocessing = Preprocessing.squeezed(preprocessing)
-    for name in inputs:
-        if name.endswith(".npy"):
-            yield from _read_array(name, preprocessing.image_shape)
-        else:
-            yield name, preprocessing.prepare(read_image(name))
-
-
-def _read_array(name: str, shape: Sequence[int]) -> Iterator[tuple[str, Tensor]]:
-    array = load_image_array(name)
-    if array.dtype != np.uint8:
-        raise UserError(f"{name} holds {array.dtype}; images are uint8, 0 to 255")
-    if array.ndim == 2:
-        array = array[None, None]
-    elif array.ndim == 3:
-        array = np.moveaxis(array, -1, 0)[None]
-    if array.ndim != 4 or list(array.shape[1:]) != list(shape):
-        raise UserError(f"{name} has shape {array.shape}; the network takes images (n, {', '.join(map(str, shape))})")
-    if len(array) == 0:
-        raise UserError(f"{name} holds no images")
-    for number, image in enumerate(array):
-        yield f"{name}[{number}]", torch.from_numpy(np.array(image))

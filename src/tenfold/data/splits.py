@@ -30,6 +30,7 @@ from tenfold.data.images import (
 from tenfold.data.options import FILE_SETS, ImageOptions, own_augment, validation_size
 from tenfold.data.preprocessing import Preprocessing
 from tenfold.errors import UserError
+from tenfold.settings import check_settings
 
 Batches = Iterable[tuple[Tensor, Tensor, Tensor]]
 """``(images, labels, indices)``, this rank's share of the images, in order."""
@@ -212,8 +213,8 @@ def load_splits(
 
 
 def load_image_splits(options: ImageOptions) -> Splits:
-    """``load_splits`` by the settings, which are checked first."""
-    options.check()
+    """``load_splits`` by the settings, which are checked first (their ranges, too)."""
+    check_settings(options)
     return load_splits(**asdict(options))
 
 

@@ -1,13 +1,13 @@
 """Losses that two or more systems share."""
 
 from tenfold.losses.mutual import distillation_kl, log_probabilities
+from tenfold.losses.relation_logits import row_weights
 from tenfold.losses.relations import (
     KERNELS,
     Kernel,
     relation_agreement,
     relation_kl,
     relation_mse,
-    row_weights,
 )
 
 __all__ = [

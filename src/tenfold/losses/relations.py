@@ -12,13 +12,11 @@
     Autograd on the formula, with log-softmax; holds several maps of ``batch x heads x N x N``.
 ``chunked``
     Blocks of heads and rows, on any device: logits of a block, its divergence and its gradients, then the next block.
-``identity``
-    The stock attention kernels: ``sum_j P_ij T_ij = c_t u_i (P W)_i``, so that the divergence is a few attentions and
-    their log-normalizers, and ``P^T A`` is the gradient that an attention gives its values.
 ``triton``
     One fused kernel on CUDA (`tenfold.losses.relations_triton`).
 
-Logits are accumulated and kept in float32 whatever the inputs' type is, float64 for float64.
+Logits are accumulated and kept in float32 whatever the inputs' type is, float64 for float64; gradients of float16
+inputs are scaled by a gradient scaler's factor before they are rounded. Gradients of gradients are those of ``direct``.
 """
 
 import contextlib
@@ -28,8 +26,10 @@ import torch
 from torch import Tensor
 
 from tenfold.errors import UserError
+from tenfold.losses.relation_logits import additive_mask, direct_kl, relation_logits, row_weights
+from tenfold.losses.relations_chunked import ChunkedKL
 
-Kernel = Literal["auto", "direct", "chunked", "identity", "triton"]
+Kernel = Literal["auto", "direct", "chunked", "triton"]
 """How `relation_kl` is computed; the value does not depend on it."""
 KERNELS: tuple[str, ...] = get_args(Kernel)
 
@@ -102,13 +102,7 @@ def relation_kl(
         added_s = additive_mask(mask, causal, bias_s, a_s)
         added_t = additive_mask(mask, causal, bias_t, a_s)
         if kernel == "direct":
-            return _direct(a_s, b_s, a_t, b_t, scale_s, scale_t, added_s, added_t, weights)
-        if kernel == "identity":
-            from tenfold.losses.relations_identity import IdentityKL
-
-            return IdentityKL.apply(a_s, b_s, a_t, b_t, scale_s, scale_t, added_s, added_t, weights)
-        from tenfold.losses.relations_chunked import ChunkedKL
-
+            return direct_kl(a_s, b_s, a_t, b_t, scale_s, scale_t, added_s, added_t, weights)
         return ChunkedKL.apply(a_s, b_s, a_t, b_t, scale_s, scale_t, added_s, added_t, weights, chunk)
 
 
@@ -157,6 +151,9 @@ def relation_agreement(
     scale_s: float | None = None,
     scale_t: float | None = None,
     mask: Tensor | None = None,
+    causal: bool = False,
+    bias_s: Tensor | None = None,
+    bias_t: Tensor | None = None,
     top: int = 5,
 ) -> tuple[Tensor, Tensor]:
     """How far a student agrees with its teacher, in numbers that mean the same for any network.
@@ -171,92 +168,41 @@ def relation_agreement(
         scale_s: factor of the student's logits.
         scale_t: factor of the teacher's logits.
         mask: real tokens.
-        top: number of tokens of a row that count as those it attends to.
+        causal: whether a row sees only the columns up to its own.
+        bias_s: added to the student's scaled logits.
+        bias_t: added to the teacher's.
+        top: number of tokens of a row that count as those it attends to; all that it sees where those are fewer.
 
     Returns:
         ``(overlap, share)``: mean overlap, in [0, 1], of the ``top`` tokens of each row in both relations; and the
-        divergence as a share of that of a uniform student.
+        divergence as a share of that of a student that attends evenly to all that it sees.
     """
     _check(a_s, b_s, a_t, b_t, mask, "direct")
     weights = row_weights(mask, a_s)
-    added = additive_mask(mask, False, None, a_s)
-    student = relation_logits(a_s, b_s, a_s.shape[-1] ** -0.5 if scale_s is None else scale_s, added)
-    teacher = relation_logits(a_t, b_t, a_t.shape[-1] ** -0.5 if scale_t is None else scale_t, added)
-    top = min(top, student.shape[-1])
-    chosen = student.topk(top, -1).indices[..., None] == teacher.topk(top, -1).indices[..., None, :]
-    overlap = chosen.any(-1).to(weights.dtype).mean(-1)
-    log_p, log_t = student.log_softmax(-1), teacher.log_softmax(-1)
-    visible = (
-        torch.full_like(weights, student.shape[-1]) if mask is None else mask.sum(-1, keepdim=True).expand_as(mask)
-    )
-    kept = (log_t.exp() * (log_t - log_p)).sum(-1)
-    uniform = (log_t.exp() * log_t).sum(-1) + visible.to(log_t.dtype).clamp(min=1).log()[:, None]
+    added_s, added_t = (additive_mask(mask, causal, bias, a_s) for bias in (bias_s, bias_t))
+    with _no_autocast(a_s.device):
+        student = relation_logits(a_s, b_s, a_s.shape[-1] ** -0.5 if scale_s is None else scale_s, added_s)
+        teacher = relation_logits(a_t, b_t, a_t.shape[-1] ** -0.5 if scale_t is None else scale_t, added_t)
+        seen = [_seen(added, logits) for added, logits in ((added_s, student), (added_t, teacher))]
+        top = min(top, student.shape[-1])
+        # The columns that a row does not see come last: the first ones of the shorter count are all seen.
+        counted = torch.minimum(*seen).clamp(1, top)[..., None]
+        first = torch.arange(top, device=student.device) < counted
+        chosen = student.topk(top, -1).indices[..., None] == teacher.topk(top, -1).indices[..., None, :]
+        common = (chosen & first[..., None] & first[..., None, :]).any(-1).sum(-1)
+        overlap = common.to(weights.dtype) / counted[..., 0]
+        log_p, log_t = student.log_softmax(-1), teacher.log_softmax(-1)
+        kept = (log_t.exp() * (log_t - log_p)).sum(-1)
+        uniform = (log_t.exp() * log_t).sum(-1) + seen[0].to(log_t.dtype).clamp(min=1).log()
     divergence, reference = ((part.mean(1) * weights).sum() for part in (kept, uniform))
     return (overlap.mean(1) * weights).sum(), divergence / reference.clamp(min=torch.finfo(reference.dtype).tiny)
 
 
-def relation_logits(a: Tensor, b: Tensor, scale: float, added: Tensor | None = None) -> Tensor:
-    """``scale * a b^T + added``, ``(batch, heads, N, N)``, in float32 at least."""
-    logits = torch.matmul(wide(a), wide(b).transpose(-1, -2)) * scale
-    return logits if added is None else logits + added
-
-
-def row_weights(mask: Tensor | None, like: Tensor) -> Tensor:
-    """Weight of each row in the mean, ``(batch, N)``: a mean over a sample's real rows, then over samples.
-
-    Args:
-        mask: ``(batch, N)`` booleans, true for real tokens; all are real where ``None``.
-        like: ``(batch, heads, N, d)``; gives size, device and type (float32 at least).
-    """
-    batch, _, tokens, _ = like.shape
-    kind = wide(like[:0]).dtype
-    if mask is None:
-        return torch.full((batch, tokens), 1 / (batch * tokens), dtype=kind, device=like.device)
-    real = mask.to(kind)
-    counts = real.sum(-1, keepdim=True)
-    return real / counts.clamp(min=1) / (counts > 0).sum().clamp(min=1)
-
-
-def additive_mask(mask: Tensor | None, causal: bool, bias: Tensor | None, like: Tensor) -> Tensor | None:
-    """Padding, causal order and bias as one addend of the logits, broadcast to ``(batch, heads, N, N)``, or ``None``.
-
-    Excluded columns get the type's smallest number rather than minus infinity, so that a row of padding alone has a
-    uniform relation and no NaN.
-    """
-    if mask is None and not causal and bias is None:
-        return None
-    kind = wide(like[:0]).dtype
-    lowest = torch.finfo(kind).min
-    added = torch.zeros((1, 1, 1, 1), dtype=kind, device=like.device) if bias is None else wide(bias)
-    if mask is not None:
-        added = added.masked_fill(~mask[:, None, None, :], lowest)
-    if causal:
-        tokens = like.shape[-2]
-        later = torch.ones(tokens, tokens, dtype=torch.bool, device=like.device).triu(1)
-        added = added.masked_fill(later, lowest)
-    return added.clamp(min=lowest)
-
-
-def wide(x: Tensor) -> Tensor:
-    """The tensor in float32, or float64 where it is that."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
-def _direct(
-    a_s: Tensor,
-    b_s: Tensor,
-    a_t: Tensor,
-    b_t: Tensor,
-    scale_s: float,
-    scale_t: float,
-    added_s: Tensor | None,
-    added_t: Tensor | None,
-    weights: Tensor,
-) -> Tensor:
-    log_p = relation_logits(a_s, b_s, scale_s, added_s).log_softmax(-1)
-    log_t = relation_logits(a_t, b_t, scale_t, added_t).log_softmax(-1)
-    rows = (log_t.exp() * (log_t - log_p)).sum(-1)
-    return (rows.mean(1) * weights).sum()
+def _seen(added: Tensor | None, logits: Tensor) -> Tensor:
+    """How many columns each row sees, ``(batch, heads, N)``."""
+    if added is None:
+        return torch.full(logits.shape[:-1], logits.shape[-1], device=logits.device)
+    return (added > torch.finfo(added.dtype).min / 2).expand_as(logits).sum(-1)
 
 
 def _automatic(a_s: Tensor, plain: bool) -> Kernel:

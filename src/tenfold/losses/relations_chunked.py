@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tenfold.losses.relations import wide
+from tenfold.losses.relation_logits import differentiable_gradients, wide
 
 _CPU_BLOCK, _GPU_BLOCK = 2**19, 2**26  # elements of a block's map: about a core's cache; 256 MB in float32
 
@@ -71,15 +71,25 @@ class ChunkedKL(torch.autograd.Function):
                 else:
                     gradients[1][block].baddbmm_(slope.transpose(1, 2), a[:, row])
         if learns:
-            ctx.save_for_backward(*(g.view(a_s.shape).to(a_s.dtype) for g in gradients))
+            # In float32: a mean's gradients are smaller than float16 holds before a gradient scaler's factor has come.
+            ctx.save_for_backward(
+                *(g.view(a_s.shape) for g in gradients), a_s, b_s, a_t, b_t, added_s, added_t, weights
+            )
+            ctx.scales = scale_s, scale_t
         return total
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of the forward pass times the incoming one."""
-        d_a, d_b = ctx.saved_tensors
-        scaled = [(gradient * d).to(d.dtype) if needed else None for d, needed in zip((d_a, d_b), ctx.needs_input_grad)]  # noqa: B905
-        return (*scaled, *[None] * 8)
+        d_a, d_b, a_s, b_s, a_t, b_t, added_s, added_t, weights = ctx.saved_tensors
+        needed = ctx.needs_input_grad[:2]
+        if torch.is_grad_enabled():  # gradients of these gradients are wanted
+            rest = (a_t, b_t, *ctx.scales, added_s, added_t, weights)
+            return (*differentiable_gradients(gradient, needed, a_s, b_s, *rest), *[None] * 8)
+        return (
+            *((gradient * d).to(a_s.dtype) if need else None for d, need in zip((d_a, d_b), needed, strict=True)),
+            *[None] * 8,
+        )
 
 
 def _block_size(tokens: int, maps: int, chunk: int | None, on_gpu: bool) -> tuple[int, int]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tenfold.errors import UserError
+from tenfold.losses.relation_logits import differentiable_gradients, row_weights
 
 try:
     import triton
@@ -63,13 +64,17 @@ class _TritonKL(torch.autograd.Function):
             a, b, u, w, divergence, lse_s, lse_t, scale_s, scale_t, tokens, a.shape[-1], u.shape[-1],
             **_tiles(a, u),
         )  # fmt: skip
-        ctx.save_for_backward(a, b, u, w, lse_s, lse_t)
+        ctx.save_for_backward(a_s, b_s, u, w, lse_s, lse_t)
         ctx.scales = scale_s, scale_t
         return divergence.mean()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         a, b, u, w, lse_s, lse_t = ctx.saved_tensors
+        if torch.is_grad_enabled():  # gradients of these gradients are wanted
+            rest = (u, w, *ctx.scales, None, None, row_weights(None, a))
+            return (*differentiable_gradients(gradient, ctx.needs_input_grad[:2], a, b, *rest), *[None] * 4)
+        a, b = a.contiguous(), b.contiguous()
         batch, heads, tokens, _ = a.shape
         maps = batch * heads
         d_a, d_b = torch.empty_like(a), torch.empty_like(b)

@@ -15,16 +15,19 @@ from .labels.passes import DropoutLabels, dropout_labels
 from .labels.targets import Target
 from .method import ActivationUncertainty
 from .network.activations import find_activations
+from .network.batches import Batch
 from .network.dropout import DropoutController
 from .network.dropout_sites import DropoutSite, find_dropout
 from .network.features import ActivationFeatures
 from .serving.feature_range import FeatureRange
+from .serving.loading import load
 from .serving.saved_estimator import load_estimator
 from .serving.uncertain_model import Scores, UncertainModel
 
 __all__ = [
     "ActivationFeatures",
     "ActivationUncertainty",
+    "Batch",
     "CriteoEncoder",
     "DropoutController",
     "DropoutLabels",
@@ -51,6 +54,7 @@ __all__ = [
     "find_dropout",
     "fit_estimator",
     "label_to_folder",
+    "load",
     "load_criteo",
     "load_estimator",
     "load_movielens",

@@ -21,7 +21,15 @@ from tenfold.errors import UserError
 from tenfold.seeds import derived_seed
 from tenfold.systems.activation_uncertainty.estimator.estimator import Estimator, estimator_loss
 from tenfold.systems.activation_uncertainty.method import ActivationUncertainty
-from tenfold.systems.activation_uncertainty.network.calling import Inputs, batch_size, call, eval_mode, main_output
+from tenfold.systems.activation_uncertainty.network.calling import (
+    Inputs,
+    batch_size,
+    call,
+    eval_mode,
+    main_output,
+    mask_of,
+    to_device,
+)
 
 
 class JointTask(nn.Module):
@@ -82,6 +90,7 @@ class JointTask(nn.Module):
         device = self.estimator.mean.device
         if step < self.start:
             return torch.zeros((), device=device)
+        inputs = to_device(inputs, device)
         rows = batch_size(inputs)
         generator = torch.Generator().manual_seed(derived_seed(self.seed, step))
         chosen = torch.randperm(rows, generator=generator)[: max(round(self.share * rows), 2)]
@@ -96,9 +105,9 @@ class JointTask(nn.Module):
         """Features and spread of some rows."""
         learner = self._learner[0]
         target, model = learner.target, learner.model
-        with eval_mode(model), learner.features.collect() as read:
+        with eval_mode(model), learner.features.collect(mask_of(model, inputs)) as read:
             served = main_output(call(model, inputs), learner.output)
-        features = read.features(served).detach()
+        features = read.features(served).detach().float()
         with learner.dropout.on(seed=derived_seed(self.seed, step, 1)):
             outputs = [target.check(main_output(call(model, inputs), learner.output)) for _ in range(self.passes)]
         quantities = target.quantities(torch.stack(outputs))

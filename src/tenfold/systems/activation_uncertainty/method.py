@@ -11,7 +11,7 @@ Monte-Carlo dropout pays T passes for every input that is served; here they are 
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,18 @@ from tenfold.systems.activation_uncertainty.estimator.layer_selection import Lay
 from tenfold.systems.activation_uncertainty.estimator.metrics import Quality, quality
 from tenfold.systems.activation_uncertainty.labels.passes import DropoutLabels, dropout_labels
 from tenfold.systems.activation_uncertainty.labels.targets import Target, TargetName, guess_target
-from tenfold.systems.activation_uncertainty.network.calling import Chooser, Inputs, call, eval_mode, main_output
+from tenfold.systems.activation_uncertainty.network.batches import Parts
+from tenfold.systems.activation_uncertainty.network.calling import Chooser, Inputs
 from tenfold.systems.activation_uncertainty.network.dropout import DropoutController
+from tenfold.systems.activation_uncertainty.network.dropout_sites import check_repeatable
 from tenfold.systems.activation_uncertainty.network.features import ActivationFeatures, Form, Pool
 from tenfold.systems.activation_uncertainty.network.fingerprint import fingerprint
 from tenfold.systems.activation_uncertainty.serving.feature_range import FeatureRange
-from tenfold.systems.activation_uncertainty.serving.saved_estimator import EstimatorManifest, save_estimator
+from tenfold.systems.activation_uncertainty.serving.saved_estimator import (
+    EstimatorManifest,
+    EstimatorSettings,
+    save_estimator,
+)
 from tenfold.systems.activation_uncertainty.serving.uncertain_model import UncertainModel
 
 
@@ -63,12 +69,14 @@ class ActivationUncertainty:
         rate: of all of it; its own where ``None``.
         add: modules after which units are dropped although the network has no dropout there.
         drop_path: whether stochastic depth counts as dropout.
+        dropout: a controller of one's own, instead of the four arguments before.
         output: picks the prediction from what the network gives; transformers' ``logits`` are found.
         passes: T of the labels.
         seed: of masks and fits.
 
     Raises:
-        UserError: the network has no dropout and none is added, or a name stands for nothing.
+        UserError: the network has no dropout and none is added, a name stands for nothing, or its prediction is random
+            in eval mode, too.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 3))
@@ -91,6 +99,7 @@ class ActivationUncertainty:
         rate: float | None = None,
         add: str | Sequence[str] = (),
         drop_path: bool = False,
+        dropout: DropoutController | None = None,
         output: Chooser | None = None,
         passes: int = 100,
         seed: int = 0,
@@ -100,11 +109,12 @@ class ActivationUncertainty:
         self.output = output
         self.passes = passes
         self.seed = seed
-        with torch.no_grad(), eval_mode(model):
-            first = main_output(call(model, example), output)
+        first = check_repeatable(model, example, output)
         self.target = Target(guess_target(first) if target == "auto" else target)  # type: ignore[arg-type]
         self.target.check(first)
-        self.dropout = DropoutController(model, example, places=places, rate=rate, add=add, drop_path=drop_path)
+        self.dropout = dropout or DropoutController(
+            model, example, places=places, rate=rate, add=add, drop_path=drop_path
+        )
         self.features = ActivationFeatures(
             model, example, taps=taps, form=form, pool=pool, extras=extras, output=output
         )
@@ -116,18 +126,18 @@ class ActivationUncertainty:
         """Labels and features of inputs, which should not have trained the model.
 
         Args:
-            batches: inputs, or ``(inputs, ids)``.
+            batches: inputs, built as the example is; or ``Batch(inputs, ids)``; or what ``parts`` explains.
             passes: T; that of the learner where ``None``.
             seed: of the masks; labels for a test need another one than those that were learnt.
-            options: of ``label_batches``: ``how``,
-                ``memory_limit_mb``, ``per_sample``, ``prefix``.
+            options: of ``label_batches``: ``how``, ``memory_limit_mb``, ``per_sample``,
+                ``prefix``, ``parts``.
         """
         return dropout_labels(
             self.model,
             batches,
             self.dropout,
             self.target,
-            passes=passes or self.passes,
+            passes=self.passes if passes is None else passes,
             seed=self.seed if seed is None else seed,
             features=self.features,
             output=self.output,
@@ -144,6 +154,7 @@ class ActivationUncertainty:
         layers: Sequence[str] | None = None,
         select: bool = False,
         tolerance: float = 0.01,
+        parts: Parts | None = None,
         **options: Any,
     ) -> "ActivationUncertainty":
         """Fit the estimator post hoc.
@@ -156,6 +167,7 @@ class ActivationUncertainty:
             layers: names of the taps to read; all where ``None``.
             select: keep the cheapest subset of layers that is almost as good as all.
             tolerance: how far below all layers' R2 it may be, on validation rows.
+            parts: what the parts of a batch are, see ``network.batches``.
             options: further ones of ``fit_estimator``.
 
         Returns:
@@ -164,7 +176,7 @@ class ActivationUncertainty:
         Raises:
             UserError: too few rows, labels that are all the same, NaN.
         """
-        labels = data if isinstance(data, DropoutLabels) else self.label(data)
+        labels = data if isinstance(data, DropoutLabels) else self.label(data, parts=parts)
         if labels.features is None:
             raise UserError("these labels were made without features; label with the learner itself")
 
@@ -234,14 +246,21 @@ class ActivationUncertainty:
             raise UserError("these labels were made without features; label with the learner itself")
         return self.result.estimator(labels.features[:, self.columns(self._fitted.features.blocks)])
 
-    def evaluate(self, data: DropoutLabels | Iterable[Any], *, passes: int = 100) -> Quality:
+    def evaluate(
+        self, data: DropoutLabels | Iterable[Any], *, passes: int = 100, parts: Parts | None = None
+    ) -> Quality:
         """How good the estimates are on inputs that neither trained the model nor the estimator.
 
         Args:
             data: labels made with another seed, or the inputs themselves.
             passes: T of their labels.
+            parts: what the parts of a batch are, see ``network.batches``.
         """
-        labels = data if isinstance(data, DropoutLabels) else self.label(data, passes=passes, seed=self.seed + 1)
+        labels = (
+            data
+            if isinstance(data, DropoutLabels)
+            else self.label(data, passes=passes, seed=self.seed + 1, parts=parts)
+        )
         return quality(labels.uncertainty, self.estimate(labels))
 
     def serve(self) -> UncertainModel:
@@ -263,11 +282,11 @@ class ActivationUncertainty:
         found = self._fitted
         manifest = EstimatorManifest(
             features=found.features.to_dict(),
-            estimator=found.fitted.estimator.settings,
+            estimator=EstimatorSettings(**found.fitted.estimator.settings),
             target=self.target.name,
             passes=found.passes,
             labels=labels,
-            dropout=[asdict(site) for site in self.dropout.sites],
+            dropout=list(self.dropout.sites),
             inference_only=self.dropout.inference_only,
             fingerprint=fingerprint(self.model, self.example, self.output),
             rows={"train": found.fitted.train_rows, "validation": found.fitted.validation_rows},

@@ -39,3 +39,5 @@ from .serving.regrouping import RegroupingServer as RegroupingServer
 from .serving.runner import EarlyExitRunner as EarlyExitRunner
 from .serving.runner import ExitOutputs as ExitOutputs
 from .serving.runner import simulate as simulate
+from .serving.served_model import ServedExits as ServedExits
+from .serving.served_model import load as load

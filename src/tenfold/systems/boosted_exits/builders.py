@@ -1,12 +1,15 @@
 """Networks by name, for the recipe and for the manifests of saved models."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tenfold.errors import UserError
+from tenfold.files import first_line
+from tenfold.model_folder import plain_arguments
 from tenfold.networks import named_network
 from tenfold.systems.boosted_exits.attach.attach_exits import AttachedExits, attach_exits, trainable_parameter_groups
 from tenfold.systems.boosted_exits.attach.cut import cut
@@ -39,6 +42,7 @@ def build_network(
     weights: str | None = None,
     reweight: float | Sequence[float] = 0.5,
     rescale: bool = True,
+    from_file: str | Path | None = None,
 ) -> ExitNetwork:
     """A network with exits, by name.
 
@@ -52,11 +56,12 @@ def build_network(
         weights: checkpoint of the trunk, for networks that get exits attached.
         reweight: see ``expand_reweight``.
         rescale: whether training rescales gradients.
+        from_file: the file that gave name and arguments, if it was not the user: only plain arguments are then taken.
 
     Raises:
         UserError: unknown name, arguments that the network does not take, or a tap that does not exist.
     """
-    arguments = dict(arguments or {})
+    arguments = dict(arguments or {}) if from_file is None else plain_arguments(arguments or {}, from_file)
     exits: dict[str, Any] = {"reweight": reweight, "rescale": rescale}
     if name in STAGED:
         if taps or weights:
@@ -69,10 +74,18 @@ def build_network(
             with torch.no_grad():  # a network too deep for its images fails here, not in the middle of a run
                 network(torch.zeros(1, *image_shape))
             return network.train()
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"model {name!r} cannot be built on images {tuple(image_shape)}: {error}") from error
+        except Exception as error:  # a network ends in any way on arguments that it does not expect
+            raise UserError(
+                f"model {name!r} cannot be built on images {tuple(image_shape)}: {first_line(error)}"
+            ) from error
     trunk = named_network(
-        name, num_classes=num_classes, arguments=arguments, factory=factory, weights=weights, others=[*STAGED]
+        name,
+        num_classes=num_classes,
+        arguments=arguments,
+        factory=factory,
+        weights=weights,
+        others=[*STAGED],
+        from_file=from_file,
     )
     if not taps:
         raise UserError(f"model {name!r} has no exits of its own: name modules that get one with model.taps")

@@ -10,6 +10,8 @@ from .auditing.audit import audit as audit
 from .auditing.audit import audit_model as audit_model
 from .auditing.calibrate import CalibrationPlan as CalibrationPlan
 from .auditing.calibrate import calibrate as calibrate
+from .auditing.calibrate import plan_like as plan_like
+from .auditing.calibrate import prepared_like as prepared_like
 from .auditing.page import write_audit as write_audit
 from .auditing.report import AuditReport as AuditReport
 from .condensers.condense import condense as condense
@@ -60,11 +62,14 @@ from .official.weights import (
 from .official.weights import (
     read_trigger as read_trigger,
 )
+from .serving import load as load
 from .sets.condensed_set import CondensedSet as CondensedSet
 from .sets.condensed_set import TrainingRecipe as TrainingRecipe
 from .sets.files import load_set as load_set
 from .sets.files import save_set as save_set
 from .sets.files import verify_set as verify_set
+from .sets.kind import SetKind as SetKind
+from .sets.kind import kind_of as kind_of
 from .training.ensembles import Ensemble as Ensemble
 from .training.ensembles import train_together as train_together
 from .training.quality import evaluate_set as evaluate_set

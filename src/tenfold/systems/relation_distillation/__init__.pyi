@@ -20,10 +20,13 @@ from .evaluation.segmentation import evaluate_segmentation as evaluate_segmentat
 from .method import RelationDistiller as RelationDistiller
 from .method import RelationLoss as RelationLoss
 from .training.feature_targets import FeatureDistiller as FeatureDistiller
+from .training.finetune import Finetuning as Finetuning
 from .training.finetune import finetune as finetune
 from .training.freezing import freeze_unreached as freeze_unreached
+from .training.segmentation import SegmentationTraining as SegmentationTraining
 from .training.segmentation import train_segmentation as train_segmentation
 from .training.teacher_cache import TeacherCache as TeacherCache
+from .vit.build import load as load
 from .vit.masked_autoencoder import MAEDecoder as MAEDecoder
 from .vit.masked_autoencoder import MaskedAutoencoder as MaskedAutoencoder
 from .vit.official_files import load_decoder as load_decoder

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from tenfold.errors import UserError
+from tenfold.options import TrainerOptions
 from tenfold.systems.relation_distillation.method import PRESETS, RelationDistiller
-from tenfold.systems.relation_distillation.training.epoch_log import EpochLog
-from tenfold.systems.relation_distillation.training.optimizers import adamw, cosine_schedule, parameter_groups
-from tenfold.training import FitResult, TrainerOptions, fit
+from tenfold.systems.relation_distillation.training.freezing import Lent
+from tenfold.systems.relation_distillation.training.pretrain import Pretraining, pretrain
+from tenfold.training import FitResult
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ def distill_relations(
     learning_rate: float = 1e-3,
     weight_decay: float = 0.05,
     warmup_epochs: float = 1.0,
+    keep_heads: bool = False,
     trainer: TrainerOptions | None = None,
     on_epoch: Callable[[int, dict[str, float]], None] | None = None,
     **settings: Any,
@@ -55,8 +57,9 @@ def distill_relations(
     """Train a student towards the token relations of a teacher, without labels (TinyMIM; MiniLM, MiniLMv2 for text).
 
     Args:
-        student: any attention network, trained in place.
-        teacher: any attention network; frozen, its weights stay as they are.
+        student: any attention network, trained in place. But for its weights it comes back as it was: mode, device,
+            parameters that learn, head counts.
+        teacher: any attention network; frozen while the student learns.
         batches: sized iterable, such as a ``DataLoader``: inputs of both networks, or pairs of the student's and the
             teacher's; each a tensor, or a dict of keyword arguments.
         epochs: passes over the batches.
@@ -66,10 +69,11 @@ def distill_relations(
         learning_rate: of AdamW (0.9, 0.95), which falls along a cosine.
         weight_decay: of matrices.
         warmup_epochs: of linear warm-up.
+        keep_heads: leave the student's layer with the head count that it learnt with, see
+            `RelationDistiller.release`.
         trainer: where it runs.
         on_epoch: called after every epoch.
-        settings: further arguments of
-            `RelationDistiller`; they win over the preset.
+        settings: further arguments of `RelationDistiller`; they win over the preset.
 
     Raises:
         UserError: there is no such preset, no batch, or the networks cannot be aligned.
@@ -80,35 +84,16 @@ def distill_relations(
     if first is None:
         raise UserError("there are no batches to distil from")
     prepare = inputs or (lambda batch: batch)
-    # The training moves both to its devices; until then they are where the batches are.
-    distiller = RelationDistiller(student.cpu(), teacher.cpu(), **(PRESETS[preset] | settings), example=prepare(first))
-    steps = len(batches)  # type: ignore[arg-type]
-
-    def objective(model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        losses = model(prepare(batch))
-        return losses["loss"], {name: value for name, value in losses.items() if name != "loss"}
-
-    groups = parameter_groups(
-        distiller.named_parameters(), learning_rate=learning_rate, weight_decay=weight_decay, decay_tokens=True
-    )
-    optimizer = adamw(groups, (0.9, 0.95), trainer)
-    log = EpochLog(folder, optimizer)
-
-    def logged(epoch: int, row: dict[str, float]) -> None:
-        log(epoch, row)
-        if on_epoch is not None:
-            on_epoch(epoch, row)
-
-    fitted = fit(
-        distiller,
-        objective,
-        batches,
-        epochs=epochs,
-        optimizer=optimizer,
-        schedule=cosine_schedule(epochs=epochs, steps=steps, warmup=min(warmup_epochs, epochs / 2)),
-        folder=folder,
-        options=trainer,
-        on_epoch=logged,
-    )
-    agreement = distiller.cpu().agreement(prepare(first))
+    schedule = Pretraining(epochs, learning_rate, weight_decay, warmup_epochs)
+    lent = Lent(student), Lent(teacher)  # before they move: the training moves both to its devices
+    try:
+        example = prepare(first)
+        distiller = RelationDistiller(student.cpu(), teacher.cpu(), **(PRESETS[preset] | settings), example=example)
+        fitted = pretrain(
+            distiller, batches, schedule, folder=folder, inputs=prepare, trainer=trainer, on_epoch=on_epoch
+        )
+        agreement = distiller.cpu().agreement(example)
+    finally:
+        for one in lent:
+            one.give_back(keep_heads=keep_heads)
     return Distilled(student, fitted.history, agreement, distiller.untrained, distiller.heads, fitted)

@@ -17,6 +17,7 @@ Relations are ``N x N`` whatever the widths are, so that nothing has to be proje
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -28,14 +29,18 @@ from tenfold.systems.relation_distillation.attention.heads import Heads, align_h
 from tenfold.systems.relation_distillation.attention.layers import (
     Tap,
     Tapper,
+    bare,
+    call,
     default_teacher_layer,
     depth,
+    fixed_image_size,
     images_of,
+    in_eval,
     resolve_layer,
 )
 from tenfold.systems.relation_distillation.attention.taps import tap, tap_layers
-from tenfold.systems.relation_distillation.attention.tokens import Grid, common_tokens, matched_input
-from tenfold.systems.relation_distillation.training.freezing import freeze_unreached, leave_teacher_out
+from tenfold.systems.relation_distillation.attention.tokens import Grid, common_tokens, matched_input, resized
+from tenfold.systems.relation_distillation.training.freezing import Lent, freeze_unreached, leave_teacher_out
 from tenfold.systems.relation_distillation.vit.patch_masks import PatchMasks, keep_patches
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -107,9 +112,14 @@ class RelationLoss(nn.Module):
             scales: dict[str, Any] = {"scale_s": student.scale, "scale_t": teacher.scale}
             if self.softmax:
                 value = relation_kl(
-                    *sides, **scales, mask=mask, causal=student.causal or teacher.causal, kernel=self.kernel,
-                    bias_s=_bias(student, pair, mask), bias_t=_bias(teacher, pair, mask),
-                )  # fmt: skip
+                    *sides,
+                    **scales,
+                    mask=mask,
+                    causal=student.causal or teacher.causal,
+                    kernel=self.kernel,
+                    bias_s=_bias(student, pair, mask),
+                    bias_t=_bias(teacher, pair, mask),
+                )
             else:
                 value = relation_mse(*sides, **scales, mask=mask)
             losses[pair] = value.detach()
@@ -170,8 +180,11 @@ class RelationDistiller(nn.Module):
         teacher_training: run the teacher in training mode, with its drop path (ablation).
         example: a batch; the parts of the student that its loss does not reach are frozen and listed in ``untrained``.
 
+    What it changes in the networks (frozen parameters, the teacher's mode, the head count of the student's layer) is
+    theirs again after `release`.
+
     Raises:
-        UserError: a layer does not exist, or heads cannot be aligned.
+        UserError: a layer does not exist, heads cannot be aligned, or a network cannot run on the example.
     """
 
     def __init__(
@@ -199,6 +212,7 @@ class RelationDistiller(nn.Module):
             raise UserError(f"mask_ratio is a share of the patches, in [0, 1); got {mask_ratio}")
         if decoder is not None and not mask_ratio:
             raise UserError("a decoder has nothing to reconstruct without mask_ratio")
+        self._lent = (Lent(student), Lent(teacher))
         self.student = student
         self.teacher = teacher.requires_grad_(False)
         self.decoder = decoder
@@ -207,7 +221,8 @@ class RelationDistiller(nn.Module):
         self.masks = PatchMasks(mask_ratio) if mask_ratio else None
         self.teacher_training = teacher_training
         self.layers = _layer_pairs(student, teacher, student_layer, teacher_layer, more_layers)
-        self.heads = [align_heads(student, teacher, pair[0], pair[1], heads) for pair in self.layers]
+        runs = partial(self._student_runs, example)
+        self.heads = [align_heads(student, teacher, pair[0], pair[1], heads, runs) for pair in self.layers]
         self.untrained: list[str] = []
         leave_teacher_out(self)
         self.train()
@@ -219,6 +234,32 @@ class RelationDistiller(nn.Module):
         super().train(mode)
         self.teacher.train(mode and self.teacher_training)
         return self
+
+    def release(self, *, keep_heads: bool = False) -> None:
+        """Give the networks back as they were, but for what the student learnt.
+
+        The student's layer has its own number of heads again, as published: the adaptive block is a device of the
+        training, and neither a state dict nor another library's configuration could hold its head count.
+
+        Args:
+            keep_heads: leave the student's layer with the teacher's number of heads; `heads_per_block` tells them, and
+                whoever loads the weights gives them to `set_heads_per_block`.
+        """
+        for lent in self._lent:
+            lent.give_back(keep_heads=keep_heads)
+
+    @torch.no_grad()
+    def _student_runs(self, example: Any) -> bool:
+        """Whether the student still runs to its end; not known without an example."""
+        if example is None:
+            return True
+        inputs = example[0] if isinstance(example, tuple | list) else example
+        try:
+            with in_eval(self.student):
+                call(self.student, inputs)
+        except (UserError, RuntimeError, IndexError):
+            return False
+        return True
 
     def forward(self, batch: Any) -> dict[str, Tensor]:
         """See `loss`."""
@@ -273,7 +314,7 @@ class RelationDistiller(nn.Module):
 
     @torch.no_grad()
     def agreement(self, batch: Any) -> dict[str, float]:
-        """How far the relations agree, for each pair of the first layer pair.
+        """How far the relations agree, for each pair of the first layer pair; without dropout on either side.
 
         Args:
             batch: see `loss`.
@@ -282,16 +323,23 @@ class RelationDistiller(nn.Module):
             For each pair ``<pair>_overlap``, the mean overlap of the five tokens that a row attends to most, and
             ``<pair>_share``, the divergence as a share of a uniform student's.
         """
-        for_student, for_teacher, mask, keep, _ = self._inputs(batch)
-        student = self._tap(self.student, [self.layers[0][0]], for_student, keep, True)[0][0]
-        teacher = self._tap(self.teacher, [self.layers[0][1]], for_teacher, keep, True)[0][0]
+        with in_eval(self):
+            for_student, for_teacher, mask, keep, _ = self._inputs(batch)
+            student = self._tap(self.student, [self.layers[0][0]], for_student, keep, True)[0][0]
+            teacher = self._tap(self.teacher, [self.layers[0][1]], for_teacher, keep, True)[0][0]
         student, teacher = self._aligned(student, teacher, 0)
         found: dict[str, float] = {}
         for pair in self.relation.pairs:
             overlap, share = relation_agreement(
-                *operands(student, pair), *operands(teacher, pair), scale_s=student.scale, scale_t=teacher.scale,
+                *operands(student, pair),
+                *operands(teacher, pair),
+                scale_s=student.scale,
+                scale_t=teacher.scale,
                 mask=mask,
-            )  # fmt: skip
+                causal=student.causal or teacher.causal,
+                bias_s=_bias(student, pair, mask),
+                bias_t=_bias(teacher, pair, mask),
+            )
             found |= {f"{pair}_overlap": float(overlap), f"{pair}_share": float(share)}
         return found
 
@@ -300,7 +348,7 @@ class RelationDistiller(nn.Module):
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def _inputs(self, batch: Any) -> tuple[Any, Any, Tensor | None, Tensor | None, Tensor | None]:
-        for_student, for_teacher = batch if isinstance(batch, tuple | list) else (batch, batch)
+        for_student, for_teacher = pair_of(batch)
         mask = for_student.get("attention_mask") if isinstance(for_student, Mapping) else None
         mask = None if mask is None else mask.bool()
         images = images_of(for_student)
@@ -315,14 +363,19 @@ class RelationDistiller(nn.Module):
 
     def _matched(self, inputs: Any) -> Any:
         """The teacher's images in the size whose patch grid is the student's, where that is asked for."""
-        if self.grid != "match-input":
+        if self.grid == "error":
             return inputs
         if isinstance(inputs, Tensor) and inputs.ndim == 4:
-            return matched_input(inputs, self.student, self.teacher)
+            return self._fitting(inputs)
         if isinstance(inputs, Mapping) and "pixel_values" in inputs:
-            resized = matched_input(inputs["pixel_values"], self.student, self.teacher)
-            return {**inputs, "pixel_values": resized}
+            return {**inputs, "pixel_values": self._fitting(inputs["pixel_values"])}
         return inputs
+
+    def _fitting(self, images: Tensor) -> Tensor:
+        if self.grid == "match-input":
+            return matched_input(images, self.student, self.teacher)
+        only = fixed_image_size(self.teacher)
+        return images if only is None else resized(images, only)
 
     def _tap(
         self, model: nn.Module, layers: list[Any], inputs: Any, keep: Tensor | None, stop: bool
@@ -331,20 +384,39 @@ class RelationDistiller(nn.Module):
             return [tap(model, layer, inputs, qk=self.qk) for layer in layers], None
         if keep is None:
             return tap_layers(model, layers, inputs, qk=self.qk, stop=stop)
-        with keep_patches(model, keep):
+        with keep_patches(bare(model), keep):
             return tap_layers(model, layers, inputs, qk=self.qk, stop=stop)
 
     def _aligned(self, student: Tap, teacher: Tap, number: int) -> tuple[Tap, Tap]:
         student, teacher = common_tokens(student, teacher, self.grid)
         how = self.heads[number]
         if how != "adaptive":
-            return regrouped(student, how), regrouped(teacher, how)
+            attention = "qk" in self.relation.pairs
+            return regrouped(student, how, attention=attention), regrouped(teacher, how, attention=attention)
         if student.heads != teacher.heads:
             raise UserError(
                 f"the student's layer has {student.heads} heads, the teacher's {teacher.heads}, and heads='adaptive' "
                 "could not change them; name a number of relation heads"
             )
         return student, teacher
+
+
+def pair_of(batch: Any) -> tuple[Any, Any]:
+    """The inputs of student and teacher: two of a pair, or the same for both.
+
+    Raises:
+        UserError: a tuple is no pair of inputs, such as images with their labels.
+    """
+    if not isinstance(batch, tuple | list):
+        return batch, batch
+    images = images_of(batch[0]) if len(batch) == 2 else None
+    labels = images is not None and isinstance(batch[1], Tensor) and batch[1].ndim != 4
+    if len(batch) != 2 or labels:
+        raise UserError(
+            "a batch is the inputs of both networks, or a pair (student's inputs, teacher's inputs); take the inputs "
+            "out of others, such as inputs=lambda batch: batch[0] where labels come along"
+        )
+    return batch[0], batch[1]
 
 
 def _layer_pairs(

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from tenfold.errors import UserError
+from tenfold.systems.activation_uncertainty.network.calling import eval_mode
 
 
 @dataclass
@@ -18,38 +19,54 @@ class Moments:
     variance: Tensor
 
 
+_SHAPES = ("flatten", "reshape", "view", "squeeze", "unsqueeze", "getitem", "contiguous")
+_FACTS = ("size", "dim", "numel", "getattr")
+_SUMS = ("add", "iadd", "add_")
+
+
 class MomentPropagation(fx.Interpreter):
     """Mean and variance through a network, layer by layer (Brach, Sick, Duerr 2020), in one pass.
 
-    Known are dropout, linear and convolution layers, ReLU of a Gaussian, normalization in eval mode, average pooling,
-    maximum pooling (the variance of the largest mean), flattening, concatenation and sums; anything else may only meet
-    values that are not random.
+    Known are ``nn.Dropout``, linear and convolution layers, ReLU of a Gaussian, normalization in eval mode, average
+    pooling, maximum pooling (the variance of the largest mean), flattening, concatenation and sums; anything else may
+    only meet values that are not random. The derivation takes units for independent: dropout of whole channels
+    (``nn.Dropout2d``), whose neighbours are dropped together, is refused, and so is every other kind of dropout.
 
     Args:
-        model: a network that ``torch.fx`` can trace.
-        rates: dropout rate by the name of the module; modules that are not named drop nothing.
+        model: a network that ``torch.fx`` can trace; left as it was, flags and statistics included.
+        rates: dropout rate by the name of an ``nn.Dropout``; modules that are not named drop nothing.
 
     Raises:
-        UserError: the network cannot be traced, or dropout meets an operation without a rule.
+        UserError: the network cannot be traced, a name is no dropout of this kind, or dropout meets an operation
+            without a rule.
     """
 
     def __init__(self, model: nn.Module, rates: dict[str, float]) -> None:
-        training = model.training
         try:
-            traced = fx.symbolic_trace(model.eval())
+            with eval_mode(model):
+                traced = fx.symbolic_trace(model)
         except Exception as error:  # tracing runs the user's code
             raise UserError(
-                f"moments cannot be propagated: {type(model).__name__} cannot be traced: {error}"
+                f"moments cannot be propagated: {type(model).__name__} cannot be traced: {' '.join(str(error).split())}"
             ) from error
-        finally:
-            model.train(training)
         super().__init__(traced)
         self.rates = rates
+        called = {node.target for node in traced.graph.nodes if node.op == "call_module"}
+        for name in rates:
+            kind = type(traced.get_submodule(name)) if name in called else None
+            if kind is not nn.Dropout:
+                what = "functional dropout or none" if kind is None else kind.__name__
+                raise UserError(
+                    f"moments cannot be propagated through the dropout at {name!r}, which is {what}: the derivation "
+                    "covers nn.Dropout"
+                )
 
     @torch.no_grad()
     def moments(self, *inputs: Any) -> Moments:
         """Mean and variance ``(rows, outputs)`` of the output."""
-        out = self.run(*inputs)
+        assert isinstance(self.module, nn.Module)
+        with eval_mode(self.module):
+            out = self.run(*inputs)
         return out if isinstance(out, Moments) else Moments(out, torch.zeros_like(out))
 
     def call_module(self, target: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -59,10 +76,10 @@ class MomentPropagation(fx.Interpreter):
         x = args[0] if args else None
         if rate and isinstance(x, Tensor):
             x = Moments(x, torch.zeros_like(x))
-        if not isinstance(x, Moments):
-            if any(isinstance(value, Moments) for value in (*args, *kwargs.values())):
+        if not isinstance(x, Moments) or len(args) > 1 or kwargs:
+            if _are_random((*args, *kwargs.values())):
                 raise self._no_rule(type(module).__name__)
-            return module.eval()(*args, **kwargs)
+            return module(*args, **kwargs)
         if rate:
             return Moments(x.mean, (x.variance + rate * x.mean.square()) / (1 - rate))
         return self._module(module, x)
@@ -70,7 +87,7 @@ class MomentPropagation(fx.Interpreter):
     def _module(self, module: nn.Module, x: Moments) -> Moments:
         if isinstance(module, nn.Linear):
             return Moments(module(x.mean), F.linear(x.variance, module.weight.square()))
-        if isinstance(module, nn.Conv1d | nn.Conv2d):
+        if isinstance(module, nn.Conv1d | nn.Conv2d) and module.padding_mode == "zeros":
             squared = {"stride": module.stride, "padding": module.padding, "dilation": module.dilation}
             apply: Any = F.conv2d if isinstance(module, nn.Conv2d) else F.conv1d
             return Moments(
@@ -81,14 +98,16 @@ class MomentPropagation(fx.Interpreter):
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_var is not None:
             factor = (module.running_var + module.eps).rsqrt() * (1 if module.weight is None else module.weight)
             return Moments(module(x.mean), x.variance * factor.square().view(1, -1, *[1] * (x.mean.ndim - 2)))
-        if isinstance(module, nn.AvgPool2d):
-            size = module.kernel_size
-            elements = size * size if isinstance(size, int) else size[0] * size[1]
-            return Moments(module(x.mean), module(x.variance) / elements)
-        if isinstance(module, nn.AdaptiveAvgPool2d):
-            mean = module(x.mean)
-            return Moments(mean, module(x.variance) * mean[0, 0].numel() / x.mean[0, 0].numel())
-        if isinstance(module, nn.MaxPool2d):
+        if isinstance(module, nn.AvgPool2d | nn.AdaptiveAvgPool2d | nn.MaxPool2d):
+            return self._pooled(module, x)
+        if isinstance(module, nn.Flatten):
+            return Moments(module(x.mean), module(x.variance))
+        if isinstance(module, nn.Identity | nn.modules.dropout._DropoutNd):
+            return x
+        raise self._no_rule(type(module).__name__)
+
+    def _pooled(self, module: nn.Module, x: Moments) -> Moments:
+        if isinstance(module, nn.MaxPool2d) and not module.return_indices:
             mean, where = F.max_pool2d(
                 x.mean,
                 module.kernel_size,
@@ -99,11 +118,18 @@ class MomentPropagation(fx.Interpreter):
                 return_indices=True,
             )
             return Moments(mean, x.variance.flatten(2).gather(2, where.flatten(2)).view_as(mean))
-        if isinstance(module, nn.Flatten | nn.Identity | nn.modules.dropout._DropoutNd):
-            if isinstance(module, nn.Flatten):
-                return Moments(module(x.mean), module(x.variance))
-            return x
-        raise self._no_rule(type(module).__name__)
+        if isinstance(module, nn.AvgPool2d) and module.divisor_override is None and not module.ceil_mode:
+            size = module.kernel_size
+            if module.count_include_pad or module.padding in (0, (0, 0)):
+                return Moments(
+                    module(x.mean), module(x.variance) / (size * size if isinstance(size, int) else size[0] * size[1])
+                )
+        if isinstance(module, nn.AdaptiveAvgPool2d):
+            mean = module(x.mean)
+            if all(before % after == 0 for before, after in zip(x.mean.shape[-2:], mean.shape[-2:], strict=True)):
+                elements = x.mean.shape[-2:].numel() // mean.shape[-2:].numel()
+                return Moments(mean, module(x.variance) / elements)
+        raise self._no_rule(f"{type(module).__name__} as it is set here")
 
     def call_function(self, target: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         """One function: by its rule where an argument is random."""
@@ -114,33 +140,40 @@ class MomentPropagation(fx.Interpreter):
         return self._function(target, lambda x, *rest, **options: getattr(x, target)(*rest, **options), args, kwargs)
 
     def _function(self, name: str, function: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-        parts = [*args[0]] if args and isinstance(args[0], tuple | list) else [*args]
-        if not any(isinstance(value, Moments) for value in parts):
+        if not _are_random((*args, *kwargs.values())):
             return function(*args, **kwargs)
-        x = args[0]
-        if isinstance(x, Moments) and name in ("relu", "relu_"):
-            return relu_moments(x)
-        if isinstance(x, Moments) and name in ("flatten", "reshape", "view", "squeeze", "unsqueeze", "getitem"):
-            rest = args[1:]
-            return Moments(function(x.mean, *rest, **kwargs), function(x.variance, *rest, **kwargs))
-        if name in ("cat", "concat"):
+        if not args or _are_random((*(args[1:] if name not in _SUMS else ()), *kwargs.values())):
+            raise self._no_rule(name)
+        x, rest = args[0], args[1:]
+        if name in _SUMS and len(args) == 2 and not kwargs and rest[0] is not x:
+            means = [value.mean if isinstance(value, Moments) else value for value in args]
+            variances = [value.variance for value in args if isinstance(value, Moments)]
+            mean = means[0] + means[1]
+            return Moments(mean, sum(variances[1:], variances[0]).expand_as(mean))
+        if name in ("cat", "concat") and isinstance(x, tuple | list):
             both = [value if isinstance(value, Moments) else Moments(value, torch.zeros_like(value)) for value in x]
-            rest = args[1:]
             return Moments(
                 function([value.mean for value in both], *rest, **kwargs),
                 function([value.variance for value in both], *rest, **kwargs),
             )
-        if name in ("add", "iadd", "add_") and len(args) == 2:
-            means = [value.mean if isinstance(value, Moments) else value for value in args]
-            variances = [value.variance for value in args if isinstance(value, Moments)]
-            return Moments(means[0] + means[1], sum(variances[1:], variances[0]))
-        if isinstance(x, Moments) and name == "dropout":
-            raise UserError("moments cannot be propagated through functional dropout; make it a module")
+        if isinstance(x, Moments) and name in ("relu", "relu_"):
+            return relu_moments(x)
+        if isinstance(x, Moments) and name in _SHAPES:
+            return Moments(function(x.mean, *rest, **kwargs), function(x.variance, *rest, **kwargs))
+        if isinstance(x, Moments) and name in _FACTS and not (name == "getattr" and rest[0] not in ("shape", "ndim")):
+            return function(x.mean, *rest, **kwargs)
         raise self._no_rule(name)
 
     @staticmethod
     def _no_rule(name: str) -> UserError:
         return UserError(f"moments cannot be propagated through {name}: there is no rule for it")
+
+
+def _are_random(values: Any) -> bool:
+    """Whether a random value is among the arguments, in lists of them too."""
+    return any(
+        isinstance(value, Moments) or (isinstance(value, tuple | list) and _are_random(value)) for value in values
+    )
 
 
 def relu_moments(x: Moments) -> Moments:

@@ -3,17 +3,13 @@
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from tenfold.errors import UserError
-from tenfold.run import read_json
-from tenfold.systems.activation_uncertainty.cli.input_data import first_batch, open_data
+from tenfold.files import printable
+from tenfold.systems.activation_uncertainty.cli.input_data import first_inputs, open_data
 from tenfold.systems.activation_uncertainty.cli.main_model import load_main_model
-from tenfold.systems.activation_uncertainty.labelling import MANIFEST as LABELS_MANIFEST
-from tenfold.systems.activation_uncertainty.labelling import read_labels
-from tenfold.systems.activation_uncertainty.method import ActivationUncertainty
-from tenfold.systems.activation_uncertainty.network.features import ActivationFeatures
-from tenfold.systems.activation_uncertainty.network.fingerprint import fingerprint
+from tenfold.systems.activation_uncertainty.data.tables import TableColumns
+from tenfold.systems.activation_uncertainty.labelling import learner_of_labels, read_labels
+from tenfold.systems.activation_uncertainty.serving.saved_estimator import ESTIMATOR_MANIFEST
 
 
 def fit(
@@ -29,6 +25,7 @@ def fit(
     tolerance: float = 0.01,
     columns: list[str] | None = None,
     id_column: str | None = None,
+    parts: list[str] | dict[str, str] | None = None,
     weights: str | None = None,
     factory: str | None = None,
 ) -> dict[str, Any]:
@@ -38,7 +35,7 @@ def fit(
         model: as for label.
         data: as for label; its first rows give shapes and the fingerprint.
         labels: folder of finished labels.
-        out: folder to write.
+        out: folder to write, which holds no estimator yet.
         loss: of the estimator.
         task: regression, or buckets of equal frequency.
         hidden: widths of the estimator.
@@ -46,12 +43,15 @@ def fit(
         tolerance: how far below all layers' R2 they may be.
         columns: as for label.
         id_column: as for label.
+        parts: as for label.
         weights: as for label.
         factory: as for label.
     """
-    network, manifest = load_main_model(model, factory=factory, weights=weights)
-    batches = open_data(data, manifest, columns=columns, id_column=id_column)
-    learner = learner_of_labels(network, first_batch(batches, data), labels)
+    if (Path(out) / ESTIMATOR_MANIFEST).exists():
+        raise UserError(f"{printable(out)} holds an estimator already; name another folder with --out")
+    main = load_main_model(model, factory=factory, weights=weights)
+    batches = open_data(data, main, columns=TableColumns(columns, id_column), parts=parts)
+    learner = learner_of_labels(main.network, first_inputs(batches, data), labels)
     learner.fit(
         read_labels(labels), loss=loss, task=task, hidden=tuple(hidden or (100, 50)), select=select, tolerance=tolerance
     )
@@ -62,29 +62,3 @@ def fit(
         "validation_r2": round(learner.result.r2, 5),
         "multiply_adds": learner.result.estimator.multiply_adds,
     }
-
-
-def learner_of_labels(model: torch.nn.Module, example: Any, labels: str) -> ActivationUncertainty:
-    """The learner that made labels: the same dropout, target and taps.
-
-    Raises:
-        UserError: the labels are of another model.
-    """
-    found = read_json(Path(labels) / LABELS_MANIFEST)
-    if fingerprint(model, example)["values"] != found["model"]:
-        raise UserError(f"the labels in {labels} are of another model; label again")
-    sites = found["dropout"]
-    own = [path for path, kind, _ in sites if kind != "added"]
-    rates = {rate for *_, rate in sites}
-    learner = ActivationUncertainty(
-        model,
-        example,
-        target=found["target"],
-        passes=found["passes"],
-        seed=found["seed"],
-        places=own or "all",
-        add=[path for path, kind, _ in sites if kind == "added"],
-        rate=rates.pop() if len(rates) == 1 else None,
-    )
-    learner.features = ActivationFeatures.from_dict(model, found["features"])
-    return learner

@@ -4,8 +4,10 @@ from typing import Any
 
 import numpy as np
 
+from tenfold.checkpoints import read_safetensors
 from tenfold.errors import UserError
-from tenfold.systems.activation_uncertainty.data.tables import write_scores
+from tenfold.files import first_line, printable, refuse_overwriting
+from tenfold.systems.activation_uncertainty.data.tables import check_scores_file, write_scores
 
 
 def import_official(predictions: str, *, passes: int, out: str = "predictions.csv") -> dict[str, Any]:
@@ -20,6 +22,8 @@ def import_official(predictions: str, *, passes: int, out: str = "predictions.cs
         passes: how many passes it holds.
         out: .csv or .parquet file to write: id, prediction, uncertainty.
     """
+    check_scores_file(out)
+    refuse_overwriting(out, predictions)
     array = _one_array(predictions)
     if passes < 2 or len(array) % passes:
         raise UserError(f"{predictions} holds {len(array)} rows, which are not {passes} passes of the same inputs")
@@ -38,17 +42,21 @@ def import_official(predictions: str, *, passes: int, out: str = "predictions.cs
 
 
 def _one_array(path: str) -> np.ndarray:
+    """The array in a file, as float64."""
     if path.endswith(".safetensors"):
-        from tenfold.export import read_checkpoint
-
-        tensors = list(read_checkpoint(path).values())
+        tensors = list(read_safetensors(path).values())
         if len(tensors) != 1:
-            raise UserError(f"{path} holds {len(tensors)} arrays; give one")
-        return tensors[0].double().numpy()
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"cannot read the array {path}: {error}") from error
-    if array.ndim not in (1, 2) or not np.issubdtype(array.dtype, np.number) or len(array) == 0:
-        raise UserError(f"{path} holds {array.dtype} of shape {array.shape}; give (passes * rows[, classes])")
+            raise UserError(f"{printable(path)} holds {len(tensors)} arrays; give one")
+        array = tensors[0].double().numpy()
+    else:
+        try:
+            array = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError, MemoryError) as error:
+            raise UserError(f"cannot read the array {printable(path)}: {first_line(error)}") from error
+    if not isinstance(array, np.ndarray):
+        raise UserError(f"{printable(path)} is an archive of arrays; give a .npy file with one")
+    if array.ndim not in (1, 2) or array.dtype.kind not in "fiu" or array.size == 0:
+        raise UserError(
+            f"{printable(path)} holds {array.dtype} of shape {array.shape}; give (passes * rows[, classes])"
+        )
     return array.astype(np.float64)

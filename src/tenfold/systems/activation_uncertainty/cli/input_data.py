@@ -1,4 +1,4 @@
-"""What the command line's verbs work on: a main model from a run, or of the user's, and data that it takes."""
+"""Rows that a verb works on: tables, arrays, images, or what a function of the user's gives."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
@@ -7,126 +7,165 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from tenfold.data import normalize, read_images
+from tenfold.data import find_unreadable, read_images
+from tenfold.data.folder import is_image_name
 from tenfold.errors import UserError
-from tenfold.export import Manifest
+from tenfold.files import printable
 from tenfold.networks import import_object
-from tenfold.systems.activation_uncertainty.data.tables import column, feature_rows, read_table
-from tenfold.systems.activation_uncertainty.network.calling import Inputs
+from tenfold.systems.activation_uncertainty.data.tables import TableColumns, feature_rows, is_table, named_rows
+from tenfold.systems.activation_uncertainty.network.batches import Batch, Parts, check_parts, read_batches
+from tenfold.systems.activation_uncertainty.network.calling import Inputs, describe
+from tenfold.systems.activation_uncertainty.serving.loading import MainModel
+
+Rows = Callable[[], Iterator[Batch]]
+"""Gives the batches from the start each time."""
 
 
 def open_data(
     data: str,
-    manifest: Manifest | None = None,
+    model: MainModel,
     *,
-    columns: Sequence[str] | None = None,
-    id_column: str | None = None,
+    columns: TableColumns | None = None,
+    parts: Parts | None = None,
     batch_size: int = 512,
-) -> Callable[[], Iterator[tuple[Inputs, Tensor]]]:
-    """Data by name, as a function that gives ``(inputs, ids)`` from the start each time.
+) -> Rows:
+    """Data by name.
 
     Args:
-        data: ``package.module:function``, which gives an iterable of inputs or ``(inputs, ids)``; a ``.csv`` or
-            ``.parquet`` file; a ``.npy`` file of float32 inputs (of uint8 images for a run on images).
-        manifest: of a run, whose columns and normalization decide how rows become inputs.
-        columns: of a table, for a model of the user's: the inputs in order.
-        id_column: of a table.
+        data: ``package.module:function``, which gives an iterable of inputs or ``Batch``; a ``.csv`` or ``.parquet``
+            file; a ``.npy`` file of float32 inputs. For a run on images: a folder of image files, which are named by
+            their paths in it, or a ``.npy`` file of uint8 images.
+        model: whose columns and normalization decide how rows become inputs.
+        columns: of a table; its inputs are for a model of the user's.
+        parts: what the parts of a batch are that a function gives.
         batch_size: rows at a time.
 
     Raises:
         UserError: the data are missing, damaged or empty, or do not fit the model.
     """
-    path = Path(data)
-    if path.suffix in (".csv", ".parquet", ".gz"):
-        if manifest is not None and manifest.builder != "factory":
-            return lambda: _named_columns(path, manifest, id_column)
-        return lambda: feature_rows(path, columns, id_column)
-    if path.suffix == ".npy":
-        return lambda: _array_rows(path, manifest, batch_size)
-    if ":" in data:
-        make = import_object(data, "the data")
-
-        def batches() -> Iterator[Any]:
-            from tenfold.systems.activation_uncertainty.network.calling import numbered
-
-            found = make()
-            if not isinstance(found, Iterable):
-                raise UserError(f"the data {data!r} gave a {type(found).__name__}, over which one cannot go")
-            return numbered(found)
-
-        return batches
-    raise UserError(f"{data}: data are a .csv, .parquet or .npy file, or package.module:function")
-
-
-def first_batch(batches: Callable[[], Iterator[tuple[Inputs, Tensor]]], data: str) -> Inputs:
-    """The first inputs, for shapes; a ``UserError`` where there are none."""
-    first = next(iter(batches()), None)
-    if first is None:
-        raise UserError(f"{data} holds no rows")
-    return first[0]
+    columns = columns or TableColumns()
+    check_parts(parts)
+    is_function = ":" in data and not Path(data).exists()
+    if parts is not None and not is_function:
+        raise UserError(f"--parts is for batches that a function gives, and {printable(data)} is a file")
+    if (columns.inputs is not None or columns.id is not None) and not is_table(data):
+        raise UserError(f"--columns and --id_column are for tables, which {printable(data)} is not")
+    if is_table(data):
+        if model.facts is not None:
+            return _table_of_run(data, model, columns)
+        return lambda: feature_rows(data, columns)
+    if Path(data).is_dir():
+        return _image_rows(Path(data), model, min(batch_size, 64))
+    if Path(data).suffix == ".npy":
+        return lambda: _array_rows(Path(data), model, batch_size)
+    if is_function:
+        return _from_function(data, parts)
+    raise UserError(
+        f"{printable(data)}: data are a .csv, .csv.gz, .parquet or .npy file, a folder of images, or "
+        "package.module:function"
+    )
 
 
-def _named_columns(path: Path, manifest: Manifest, id_column: str | None) -> Iterator[tuple[Inputs, Tensor]]:
-    """Rows of a table as the columns that a run's network takes: scalars by name, vectors as ``name_0, name_1 ...``."""
-    facts: dict[str, Any] = manifest.extra["example"]
-    sizes = manifest.arguments.get("sizes")
-    given = 0
-    for batch in read_table(path):
-        inputs = {}
-        for name, fact in facts.items():
-            width = fact["shape"][0] if fact["shape"] else 0
-            names = [f"{name}_{n}" for n in range(width)] if width else [name]
-            values = np.stack([column(batch, own, path, given) for own in names], axis=1)
-            if fact["type"] == "int64":
-                _check_sizes(values, name, sizes, path)
-            tensor = torch.from_numpy(values).to(getattr(torch, fact["type"]))
-            inputs[name] = tensor if width else tensor[:, 0]
-        ids = np.arange(given, given + len(batch)) if id_column is None else column(batch, id_column, path, given)
-        given += len(batch)
-        yield inputs, torch.from_numpy(ids.astype(np.int64))
+def _table_of_run(data: str, model: MainModel, columns: TableColumns) -> Rows:
+    facts, manifest = model.facts, model.manifest
+    assert facts is not None and manifest is not None
+    if model.preprocessing is not None:
+        raise UserError(f"{printable(data)} is a table, and the run's model takes images: give image files or a .npy")
+    if columns.inputs is not None:
+        raise UserError(f"--columns is for a model of your own; this run takes {', '.join(facts.example)} by name")
+    sizes = manifest.arguments.get("sizes") or {}
+    by_name = sizes if isinstance(sizes, dict) else {"categories": sizes}
+    example = {name: fact.model_dump() for name, fact in facts.example.items()}
+    return lambda: named_rows(data, example, by_name, columns.id)
 
 
-def _check_sizes(values: np.ndarray, name: str, sizes: Any, path: Path) -> None:
-    if (values != np.rint(values)).any():
-        raise UserError(f"{path}: column {name!r} must hold whole numbers")
-    limits = np.array([sizes[name]] if isinstance(sizes, dict) else sizes)
-    if (values < 0).any() or (values >= limits).any():
+def _from_function(data: str, parts: Parts | None) -> Rows:
+    make = import_object(data, "the data")
+
+    def batches() -> Iterator[Batch]:
+        found = make()
+        if not isinstance(found, Iterable):
+            raise UserError(f"the data {data!r} gave a {type(found).__name__}, over which one cannot go")
+        return read_batches(_explained(found, parts), parts=parts)
+
+    return batches
+
+
+def _explained(batches: Iterable[Any], parts: Parts | None) -> Iterator[Any]:
+    """The batches; one that has parts must be explained."""
+    for batch in batches:
+        if parts is None and isinstance(batch, tuple | list) and not isinstance(batch, Batch):
+            raise UserError(
+                f"a batch is {describe(batch)}: say what each of them is, as with --parts '[inputs, labels]', "
+                "'[inputs, ids]' or '[inputs, inputs]'"
+            )
+        yield batch
+
+
+def first_inputs(batches: Rows, data: str) -> Inputs:
+    """The first inputs that have rows, for shapes; a ``UserError`` where there are none."""
+    for inputs, ids in batches():
+        if ids is not None and len(ids):
+            return inputs
+    raise UserError(f"{printable(data)} holds no rows")
+
+
+def _image_rows(folder: Path, model: MainModel, batch_size: int) -> Rows:
+    preprocessing = model.preprocessing
+    if preprocessing is None:
+        raise UserError(f"{printable(folder)} is a folder; a model of your own takes its batches from a function")
+    files = sorted(path for path in folder.rglob("*") if is_image_name(path) and path.is_file())
+    if not files:
+        raise UserError(f"{printable(folder)} holds no image files")
+    if bad := find_unreadable(files):
+        first, reason = next(iter(bad.items()))
         raise UserError(
-            f"{path}: column {name!r} names a value that the model does not know; it knows 0 to {limits.max() - 1}"
+            f"{len(bad)} of {len(files)} images in {printable(folder)} cannot be read, {printable(first.name)} first "
+            f"({reason}): move them away"
         )
 
+    def batches() -> Iterator[Batch]:
+        for start in range(0, len(files), batch_size):
+            some = files[start : start + batch_size]
+            images = preprocessing.normalize(torch.stack([preprocessing.read(path) for path in some]))
+            yield Batch(images, np.array([path.relative_to(folder).as_posix() for path in some], dtype=object))
 
-def _array_rows(path: Path, manifest: Manifest | None, batch_size: int) -> Iterator[tuple[Inputs, Tensor]]:
+    return batches
+
+
+def _array_rows(path: Path, model: MainModel, batch_size: int) -> Iterator[Batch]:
     try:
         array = np.load(path, allow_pickle=False, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"cannot read the array {path}: {error}") from error
-    if array.ndim == 0 or len(array) == 0:
-        raise UserError(f"{path} holds no rows")
-    images = manifest is not None and bool(manifest.extra.get("normalization"))
-    if images and array.dtype != np.uint8:
-        raise UserError(f"{path} holds {array.dtype}; images are uint8, 0 to 255")
-    if images and list(array.shape[1:]) != list(manifest.arguments["image_shape"]):  # type: ignore[union-attr]
-        raise UserError(f"{path} has shape {array.shape}; the model takes (n, {manifest.arguments['image_shape']})")  # type: ignore[union-attr]
+        raise UserError(f"cannot read the array {printable(path)}: {' '.join(str(error).split())[:200]}") from error
+    if not isinstance(array, np.ndarray) or array.ndim == 0 or len(array) == 0:
+        raise UserError(f"{printable(path)} holds no array of rows")
+    if array.dtype.kind not in "fiub":
+        raise UserError(f"{printable(path)} holds {array.dtype}; inputs are numbers")
+    preprocessing = model.preprocessing
+    if preprocessing is not None and array.dtype != np.uint8:
+        raise UserError(f"{printable(path)} holds {array.dtype}; images are uint8, 0 to 255")
+    if preprocessing is not None and tuple(array.shape[1:]) != preprocessing.image_shape:
+        raise UserError(f"{printable(path)} has shape {array.shape}; the model takes (n, *{preprocessing.image_shape})")
     for start in range(0, len(array), batch_size):
         part = torch.from_numpy(np.array(array[start : start + batch_size]))
-        if images and manifest is not None:
-            part = normalize(part, manifest.extra["normalization"]["mean"], manifest.extra["normalization"]["std"])
+        if preprocessing is not None:
+            part = preprocessing.normalize(part)
         elif part.is_floating_point():
             part = part.float()
             if not torch.isfinite(part).all():
-                raise UserError(f"{path} holds NaN or infinite values in rows {start} to {start + len(part) - 1}")
-        yield part, torch.arange(start, start + len(part))
+                raise UserError(
+                    f"{printable(path)} holds NaN or infinite values in rows {start} to {start + len(part) - 1}"
+                )
+        yield Batch(part, torch.arange(start, start + len(part)))
 
 
-def named_inputs(inputs: Sequence[str], manifest: Manifest) -> Iterator[tuple[list[str], Inputs]]:
+def named_inputs(inputs: Sequence[str], model: MainModel) -> Iterator[tuple[list[str], Inputs]]:
     """What ``tenfold predict`` is given: image files, or tables for a run on tables; names and inputs."""
-    if manifest.extra["normalization"]:
-        for name, image in read_images(inputs, manifest.arguments["image_shape"]):
-            facts = manifest.extra["normalization"]
-            yield [name], normalize(image[None], facts["mean"], facts["std"])
+    if model.preprocessing is not None:
+        for name, image in read_images(inputs, model.preprocessing):
+            yield [name], model.preprocessing.normalize(image[None])
         return
-    for rows, ids in chain.from_iterable(open_data(path, manifest)() for path in inputs):
+    for rows, ids in chain.from_iterable(open_data(path, model)() for path in inputs):
         yield [str(number) for number in ids.tolist()], rows

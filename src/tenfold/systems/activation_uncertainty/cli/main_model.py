@@ -1,43 +1,45 @@
-"""The main model that the command line's verbs work on: of a run, or of the user's."""
+"""The main model that a verb works on: of a run of any system, or one that a function of the user's makes."""
 
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
+import tenfold
+from tenfold.checkpoints import load_strictly, read_checkpoint, unwrap_state
+from tenfold.data import Preprocessing
 from tenfold.errors import UserError
-from tenfold.export import MANIFEST, Manifest, load_manifest, load_strictly, load_weights, read_checkpoint
+from tenfold.files import printable
+from tenfold.model_folder import MANIFEST, load_manifest
 from tenfold.networks import network_from_factory
-from tenfold.systems.activation_uncertainty.main_models.build import build_model
+from tenfold.run import system_of
+from tenfold.systems.activation_uncertainty.serving.loading import SYSTEM, MainModel, load_own
 
-SYSTEM = "activation-uncertainty"
 
-
-def load_main_model(
-    source: str, *, factory: str | None = None, weights: str | None = None
-) -> tuple[nn.Module, Manifest | None]:
-    """A main model in eval mode, with its manifest where it has one.
+def load_main_model(source: str, *, factory: str | None = None, weights: str | None = None) -> MainModel:
+    """A main model in eval mode.
 
     Args:
-        source: folder of a run; or ``package.module:function`` that makes the model.
+        source: folder of a run of any system; or ``package.module:function`` that makes the model.
         factory: must repeat the factory of a network of the user's own: a manifest alone never runs code.
         weights: checkpoint for a model that a function makes.
 
     Raises:
         UserError: there is no such model, or the weights are damaged or do not fit.
     """
-    if (Path(source) / MANIFEST).exists() or ":" not in source:
-        manifest = load_manifest(source)
-        if manifest.system != SYSTEM:
-            raise UserError(f"{source} holds a model of {manifest.system!r}, not of {SYSTEM}")
-        if manifest.builder == "factory" and factory != manifest.arguments.get("factory"):
+    if Path(source).is_dir() or (Path(source) / MANIFEST).exists() or ":" not in source:
+        if weights is not None:
+            raise UserError(f"--weights is for a model that a function makes; {printable(source)} has its own")
+        if system_of(source) == SYSTEM:
+            return load_own(source, factory)
+        served: Any = tenfold.load(source, factory=factory)
+        if not isinstance(served, nn.Module):
             raise UserError(
-                f"the network of {source} is made by {manifest.arguments.get('factory')!r}: allow it with --factory"
+                f"{printable(source)} is of {system_of(source)}, which serves a {type(served).__name__} and no network"
             )
-        model = build_model(manifest.builder, **manifest.arguments)
-        load_weights(model, source)
-        return model.eval(), manifest
+        said = load_manifest(source).extra.get("preprocessing")
+        return MainModel(served.eval(), preprocessing=None if said is None else Preprocessing.from_dict(said))
     model = network_from_factory(source, "the model")
     if weights is not None:
-        found = read_checkpoint(weights)
-        load_strictly(model, found.get("state_dict", found), weights)
-    return model.eval(), None
+        load_strictly(model, unwrap_state(read_checkpoint(weights), weights), weights)
+    return MainModel(model.eval())

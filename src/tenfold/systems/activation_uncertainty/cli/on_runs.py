@@ -8,13 +8,17 @@ from typing import Any, Literal
 import torch
 
 from tenfold.errors import UserError
-from tenfold.export import save_model
-from tenfold.run import read_config, write_atomically
+from tenfold.files import first_line, make_folder, printable, refuse_overwriting, write_atomically
+from tenfold.model_folder import save_model
+from tenfold.run import read_config
+from tenfold.settings import check_settings
 from tenfold.systems.activation_uncertainty.cli.input_data import named_inputs
-from tenfold.systems.activation_uncertainty.cli.main_model import load_main_model
 from tenfold.systems.activation_uncertainty.data.task_data import load_task
 from tenfold.systems.activation_uncertainty.estimator.metrics import quality
+from tenfold.systems.activation_uncertainty.experiment.settings import DataOptions
 from tenfold.systems.activation_uncertainty.method import ActivationUncertainty
+from tenfold.systems.activation_uncertainty.network.dropout import DropoutController
+from tenfold.systems.activation_uncertainty.serving.loading import load_own
 from tenfold.systems.activation_uncertainty.serving.onnx_graph import export_uncertain
 from tenfold.systems.activation_uncertainty.serving.saved_estimator import (
     ESTIMATOR_MANIFEST,
@@ -22,23 +26,6 @@ from tenfold.systems.activation_uncertainty.serving.saved_estimator import (
     load_estimator,
     load_estimator_manifest,
 )
-
-
-def _learner(model: torch.nn.Module, run: str, example: Any, seed: int) -> ActivationUncertainty:
-    """A learner with the dropout and target of the estimator in a folder."""
-    manifest = load_estimator_manifest(run)
-    own = [site for site in manifest.dropout if site["kind"] != "added"]
-    rates = {site["rate"] for site in manifest.dropout}
-    return ActivationUncertainty(
-        model,
-        example,
-        target=manifest.target,
-        passes=manifest.passes,
-        seed=seed,
-        places=[site["path"] for site in own] if own else "all",
-        add=[site["path"] for site in manifest.dropout if site["kind"] == "added"],
-        rate=rates.pop() if len(rates) == 1 else None,
-    )
 
 
 def evaluate(
@@ -53,11 +40,18 @@ def evaluate(
         seed: of the masks.
         factory: of a network of your own, which the run names.
     """
-    model, _ = load_main_model(run, factory=factory)
+    model = load_own(run, factory).network
     served = load_estimator(run, model)
-    options = dict(read_config(run)["data"]) | ({} if root is None else {"root": root})
-    data = load_task(**options)
-    learner = _learner(model, run, data.example, seed)
+    found = load_estimator_manifest(run)
+    data = load_task(**_data_options(run, root))
+    learner = ActivationUncertainty(
+        model,
+        data.example,
+        target=found.target,
+        passes=found.passes,
+        seed=seed,
+        dropout=DropoutController(model, data.example, sites=found.dropout),
+    )
     labels = learner.label(data.numbered("test"), passes=passes, seed=seed)
     scores = [served.score(inputs) for inputs, _ in data.numbered("test")]
     measured = quality(labels.uncertainty, torch.cat([score.uncertainty for score in scores]))
@@ -69,6 +63,16 @@ def evaluate(
         **{name: round(value, 5) for name, value in asdict(measured).items()},
         "far": round(float(far), 5),
     }
+
+
+def _data_options(run: str, root: str | None) -> dict[str, Any]:
+    """The data of a run, checked, with another folder where one is given."""
+    try:
+        options = DataOptions(**(read_config(run).get("data") or {}))
+    except TypeError as error:
+        raise UserError(f"{printable(run)}/config.yaml names other data settings: {first_line(error)}") from error
+    check_settings(options)
+    return asdict(options) | ({} if root is None else {"root": root})
 
 
 def export(
@@ -83,22 +87,21 @@ def export(
         out: folder to write; RUN/export where not given.
         factory: of a network of your own, which the run names.
     """
-    model, manifest = load_main_model(run, factory=factory)
-    served = load_estimator(run, model)
-    folder = Path(out) if out else Path(run) / "export"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+    main = load_own(run, factory)
+    served = load_estimator(run, main.network)
+    assert main.manifest is not None and main.facts is not None
+    folder = make_folder(out or Path(run) / "export")
+    refuse_overwriting(folder, run)
     if to == "safetensors":
-        assert manifest is not None
-        save_model(folder, model, **manifest.model_dump(include={"system", "builder", "arguments", "extra"}))
+        save_model(
+            folder, main.network, **main.manifest.model_dump(include={"system", "builder", "arguments", "extra"})
+        )
         for name in (ESTIMATOR_WEIGHTS, ESTIMATOR_MANIFEST):
             write_atomically(folder / name, (Path(run) / name).read_bytes())
         return {"model": str(folder / "model.safetensors"), "estimator": str(folder / ESTIMATOR_WEIGHTS)}
-    assert manifest is not None
-    facts: dict[str, Any] = manifest.extra["example"]
-    example = {name: torch.zeros(2, *fact["shape"], dtype=getattr(torch, fact["type"])) for name, fact in facts.items()}
+    example = {
+        name: torch.zeros(2, *fact.shape, dtype=getattr(torch, fact.type)) for name, fact in main.facts.example.items()
+    }
     made = export_uncertain(served, example, folder / "model.onnx")
     return {"onnx": str(made), "inputs": list(example), "outputs": ["prediction", "uncertainty"]}
 
@@ -111,11 +114,11 @@ def predict(run: str, inputs: list[str], *, factory: str | None = None) -> str:
         inputs: image files (or .npy files of uint8 images) for a run on images, tables for a run on tables.
         factory: of a network of your own, which the run names.
     """
-    model, manifest = load_main_model(run, factory=factory)
-    served = load_estimator(run, model)
-    assert manifest is not None
+    main = load_own(run, factory)
+    served = load_estimator(run, main.network)
+    assert main.facts is not None
     lines = []
-    for names, rows in named_inputs(inputs, manifest):
+    for names, rows in named_inputs(inputs, main):
         scores = served.score(rows)
         told = served.target.prediction(scores.prediction.double())
         for n, name in enumerate(names):
@@ -124,7 +127,7 @@ def predict(run: str, inputs: list[str], *, factory: str | None = None) -> str:
                 label = int(told[n].argmax())
                 line |= {
                     "class": label,
-                    "label": manifest.extra["classes"][label],
+                    "label": main.facts.classes[label],
                     "probability": float(told[n, label]),
                 }
             else:

@@ -1,8 +1,6 @@
 """What the method depends on: dropout rate and place, label passes and loss, auxiliary rows, shift of the inputs."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,12 +12,13 @@ from tenfold.systems.activation_uncertainty.estimator.metrics import quality, r2
 from tenfold.systems.activation_uncertainty.experiment.main_training import (
     load_main,
     make_learner,
-    train_main,
     weights_of,
 )
 from tenfold.systems.activation_uncertainty.experiment.settings import Config, TaskSettings
 from tenfold.systems.activation_uncertainty.labels.passes import DropoutLabels
+from tenfold.systems.activation_uncertainty.main_models.build import OWN
 from tenfold.systems.activation_uncertainty.method import ActivationUncertainty
+from tenfold.systems.activation_uncertainty.network.batches import Batch
 from tenfold.systems.activation_uncertainty.network.calling import Inputs
 
 RATES = (0.05, 0.1, 0.3, 0.5)
@@ -41,7 +40,7 @@ def vary(
         data: the task's data.
         main: its trained main model.
         learner_on: makes a learner on a model, with changed arguments.
-        model_at: trains a main model with another dropout rate, where that is possible.
+        model_at: a main model trained with another dropout rate, where that is possible.
 
     Returns:
         ``rates``, ``places``, ``label_passes``, ``rows``, ``shift`` and ``training_rows``: lists of rows by name.
@@ -107,7 +106,7 @@ def _training_rows(
         given = 0
         for inputs, ids in data.numbered("train"):
             if given < rows:
-                yield inputs, ids
+                yield Batch(inputs, ids)
             given += len(ids)
 
     trained = learner.label(some(), seed=16)
@@ -130,7 +129,7 @@ def _shift(data: TaskData, learner: ActivationUncertainty) -> list[dict[str, Any
 
     served, rows = learner.serve(), []
     for angle in ANGLES:
-        turned = [(rotate(inputs, angle) if angle else inputs, ids) for inputs, ids in data.numbered("test")]
+        turned = [Batch(rotate(inputs, angle) if angle else inputs, ids) for inputs, ids in data.numbered("test")]
         labels = learner.label(turned, seed=17)
         scores = [served.score(inputs) for inputs, _ in turned]
         measured = quality(labels.uncertainty, torch.cat([score.uncertainty for score in scores]))
@@ -147,19 +146,15 @@ def _shift(data: TaskData, learner: ActivationUncertainty) -> list[dict[str, Any
     return rows
 
 
-def vary_settings(config: Config, task: TaskSettings, data: TaskData, folder: Path, run: Run) -> dict[str, Any]:
-    """What the method depends on, on the first seed: see ``experiment.ablations``."""
+def vary_settings(config: Config, task: TaskSettings, data: TaskData, run: Run) -> dict[str, Any]:
+    """What the method depends on, on the first seed; main models at other rates are trained already."""
 
     def model_at(rate: float) -> nn.Module:
-        own = folder / f"rate{rate:g}"
-        changed = replace(task, dropout=replace(task.dropout, rate=rate))
-        if not (own / "weights.safetensors").exists():
-            train_main(config, changed, data, config.seed, own, run)
-        return load_main(changed, data, own / "weights.safetensors", config.trainer.device)
+        return load_main(task.at_rate(rate), data, weights_of(run, f"rates/{rate:g}"), config.trainer.device)
 
     main = load_main(task, data, weights_of(run, f"main/{task.name}/seed{config.seed}"), config.trainer.device)
 
     def learner_on(model: nn.Module, **changes: Any) -> ActivationUncertainty:
         return make_learner(config, task, data, model, config.seed, **changes)
 
-    return vary(data, main, learner_on, model_at if task.model.name in ("mlp", "cnn", "ratings", "clicks") else None)
+    return vary(data, main, learner_on, model_at if task.model.name in OWN else None)

@@ -26,7 +26,8 @@ from tenfold.systems.activation_uncertainty.labels.passes import DropoutLabels, 
 from tenfold.systems.activation_uncertainty.labels.targets import Target, entropy
 from tenfold.systems.activation_uncertainty.main_models.build import dense_part
 from tenfold.systems.activation_uncertainty.method import ActivationUncertainty
-from tenfold.systems.activation_uncertainty.network.calling import call, eval_mode, main_output, numbered
+from tenfold.systems.activation_uncertainty.network.batches import read_batches
+from tenfold.systems.activation_uncertainty.network.calling import call, eval_mode, main_output
 from tenfold.systems.activation_uncertainty.network.features import ActivationFeatures, read_features
 
 MC_PASSES = (2, 5, 10, 20, 50)
@@ -177,7 +178,7 @@ class Comparison:
         rates = {site.path.removeprefix(f"{prefix}."): site.rate for site in self.learner.dropout.sites}
         propagation = MomentPropagation(dense, rates)
         parts = []
-        for inputs, _ in numbered(batches()):
+        for inputs, _ in read_batches(batches()):
             with torch.no_grad(), eval_mode(self.learner.model):
                 found = propagation.moments(inputs_of(inputs))
             mean = found.mean if self.learner.target.classes else found.mean.flatten()
@@ -257,7 +258,7 @@ def last_layer_uncertainty(learner: ActivationUncertainty, batches: Iterable[Any
     parts = []
     try:
         with eval_mode(model):
-            for inputs, _ in numbered(batches):
+            for inputs, _ in read_batches(batches, learner.features.structure):
                 seen.clear()
                 output = main_output(call(model, inputs), learner.output)
                 if not seen or seen[-1][1].ndim != 2 or seen[-1][0].out_features != _outputs(output, target):

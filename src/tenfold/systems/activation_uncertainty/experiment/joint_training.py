@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tenfold.checkpoints import read_safetensors
 from tenfold.run import Run
 from tenfold.systems.activation_uncertainty.data.task_data import TaskData
 from tenfold.systems.activation_uncertainty.estimator.metrics import quality
+from tenfold.systems.activation_uncertainty.experiment.intervals import r2_difference
 from tenfold.systems.activation_uncertainty.experiment.main_training import (
     labelled,
     make_learner,
@@ -62,25 +63,31 @@ def train_jointly(config: Config, task: TaskSettings, data: TaskData, folder: Pa
         folder=folder,
         options=config.trainer,
         on_epoch=lambda epoch, row: run.progress(
-            "joint", epoch, options.epochs, f"loss {row['train/main']:.3f}, auxiliary {row['train/auxiliary']:.3f}"
+            "measure/joint",
+            epoch,
+            options.epochs,
+            f"loss {row['train/main']:.3f}, auxiliary {row['train/auxiliary']:.3f}",
         ),
     )
-    alone = load_file(weights_of(run, f"main/{task.name}/seed{config.seed}"))
+    alone = read_safetensors(weights_of(run, f"main/{task.name}/seed{config.seed}"))
     differing = sum(int((alone[name] != value.cpu()).sum()) for name, value in model.state_dict().items())
     auxiliary, test, _ = labelled(config, data, learner, config.seed)
     with torch.no_grad():
         before = quality(test.uncertainty, joint.estimator.eval()(test.features))
     few = auxiliary.subset(slice(0, max(len(auxiliary) // 10, 50)))
-    after = learner.fit(few, loss="gamma", start=joint.estimator).evaluate(test)
-    same_loss = learner.fit(few, loss="gamma").evaluate(test)
-    post_hoc = learner.fit(few).evaluate(test)
+    fits: dict[str, dict[str, Any]] = {
+        "joint, short fit": {"loss": "gamma", "start": joint.estimator},
+        "post hoc, same rows and loss": {"loss": "gamma"},
+        "post hoc, same rows": {},
+    }
+    estimates = {name: learner.fit(few, **options).estimate(test) for name, options in fits.items()}
+    ours, theirs = estimates["joint, short fit"], estimates["post hoc, same rows and loss"]
     return {
         "joint": asdict(before),
-        "joint, short fit": asdict(after),
-        "post hoc, same rows and loss": asdict(same_loss),
-        "post hoc, same rows": asdict(post_hoc),
+        **{name: asdict(quality(test.uncertainty, found)) for name, found in estimates.items()},
         "rows": len(few),
         "differing_weights": differing,
+        "interval": [*r2_difference(test.uncertainty, ours, theirs).interval],
     }
 
 

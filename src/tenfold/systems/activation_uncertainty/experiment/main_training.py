@@ -5,9 +5,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tenfold.checkpoints import load_strictly, read_safetensors
+from tenfold.files import atomic_path
 from tenfold.parallel import rank, wait_for_all_ranks
 from tenfold.run import Run
 from tenfold.systems.activation_uncertainty.data.task_data import TaskData
@@ -92,11 +94,15 @@ def train_main(
         folder=folder,
         options=config.trainer,
         on_epoch=lambda epoch, row: run.progress(
-            folder.name, epoch, options.epochs, f"{task.name}: loss {row['train/loss']:.3f}"
+            folder.relative_to(run.folder / "steps").as_posix(),
+            epoch,
+            options.epochs,
+            f"{task.name}: loss {row['train/loss']:.3f}",
         ),
     )
     if rank() == 0:
-        save_file(state_of(model), folder / "weights.safetensors")
+        with atomic_path(folder / "weights.safetensors") as temporary:
+            save_file(state_of(model), temporary)
     wait_for_all_ranks()  # which read them
     return {"history": fitted.history, "seconds": fitted.seconds}
 
@@ -109,7 +115,7 @@ def weights_of(run: Run, step: str) -> Path:
 def load_main(task: TaskSettings, data: TaskData, weights: Path, device: torch.device) -> nn.Module:
     """A trained main model, in eval mode."""
     model = make_model(task, data)
-    model.load_state_dict(load_file(weights))
+    load_strictly(model, read_safetensors(weights), weights)
     return model.to(device).eval()
 
 

@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
+from tenfold.arms import Outcomes, Runs, mean
 from tenfold.results import Plot, Series
 from tenfold.systems.activation_uncertainty.experiment.baselines import MC_PASSES
-from tenfold.systems.activation_uncertainty.experiment.comparison import Outcomes, mean, values
+from tenfold.systems.activation_uncertainty.experiment.comparison import mean_of
 
 _FAMILIES = ("all layers", "chosen layers", "all layers, on/off")
 
@@ -86,15 +85,12 @@ def _lines(
     )
 
 
-def _passes_plot(task: str, runs: Sequence[Mapping[str, Any]]) -> Plot:
+def _passes_plot(task: str, runs: Runs) -> Plot:
     passes = [float(t) for t in MC_PASSES]
-
-    def spread(row: str) -> list[float] | None:
-        return [float(np.std(values(runs, row), ddof=1))] * len(passes) if len(runs) > 1 else None
 
     rows = [row for row in (*_FAMILIES, "moment propagation, calibrated") if row in runs[0]["rows"]]
     prediction = next(row for row in runs[0]["rows"] if row.startswith("prediction only"))
-    monte_carlo = [mean(runs, f"Monte-Carlo dropout, T = {t}") for t in MC_PASSES]
+    monte_carlo = [mean_of(runs, f"Monte-Carlo dropout, T = {t}") for t in MC_PASSES]
     return Plot(
         id=f"passes-{task}",
         title=f"{task}: one pass against T Monte-Carlo passes",
@@ -104,7 +100,7 @@ def _passes_plot(task: str, runs: Sequence[Mapping[str, Any]]) -> Plot:
         series=[
             Series(name="Monte-Carlo dropout", x=passes, y=[max(value, -1.0) for value in monte_carlo]),
             *(
-                Series(name=f"{row}, one pass", x=passes, y=[mean(runs, row)] * len(passes))
+                Series(name=f"{row}, one pass", x=passes, y=[mean_of(runs, row)] * len(passes))
                 for row in [*rows, prediction]
             ),
         ],
@@ -113,7 +109,7 @@ def _passes_plot(task: str, runs: Sequence[Mapping[str, Any]]) -> Plot:
     )
 
 
-def _level_plot(task: str, runs: Sequence[Mapping[str, Any]]) -> Plot:
+def _level_plot(task: str, runs: Runs) -> Plot:
     estimates, labels = runs[0]["deciles"]
     return Plot(
         id=f"level-{task}",
@@ -129,9 +125,9 @@ def _level_plot(task: str, runs: Sequence[Mapping[str, Any]]) -> Plot:
     )
 
 
-def _retention_plot(task: str, runs: Sequence[Mapping[str, Any]]) -> Plot:
+def _retention_plot(task: str, runs: Runs) -> Plot:
     def named(name: str) -> str:
-        return f"{name} (area {np.mean([run['retention_area'][name] for run in runs]):.4f})"
+        return f"{name} (area {mean(runs, lambda run: run['retention_area'][name]):.4f})"
 
     return Plot(
         id=f"retention-{task}",
@@ -142,5 +138,5 @@ def _retention_plot(task: str, runs: Sequence[Mapping[str, Any]]) -> Plot:
         series=[Series(name=named(name), x=curve[0], y=curve[1]) for name, curve in runs[0]["retention"].items()],
         caption="First seed; areas are means over seeds, smaller is better. Of the "
         f"{runs[0]['overlap_at']} most uncertain rows, activations and 20 Monte-Carlo passes choose "
-        f"{np.mean([run['overlap'] for run in runs]):.0%} alike.",
+        f"{mean(runs, 'overlap'):.0%} alike.",
     )

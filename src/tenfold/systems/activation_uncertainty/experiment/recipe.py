@@ -5,8 +5,10 @@ all that it is compared with, measure. Then the papers' further claims (joint tr
 depends on (ablations), and the delivery of the first seed's model with its estimator.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from torch import Tensor, nn
 
 import tenfold
 from tenfold.cost import count_flops, count_parameters
-from tenfold.export import save_model
+from tenfold.model_folder import save_model
+from tenfold.networks import arguments_to_keep
 from tenfold.parallel import rank
 from tenfold.results import Cost, Results
 from tenfold.run import Run, environment, peak_process_memory_mb
@@ -26,10 +29,11 @@ from tenfold.systems.activation_uncertainty.estimator.metrics import (
     retention_area,
     retention_curve,
 )
-from tenfold.systems.activation_uncertainty.experiment.ablations import vary_settings
+from tenfold.systems.activation_uncertainty.experiment.ablations import RATES, vary_settings
 from tenfold.systems.activation_uncertainty.experiment.baselines import Comparison
-from tenfold.systems.activation_uncertainty.experiment.comparison import claims_of, metrics_of
-from tenfold.systems.activation_uncertainty.experiment.ensembles import measure_ensemble
+from tenfold.systems.activation_uncertainty.experiment.comparison import claims_of, metrics_of, summary_of
+from tenfold.systems.activation_uncertainty.experiment.ensembles import ensemble_trainings, measure_ensemble
+from tenfold.systems.activation_uncertainty.experiment.intervals import intervals_of
 from tenfold.systems.activation_uncertainty.experiment.joint_training import train_jointly
 from tenfold.systems.activation_uncertainty.experiment.main_training import (
     labelled,
@@ -41,14 +45,17 @@ from tenfold.systems.activation_uncertainty.experiment.main_training import (
 )
 from tenfold.systems.activation_uncertainty.experiment.plots import plots_of
 from tenfold.systems.activation_uncertainty.experiment.result_tables import tables_of
-from tenfold.systems.activation_uncertainty.experiment.settings import PRESETS, TASKS, Config, TaskSettings, tasks_of
+from tenfold.systems.activation_uncertainty.experiment.settings import PRESETS, Config, TaskSettings, tasks_of
 from tenfold.systems.activation_uncertainty.labels.passes import DropoutLabels
 from tenfold.systems.activation_uncertainty.labels.prefix_cache import PrefixCache
+from tenfold.systems.activation_uncertainty.main_models.build import OWN
 from tenfold.systems.activation_uncertainty.method import ActivationUncertainty
+from tenfold.systems.activation_uncertainty.network.batches import Batch
 from tenfold.systems.activation_uncertainty.network.calling import call
 from tenfold.systems.activation_uncertainty.serving.uncertain_model import UncertainModel
+from tenfold.workers import Step, Work, do_steps
 
-__all__ = ["PRESETS", "TASKS", "Config", "deliver", "make_learner", "make_model", "measure", "run", "train_main"]
+__all__ = ["PRESETS", "Config", "run"]
 
 
 def run(config: Config, run: Run) -> Results:
@@ -58,39 +65,34 @@ def run(config: Config, run: Run) -> Results:
         config: the settings.
         run: the run's folder; finished steps are read back from it.
     """
-    tasks = tasks_of(config)
-    loaded = {task.name: load_task(**asdict(task.data)) for task in tasks}
-    for task in tasks:  # what cannot be built or has no dropout fails now, not after hours
-        make_learner(config, task, loaded[task.name], make_model(task, loaded[task.name]), config.seed)
+    place = Place(config)
+    for task in place.tasks.values():  # what cannot be built or has no dropout fails now, not after hours
+        make_learner(config, task, place.data(task.name), make_model(task, place.data(task.name)), config.seed)
+    trainings, measurements = plan(config)
+    run.say(
+        f"{len(trainings)} trainings of main models, {len(measurements)} measurements: {', '.join(place.tasks)}, "
+        f"{config.seeds} seed(s); fewer with --seeds 1, --ensemble 0, --ablations false or --companions '[]'"
+    )
+    found = do_steps(
+        run,
+        [trainings, measurements, [Step("delivery", ("delivery",))]],
+        partial(open_place, config),
+        workers=workers_of(config),
+        threads=config.trainer.threads or torch.get_num_threads(),
+        work=place.work,
+    )
     seeds = range(config.seed, config.seed + config.seeds)
-    outcomes: dict[str, list[dict[str, Any]]] = {task.name: [] for task in tasks}
-    for task in tasks:
-        data = loaded[task.name]
-        for seed in seeds:
-            name = f"{task.name}/seed{seed}"
-            run.step(f"main/{name}", lambda folder: train_main(config, task, data, seed, folder, run))  # noqa: B023
-            weights = weights_of(run, f"main/{name}")
-            outcomes[task.name].append(
-                run.step(f"measure/{name}", lambda _: measure(config, task, data, seed, weights))  # noqa: B023
-            )
-    first, data = tasks[0], loaded[tasks[0].name]
-    extra: dict[str, Any] = {}
-    if config.joint:
-        extra["joint"] = run.step("joint", lambda folder: train_jointly(config, first, data, folder, run))
-    if config.ensemble:
-        task = next((task for task in tasks if task.data.name.startswith(("ratings", "movielens"))), first)
-        extra["ensemble"] = run.step(
-            "ensemble", lambda folder: measure_ensemble(config, task, loaded[task.name], folder, run)
-        )
-    if config.ablations:
-        extra["ablations"] = run.step("ablations", lambda folder: vary_settings(config, first, data, folder, run))
-    delivered = run.step("delivery", lambda _: deliver(config, first, data, outcomes[first.name][0]["chosen"], run))
+    outcomes = {name: [found[f"measure/{name}/seed{seed}"] for seed in seeds] for name in place.tasks}
+    extra = {name: found[f"measure/{name}"] for name in FURTHER if f"measure/{name}" in found}
+    delivered = found["delivery"]
+    data = place.data(next(iter(place.tasks)))
     return Results(
         system="activation-uncertainty",
         preset=config.preset,
         seed=config.seed,
         version=tenfold.__version__,
-        claims=claims_of(outcomes, extra, delivered),
+        summary=summary_of(outcomes),
+        claims=claims_of(outcomes, extra),
         metrics=metrics_of(outcomes, extra),
         cost=Cost(
             params=delivered["params"],
@@ -100,7 +102,7 @@ def run(config: Config, run: Run) -> Results:
         ),
         environment=environment(
             config.trainer.device.type,
-            data=", ".join(loaded),
+            data=", ".join(place.tasks),
             train_rows=data.sizes["train"],
             auxiliary_rows=data.sizes["auxiliary"],
             test_rows=data.sizes["test"],
@@ -108,7 +110,7 @@ def run(config: Config, run: Run) -> Results:
         plots=plots_of(outcomes, extra),
         tables=tables_of(outcomes, extra, delivered),
         notes=[
-            *dict.fromkeys(note for name in loaded for note in loaded[name].notes),
+            *dict.fromkeys(note for name in place.tasks for note in place.data(name).notes),
             *dict.fromkeys(note for runs in outcomes.values() for note in runs[0]["notes"]),
             "Labels of the estimator, labels of the test and the passes of the Monte-Carlo rows are independent of "
             "each other. Layers and epochs of the estimators are chosen on a fifth of the auxiliary rows; test rows "
@@ -119,6 +121,82 @@ def run(config: Config, run: Run) -> Results:
             "multi-class uncertainty are reconstructed (see the system's README).",
         ],
     )
+
+
+FURTHER = ("joint", "ensemble", "ablations")
+"""What may be measured beside the tasks, once."""
+
+
+def plan(config: Config) -> tuple[list[Step], list[Step]]:
+    """The trainings, and the measurements of what they leave."""
+    tasks, seeds = tasks_of(config), range(config.seed, config.seed + config.seeds)
+    trainings = [Step(f"main/{task.name}/seed{seed}", ("train", task.name, seed)) for task in tasks for seed in seeds]
+    measurements = [
+        Step(f"measure/{task.name}/seed{seed}", ("measure", task.name, seed)) for task in tasks for seed in seeds
+    ]
+    first = tasks[0]
+    if config.joint:
+        measurements.append(Step("measure/joint", ("joint", first.name)))
+    if config.ensemble:
+        task = next((task for task in tasks if task.data.name.startswith(("ratings", "movielens"))), first)
+        trainings += ensemble_trainings(config, task)
+        measurements.append(Step("measure/ensemble", ("ensemble", task.name)))
+    if config.ablations:
+        if first.model.name in OWN:
+            trainings += [Step(f"rates/{rate:g}", ("train", first.name, config.seed, None, rate)) for rate in RATES]
+        measurements.append(Step("measure/ablations", ("ablations", first.name)))
+    return trainings, measurements
+
+
+def workers_of(config: Config) -> int | None:
+    """Processes that share the steps: one where a training has several itself, or computes on a GPU."""
+    trainer = config.trainer
+    alone = trainer.devices * trainer.num_nodes > 1 or trainer.device.type == "cuda"
+    return 1 if alone and config.workers is None else config.workers
+
+
+class Place:
+    """What the steps need: tasks by name, and their data, read when first asked for.
+
+    Args:
+        config: the settings.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.tasks = {task.name: task for task in tasks_of(config)}
+        self._data: dict[str, TaskData] = {}
+
+    def data(self, name: str) -> TaskData:
+        """The data of a task."""
+        if name not in self._data:
+            self._data[name] = load_task(**asdict(self.tasks[name].data))
+        return self._data[name]
+
+    def work(self, step: Step, folder: Path, run: Run) -> dict[str, Any]:
+        """Do one step of the plan."""
+        config = self.config
+        kind, *rest = step.arguments
+        name = rest[0] if rest else next(iter(self.tasks))
+        task, data = self.tasks[name], self.data(name)
+        if kind == "train":
+            seed, order, rate = (*rest[1:], None, None)[:3]
+            return train_main(config, task.at_rate(rate), data, seed, folder, run, order=order)
+        if kind == "measure":
+            return measure(config, task, data, rest[1], weights_of(run, f"main/{name}/seed{rest[1]}"))
+        if kind == "joint":
+            return train_jointly(config, task, data, folder, run)
+        if kind == "ensemble":
+            return measure_ensemble(config, task, data, run)
+        if kind == "ablations":
+            return vary_settings(config, task, data, run)
+        chosen = json.loads((run.folder / f"steps/measure/{name}/seed{config.seed}/result.json").read_text())["chosen"]
+        return deliver(config, task, data, chosen, run)
+
+
+def open_place(config: Config) -> Work:
+    """What does the steps, in a process of its own."""
+    return Place(config).work
 
 
 def measure(config: Config, task: TaskSettings, data: TaskData, seed: int, weights: Path) -> dict[str, Any]:
@@ -187,6 +265,7 @@ def measure(config: Config, task: TaskSettings, data: TaskData, seed: int, weigh
         },
         "error": float(errors.double().mean()),
         "costs": costs_of(learner, data, selection.chosen.multiply_adds),
+        "intervals": intervals_of(table) if config.seeds == 1 else {},
     }
 
 
@@ -207,7 +286,7 @@ def _first(batches: Iterable[Any], rows: int) -> Iterable[Any]:
     for inputs, ids in batches:
         if given >= rows:
             return
-        yield inputs, ids
+        yield Batch(inputs, ids)
         given += len(ids)
 
 
@@ -251,13 +330,13 @@ def deliver(config: Config, task: TaskSettings, data: TaskData, chosen: Sequence
             arguments={
                 **data.model_facts,
                 "rate": task.dropout.rate,
-                "arguments": task.model.arguments,
+                "arguments": arguments_to_keep(task.model.arguments),
                 "factory": task.model.factory,
             },
             extra={
                 "kind": data.kind,
                 "classes": list(data.classes),
-                "normalization": data.normalization,
+                "preprocessing": None if data.preprocessing is None else data.preprocessing.to_dict(),
                 "example": _example_facts(data),
             },
         )

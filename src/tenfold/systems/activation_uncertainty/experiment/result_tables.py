@@ -1,12 +1,14 @@
 """Tables of the results page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from tenfold.arms import Outcomes, Runs, mean, spread
 from tenfold.results import Table
-from tenfold.systems.activation_uncertainty.experiment.comparison import Outcomes, common_rows, mean, values
+from tenfold.systems.activation_uncertainty.experiment.comparison import common_rows, mean_of, values
 
 
 def tables_of(outcomes: Outcomes, extra: Mapping[str, Any], delivered: Mapping[str, Any]) -> list[Table]:
@@ -39,25 +41,29 @@ def tables_of(outcomes: Outcomes, extra: Mapping[str, Any], delivered: Mapping[s
     return tables
 
 
-def _rows_table(task: str, runs: Sequence[Mapping[str, Any]]) -> Table:
+def _r2_of(row: str, run: Mapping[str, Any]) -> float:
+    return run["rows"][row]["r2"]
+
+
+def _rows_table(task: str, runs: Runs) -> Table:
     rows: list[list[str | float | int | None]] = []
     for row in common_rows(runs):
-        found = values(runs, row)
+        deviation = spread(runs, partial(_r2_of, row))
         equivalent = float(np.exp(np.mean(np.log(values(runs, row, "equivalent_passes")))))
         sign = "≥ " if all(run["rows"][row]["at_least"] for run in runs) else ""
         rows.append(
             [
                 row,
-                round(float(np.mean(found)), 4),
-                round(float(np.std(found, ddof=1)), 4) if len(found) > 1 else None,
-                round(mean(runs, row, "spearman"), 3),
-                round(mean(runs, row, "auc_top"), 3),
-                round(mean(runs, row, "auc_bottom"), 3),
-                round(mean(runs, row, "ratio"), 3),
+                round(mean_of(runs, row), 4),
+                None if deviation is None else round(deviation, 4),
+                round(mean_of(runs, row, "spearman"), 3),
+                round(mean_of(runs, row, "auc_top"), 3),
+                round(mean_of(runs, row, "auc_bottom"), 3),
+                round(mean_of(runs, row, "ratio"), 3),
                 f"{sign}{equivalent:.0f}",
             ]
         )
-    ceiling = float(np.mean([run["ceiling"] for run in runs]))
+    ceiling = mean(runs, "ceiling")
     return Table(
         id=f"rows-{task}",
         title=f"{task}: estimates of dropout uncertainty against independent labels",
@@ -69,7 +75,7 @@ def _rows_table(task: str, runs: Sequence[Mapping[str, Any]]) -> Table:
     )
 
 
-def _layers_table(task: str, runs: Sequence[Mapping[str, Any]]) -> Table:
+def _layers_table(task: str, runs: Runs) -> Table:
     first = runs[0]
     return Table(
         id=f"layers-{task}",
@@ -91,7 +97,7 @@ def _layers_table(task: str, runs: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _buckets_table(outcomes: Outcomes) -> Table:
-    def mean(runs: Sequence[Mapping[str, Any]], k: int) -> float | None:
+    def mean_auc(runs: Runs, k: int) -> float | None:
         values = [run["bucket_aucs"][k] for run in runs if run["bucket_aucs"][k] is not None]
         return round(float(np.mean(values)), 3) if values else None
 
@@ -99,7 +105,7 @@ def _buckets_table(outcomes: Outcomes) -> Table:
         id="buckets",
         title="Buckets of uncertainty: area under the ROC curve of each against the rest",
         columns=["task", "lowest", "2", "3", "4", "highest"],
-        rows=[[task, *(mean(runs, k) for k in range(5))] for task, runs in outcomes.items()],
+        rows=[[task, *(mean_auc(runs, k) for k in range(5))] for task, runs in outcomes.items()],
         caption="Five buckets of equal frequency, classified from all layers (paper B, which reports 0.92 for the "
         "lowest and 0.89 for the highest bucket of ensemble variation).",
     )
@@ -131,20 +137,16 @@ def _costs_table(outcomes: Outcomes) -> Table:
 
 
 def _held_out_table(outcomes: Outcomes) -> Table:
+    kinds = ("training rows", "held-out rows")
+    found = [
+        (task, *(mean(runs, lambda run, kind=kind: run["mean_uncertainty"][kind]) for kind in kinds))  # type: ignore[misc]
+        for task, runs in outcomes.items()
+    ]
     return Table(
         id="held-out",
         title="Mean uncertainty of rows that trained the main model and of rows that did not",
         columns=["task", "training rows", "held-out rows", "ratio"],
-        rows=[
-            [task, float(f"{a:.4g}"), float(f"{b:.4g}"), round(a / b, 3)]
-            for task, runs in outcomes.items()
-            for a, b in [
-                tuple(
-                    float(np.mean([run["mean_uncertainty"][kind] for run in runs]))
-                    for kind in ("training rows", "held-out rows")
-                )
-            ]
-        ],
+        rows=[[task, float(f"{a:.4g}"), float(f"{b:.4g}"), round(a / b, 3)] for task, a, b in found],
         caption="A main model is surer of what it has seen: an estimator fitted on training rows would be too low.",
     )
 

@@ -1,11 +1,15 @@
 """Settings of the experiment: options, tasks, presets."""
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal, get_args
+
+from annotated_types import Interval
 
 from tenfold.errors import UserError
-from tenfold.training import TrainerOptions
+from tenfold.options import TrainerOptions
+from tenfold.settings import NonNegativeFloat, PositiveFloat, PositiveInt, Seed
 
+Passes = Annotated[int, Interval(ge=2, le=1_000_000)]
 ImageData = Literal[
     "digits",
     "mnist",
@@ -33,22 +37,50 @@ class DataOptions:
             ``cifar10``, ``cifar100``, ``imagenet``, ``folder``; tables: ``ratings`` (generated, in MovieLens' layout),
             ``movielens-100k``, ``movielens-1m``, ``movielens-25m``, ``criteo`` (train.txt, or a .csv with a header).
         root: folder of the data (for ``criteo`` also the file); ``TENFOLD_DATA`` where null.
-        auxiliary: rows taken from the training split for the estimator; the main model never sees them.
+        auxiliary: rows taken from the training split for the estimator; the main model never sees them. Where null,
+            what the presets were measured with, or a fifth of other data.
         rows: read only so many rows of a table, all where null.
         threshold: for ratings, predict whether there are at least so many stars, instead of how many.
         hashed: for ``criteo``, hash categories into so many places each instead of counting them.
-        image_size: side to which the images of ``folder`` and ``imagenet`` are brought.
+        image_size: side of the squares cut out of the images of ``folder`` and ``imagenet``; 224 where null.
+        unreadable: of a ``folder``: refuse, or leave out, images that cannot be read.
         workers: processes that decode image files.
     """
 
     name: ImageData | TableData = "digits"
     root: str | None = None
-    auxiliary: int = 500
-    rows: int | None = None
+    auxiliary: PositiveInt | None = None
+    rows: PositiveInt | None = None
     threshold: float | None = None
-    hashed: int | None = None
-    image_size: int = 224
-    workers: int = 0
+    hashed: Annotated[int, Interval(ge=2, le=2**31)] | None = None
+    image_size: PositiveInt | None = None
+    unreadable: Literal["refuse", "leave-out"] = "refuse"
+    workers: Annotated[int, Interval(ge=0, le=1024)] = 0
+
+    def check(self) -> None:
+        """Refuse settings without effect on the data that are named.
+
+        Raises:
+            UserError: names the setting, and what to do.
+        """
+        table = self.name in get_args(TableData)
+        fits = {
+            "rows": table,
+            "threshold": table and self.name != "criteo",
+            "hashed": self.name == "criteo",
+            "image_size": self.name in ("folder", "imagenet"),
+            "root": self.name not in ("digits", "ratings"),
+        }
+        for setting, effect in fits.items():
+            value = getattr(self, setting)
+            if value is not None and not effect:
+                raise UserError(
+                    f"data.{setting} {value!r} has no effect on {self.name!r}: leave it out, or name the data it is "
+                    "for with "
+                    "--data.name"
+                )
+        if self.unreadable != "refuse" and self.name != "folder":
+            raise UserError(f"data.unreadable is for data.name folder, not for {self.name!r}")
 
 
 @dataclass
@@ -81,7 +113,7 @@ class DropoutOptions:
         drop_path: whether stochastic depth counts as dropout.
     """
 
-    rate: float | None = 0.2
+    rate: Annotated[float, Interval(gt=0, lt=1)] | None = 0.2
     places: str | list[str] = "all"
     add: list[str] = field(default_factory=list)
     drop_path: bool = False
@@ -104,15 +136,17 @@ class EstimatorOptions:
         tolerance: how far below all layers' R2 the chosen layers may be, on validation rows.
     """
 
-    target: str = "auto"
-    passes: int = 100
-    test_passes: int = 100
+    target: Literal[
+        "auto", "class", "mean-class", "mutual-information", "kl", "regression", "binary", "binary-logit"
+    ] = "auto"
+    passes: Passes = 100
+    test_passes: Passes = 100
     taps: str | list[str] = "auto"
     form: Literal["value", "on-off", "both"] = "value"
     pool: Literal["auto", "class-token"] = "auto"
     loss: Literal["auto", "mse_std", "mse_var", "gamma"] = "auto"
-    hidden: list[int] = field(default_factory=lambda: [100, 50])
-    tolerance: float = 0.01
+    hidden: list[PositiveInt] = field(default_factory=lambda: [100, 50])
+    tolerance: NonNegativeFloat = 0.01
 
 
 @dataclass
@@ -126,10 +160,10 @@ class OptimizerOptions:
         weight_decay: of Adam.
     """
 
-    epochs: int = 15
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
+    epochs: PositiveInt = 15
+    batch_size: PositiveInt = 128
+    learning_rate: PositiveFloat = 1e-3
+    weight_decay: NonNegativeFloat = 0.0
 
 
 @dataclass
@@ -150,13 +184,14 @@ class Config:
         estimator: see ``EstimatorOptions``.
         optimizer: see ``OptimizerOptions``.
         trainer: see ``TrainerOptions``; changes where a run computes, not what.
+        workers: processes that share tasks and seeds; one per free core where null. Changes no number.
     """
 
     preset: str = "tiny"
-    seed: int = 0
-    seeds: int = 2
+    seed: Seed = 0
+    seeds: PositiveInt = 2
     companions: list[str] = field(default_factory=list)
-    ensemble: int = 0
+    ensemble: Annotated[int, Interval(ge=0, le=1000)] = 0
     joint: bool = False
     ablations: bool = False
     data: DataOptions = field(default_factory=DataOptions)
@@ -165,6 +200,25 @@ class Config:
     estimator: EstimatorOptions = field(default_factory=EstimatorOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     trainer: TrainerOptions = field(default_factory=lambda: TrainerOptions(threads=1))
+    workers: PositiveInt | None = None
+
+    def check(self) -> None:
+        """What the settings' types do not say.
+
+        Raises:
+            UserError: a companion that there is not, an ensemble of one, or settings that go with other ones.
+        """
+        unknown = [name for name in self.companions if name not in TASKS]
+        if unknown:
+            raise UserError(f"companions: there is no task {unknown[0]!r}; there are: {', '.join(TASKS)}")
+        if self.data.name in self.companions or len(set(self.companions)) < len(self.companions):
+            raise UserError("companions: each task once, and not the run's own")
+        if self.ensemble == 1:
+            raise UserError("ensemble is a number of members, at least 2, or 0 for none; got 1")
+        if (self.model.name == "factory") != (self.model.factory is not None):
+            raise UserError("model.factory goes with model.name factory: give both, or none")
+        if self.dropout.add and self.dropout.rate is None:
+            raise UserError("dropout.add needs dropout.rate: how much is dropped there")
 
 
 @dataclass(frozen=True)
@@ -177,9 +231,13 @@ class TaskSettings:
     dropout: DropoutOptions
     optimizer: OptimizerOptions
 
+    def at_rate(self, rate: float | None) -> "TaskSettings":
+        """The same with another dropout rate; its own where ``None``."""
+        return self if rate is None else replace(self, dropout=replace(self.dropout, rate=rate))
+
 
 _RATINGS_MODEL = ModelOptions(name="ratings", arguments={"widths": [64, 32, 16]})
-_RATINGS_OPTIMISER = OptimizerOptions(epochs=10, batch_size=256)
+_RATINGS_OPTIMIZER = OptimizerOptions(epochs=10, batch_size=256)
 
 TASKS = {
     "digits": TaskSettings(
@@ -191,21 +249,21 @@ TASKS = {
     ),
     "ratings": TaskSettings(
         "ratings",
-        DataOptions(name="ratings", auxiliary=6500),
+        DataOptions(name="ratings"),
         _RATINGS_MODEL,
         DropoutOptions(rate=0.1),
-        _RATINGS_OPTIMISER,
+        _RATINGS_OPTIMIZER,
     ),
     "ratings-binary": TaskSettings(
         "ratings-binary",
-        DataOptions(name="ratings", auxiliary=6500, threshold=4.0),
+        DataOptions(name="ratings", threshold=4.0),
         _RATINGS_MODEL,
         DropoutOptions(rate=0.1),
-        _RATINGS_OPTIMISER,
+        _RATINGS_OPTIMIZER,
     ),
     "fashion-cnn": TaskSettings(
         "fashion-cnn",
-        DataOptions(name="fashion-mnist", auxiliary=3000),
+        DataOptions(name="fashion-mnist"),
         ModelOptions(name="cnn"),
         DropoutOptions(rate=0.25),
         OptimizerOptions(epochs=6),
@@ -215,31 +273,7 @@ TASKS = {
 
 
 def tasks_of(config: Config) -> list[TaskSettings]:
-    """The run's own task first, then its companions.
-
-    Raises:
-        UserError: a companion that there is not, or settings out of range.
-    """
-    unknown = [name for name in config.companions if name not in TASKS]
-    if unknown:
-        raise UserError(f"companions: there is no task {unknown[0]!r}; there are: {', '.join(TASKS)}")
-    rate = config.dropout.rate
-    if rate is not None and not 0 < rate < 1:
-        raise UserError(
-            f"dropout.rate must be above 0 and below 1: without dropout there is nothing to learn; got {rate:g}"
-        )
-    for value, name in (
-        (config.seeds, "seeds"),
-        (config.optimizer.epochs, "optimizer.epochs"),
-        (config.optimizer.batch_size, "optimizer.batch_size"),
-        (config.data.auxiliary, "data.auxiliary"),
-    ):
-        if value < 1:
-            raise UserError(f"{name} must be at least 1; got {value}")
-    if config.estimator.passes < 2 or config.estimator.test_passes < 2:
-        raise UserError("estimator.passes and estimator.test_passes must be at least 2")
-    if config.ensemble == 1 or config.ensemble < 0:
-        raise UserError(f"ensemble is a number of members, at least 2, or 0 for none; got {config.ensemble}")
+    """The run's own task first, then its companions."""
     own = TaskSettings(config.data.name, config.data, config.model, config.dropout, config.optimizer)
     return [own, *(TASKS[name] for name in config.companions)]
 
@@ -256,12 +290,12 @@ PRESETS = {
         ensemble=8,
         joint=True,
         ablations=True,
-        data=DataOptions(name="fashion-mnist", auxiliary=3000),
+        data=DataOptions(name="fashion-mnist"),
     ),
     "small-cnn": Config(
         preset="small-cnn",
         seeds=3,
-        data=DataOptions(name="fashion-mnist", auxiliary=3000),
+        data=DataOptions(name="fashion-mnist"),
         model=ModelOptions(name="cnn"),
         dropout=DropoutOptions(rate=0.25),
         optimizer=OptimizerOptions(epochs=6),
@@ -272,7 +306,7 @@ PRESETS = {
         ensemble=10,
         joint=True,
         ablations=True,
-        data=DataOptions(name="movielens-1m", auxiliary=100_000),
+        data=DataOptions(name="movielens-1m"),
         model=ModelOptions(name="ratings"),
         dropout=DropoutOptions(rate=0.1),
         optimizer=OptimizerOptions(epochs=10, batch_size=1024),
@@ -281,7 +315,7 @@ PRESETS = {
     "paper-criteo": Config(
         preset="paper-criteo",
         seeds=1,
-        data=DataOptions(name="criteo", auxiliary=200_000),
+        data=DataOptions(name="criteo"),
         model=ModelOptions(name="clicks"),
         dropout=DropoutOptions(rate=0.1),
         optimizer=OptimizerOptions(epochs=2, batch_size=4096),
@@ -291,7 +325,7 @@ PRESETS = {
         preset="paper-emnist",
         seeds=3,
         ablations=True,
-        data=DataOptions(name="emnist-balanced", auxiliary=12_800),
+        data=DataOptions(name="emnist-balanced"),
         model=ModelOptions(name="cnn"),
         dropout=DropoutOptions(rate=0.25),
         optimizer=OptimizerOptions(epochs=10, batch_size=256),

@@ -23,6 +23,15 @@ from tenfold.errors import UserError
 from tenfold.seeds import derived_seed
 from tenfold.systems.activation_uncertainty.labels.prefix_cache import PrefixCache
 from tenfold.systems.activation_uncertainty.labels.targets import Target
+from tenfold.systems.activation_uncertainty.network.batches import (
+    Ids,
+    Parts,
+    join_ids,
+    numbers_of_ids,
+    read_batches,
+    repeat_ids,
+    take_ids,
+)
 from tenfold.systems.activation_uncertainty.network.calling import (
     Chooser,
     Inputs,
@@ -32,7 +41,6 @@ from tenfold.systems.activation_uncertainty.network.calling import (
     eval_mode,
     main_output,
     mask_of,
-    numbered,
     repeat_rows,
     to_device,
 )
@@ -50,7 +58,7 @@ class DropoutLabels:
     """What T passes said about each row (input, or valid token).
 
     Attributes:
-        ids: ``(rows,)`` int64.
+        ids: ``(rows,)`` int64, or texts.
         output: ``(rows[, classes])`` float32 outputs of the pass without dropout.
         mean: ``(rows, quantities)`` float32 means over the passes, see ``Target.quantities``.
         spread: ``(rows,)`` float32 labels: variances, or uncertainties, see ``Target.power``.
@@ -59,7 +67,7 @@ class DropoutLabels:
         features: ``(rows, width)`` float32 of the same pass without dropout, where they were asked for.
     """
 
-    ids: Tensor
+    ids: Ids
     output: Tensor
     mean: Tensor
     spread: Tensor
@@ -78,7 +86,7 @@ class DropoutLabels:
     def subset(self, rows: Tensor | slice) -> "DropoutLabels":
         """Some of the rows."""
         return DropoutLabels(
-            self.ids[rows],
+            take_ids(self.ids, rows),
             self.output[rows],
             self.mean[rows],
             self.spread[rows],
@@ -95,7 +103,7 @@ def merge_labels(parts: Iterable[DropoutLabels]) -> DropoutLabels:
         raise UserError("there are no labels: the data are empty")
     features = [part.features for part in parts if part.features is not None]
     return DropoutLabels(
-        torch.cat([part.ids for part in parts]),
+        join_ids([part.ids for part in parts]),
         torch.cat([part.output for part in parts]),
         torch.cat([part.mean for part in parts]),
         torch.cat([part.spread for part in parts]),
@@ -119,12 +127,13 @@ def dropout_labels(
     memory_limit_mb: float = 64.0,
     per_sample: bool = False,
     prefix: bool = True,
+    parts: Parts | None = None,
 ) -> DropoutLabels:
     """Label rows by Monte-Carlo dropout: the batches of ``label_batches``, joined.
 
     Args:
         model: the network; afterwards as it was.
-        batches: inputs, or ``(inputs, ids)``.
+        batches: inputs, or ``Batch``.
         dropout: where units are dropped.
         target: definition of the uncertainty.
         passes: T, at least 2.
@@ -135,6 +144,7 @@ def dropout_labels(
         memory_limit_mb: MiB that the passes run together may take.
         per_sample: masks by sample id.
         prefix: whether what comes before the first dropout is computed once per batch.
+        parts: what the parts of a batch are, see ``network.batches``.
     """
     return merge_labels(
         labels
@@ -151,6 +161,7 @@ def dropout_labels(
             memory_limit_mb=memory_limit_mb,
             per_sample=per_sample,
             prefix=prefix,
+            parts=parts,
         )
     )
 
@@ -169,13 +180,14 @@ def label_batches(
     memory_limit_mb: float = 64.0,
     per_sample: bool = False,
     prefix: bool = True,
+    parts: Parts | None = None,
     wanted: Callable[[int], bool] = lambda number: True,
 ) -> Iterator[tuple[int, DropoutLabels]]:
     """Labels batch by batch.
 
     Args:
         model: the network; afterwards as it was, random states included.
-        batches: inputs, or ``(inputs, ids)``; see ``numbered``.
+        batches: inputs, or ``Batch``; batches without rows are passed over.
         dropout: where units are dropped.
         target: definition of the uncertainty.
         passes: T, at least 2.
@@ -186,6 +198,7 @@ def label_batches(
         memory_limit_mb: for ``repeat`` and ``vmap``, MiB that the tensors of the passes run together may take.
         per_sample: masks by sample id: the same in any batch; slower. Not with ``vmap``.
         prefix: whether what comes before the first dropout is computed once per batch and not in every pass.
+        parts: what the parts of a batch are, see ``network.batches``.
         wanted: whether a batch, by its number, is labelled here; others are passed over.
 
     Yields:
@@ -203,16 +216,16 @@ def label_batches(
     device = device_of(model)
     cache: PrefixCache | None = None
     chunk = 0
-    for number, (inputs, ids) in enumerate(numbered(batches)):
-        if not wanted(number):
+    for number, (inputs, ids) in enumerate(read_batches(batches, dropout.structure, parts)):
+        if not wanted(number) or not len(ids):
             continue
         inputs, rows = to_device(inputs, device), batch_size(inputs)
         if cache is None and prefix:
             cache = PrefixCache(dropout, inputs)
         if not chunk:
             chunk = min(passes, _chunk(model, inputs, how, memory_limit_mb))
-        runner = _Runner(model, inputs, ids.to(device), rows, cache, target, output)
-        read = runner.clean_pass(features)
+        runner = _Runner(model, inputs, ids, rows, cache, target, output)
+        read = runner.plain_pass(features)
         with dropout.on(seed=derived_seed(seed, number)):
             moments = runner.stochastic_passes(passes, chunk, how, seed if per_sample else None)
         yield number, runner.labels(passes, moments, read)
@@ -272,31 +285,32 @@ class _Runner:
 
     model: nn.Module
     inputs: Inputs
-    ids: Tensor
+    ids: Ids
     rows: int
     cache: PrefixCache | None
     target: Target
     output: Chooser | None
-    clean_output: Any = None
+    plain_output: Any = None
 
-    def clean_pass(self, features: ActivationFeatures | None) -> Tensor | None:
+    def plain_pass(self, features: ActivationFeatures | None) -> Tensor | None:
         """The served pass; gives the features, if they are wanted."""
-        mask = mask_of(self.inputs)
+        mask = mask_of(self.model, self.inputs)
         with torch.no_grad(), eval_mode(self.model), self.cache.record() if self.cache else nullcontext():
             if features is None:
-                self.clean_output = main_output(call(self.model, self.inputs), self.output)
+                self.plain_output = main_output(call(self.model, self.inputs), self.output)
                 return None
             with features.collect(mask) as read:
-                self.clean_output = main_output(call(self.model, self.inputs), self.output)
-        return read.features(self.clean_output)
+                self.plain_output = main_output(call(self.model, self.inputs), self.output)
+        return read.features(self.plain_output)
 
     def stochastic_passes(self, passes: int, chunk: int, how: Passes, sample_seed: int | None) -> _Moments:
         """All passes with dropout, which is on."""
         moments = _Moments()
+        numbers = numbers_of_ids(self.ids).to(device_of(self.model))
         with torch.no_grad():
             for first in range(0, passes, chunk):
                 together = min(chunk, passes - first)
-                masks = nullcontext() if sample_seed is None else SampleMasks(sample_seed, self.ids, first, together)
+                masks = nullcontext() if sample_seed is None else SampleMasks(sample_seed, numbers, first, together)
                 with masks:
                     outputs = self._vmapped(together) if how == "vmap" else self._repeated(together)
                 checked = self.target.check(outputs)
@@ -315,23 +329,23 @@ class _Runner:
         with self.cache.replay(self.rows) if self.cache else nullcontext():
             try:
                 return torch.func.vmap(one, randomness="different")(torch.arange(together)).flatten(0, 1)
-            except RuntimeError as error:
+            except (RuntimeError, UserError) as error:
                 raise UserError(
                     f"the passes of this network cannot be vectorised: {error}; run them as repeat"
                 ) from error
 
     def labels(self, passes: int, moments: _Moments, features: Tensor | None) -> DropoutLabels:
-        checked = self.target.check(self.clean_output)
+        checked = self.target.check(self.plain_output)
         predicted = checked.argmax(-1) if self.target.classes else checked
         spread = self.target.spread(moments.mean + moments.origin, moments.m2, passes, predicted)
         ids, valid = self.ids, None
         if len(checked) != self.rows:  # a prediction per token
             tokens = len(checked) // self.rows
-            ids = self.ids.repeat_interleave(tokens)
-            mask = mask_of(self.inputs)
+            ids = repeat_ids(self.ids, tokens)
+            mask = mask_of(self.model, self.inputs)
             valid = None if mask is None else mask.flatten()
         made = DropoutLabels(
-            ids.cpu(),
+            ids,
             checked.float().cpu(),
             (moments.mean + moments.origin).float().cpu(),
             spread.float().cpu(),

@@ -1,12 +1,15 @@
 """Main models by name, for the recipe and for the manifests of saved models."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from tenfold.errors import UserError
+from tenfold.files import first_line
+from tenfold.model_folder import plain_arguments
 from tenfold.networks import named_network, network_from_factory
 from tenfold.systems.activation_uncertainty.main_models.networks import (
     ClickNetwork,
@@ -28,6 +31,7 @@ def build_model(
     arguments: dict[str, Any] | None = None,
     factory: str | None = None,
     weights: str | None = None,
+    from_file: str | Path | None = None,
 ) -> nn.Module:
     """A main model by name.
 
@@ -40,11 +44,12 @@ def build_model(
         arguments: further arguments of the network.
         factory: of a network of the user's.
         weights: checkpoint to start from, for networks that are not made here.
+        from_file: the file that gave name and arguments, if it was not the user: only plain arguments are then taken.
 
     Raises:
         UserError: unknown name, a network that does not fit the data, or arguments that it does not take.
     """
-    arguments = dict(arguments or {})
+    arguments = dict(arguments or {}) if from_file is None else plain_arguments(arguments or {}, from_file)
     images = num_classes is not None
     if name in OWN:
         if weights is not None:
@@ -60,14 +65,20 @@ def build_model(
                 return make(num_classes=num_classes, image_shape=list(image_shape or ()), **arguments)
             made: type[RatingNetwork] | type[ClickNetwork] = RatingNetwork if name == "ratings" else ClickNetwork
             return made(sizes, **arguments)
-        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise UserError(f"model {name!r} cannot be built on these data: {' '.join(str(error).split())}") from error
+        except Exception as error:  # arguments of any kind can end a network anywhere
+            raise UserError(f"model {name!r} cannot be built on these data: {first_line(error)}") from error
     if name == "factory" and not images:
         return network_from_factory(factory, sizes=sizes, **arguments)
     if not images:
         raise UserError(f"model {name!r} is for images; tables take ratings, clicks or factory")
     return named_network(
-        name, num_classes=num_classes or 0, arguments=arguments, factory=factory, weights=weights, others=OWN
+        name,
+        num_classes=num_classes or 0,
+        arguments=arguments,
+        factory=factory,
+        weights=weights,
+        others=OWN,
+        from_file=from_file,
     )
 
 

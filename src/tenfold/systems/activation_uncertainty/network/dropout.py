@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from tenfold.errors import UserError
+from tenfold.systems.activation_uncertainty.network.batches import structure_of
 from tenfold.systems.activation_uncertainty.network.calling import Inputs, eval_mode
 from tenfold.systems.activation_uncertainty.network.dropout_sites import (
     ATTENTION,
-    DROPOUT_FUNCTIONS,
+    Call,
     DropoutSite,
-    attention_rate,
+    call_rate,
     choose_sites,
     dropout_arguments,
     find_dropout,
@@ -36,6 +37,7 @@ from tenfold.systems.activation_uncertainty.network.module_stack import ModuleSt
 from tenfold.systems.activation_uncertainty.network.sample_masks import SampleMasks
 from tenfold.taps import find_module, first_tensor
 
+_BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 INPUTS = "inputs"
 """Stands for the network's floating-point inputs in ``add``."""
 
@@ -53,6 +55,8 @@ class DropoutController:
             (after every embedding) or ``inputs`` (of the network, floating-point ones). Needs ``rate``. Such dropout
             the network was not trained with; the artefact says so.
         drop_path: whether stochastic depth counts as dropout.
+        sites: exactly these, as another controller of an equal network found them; ``places``, ``rate``, ``add`` and
+            ``drop_path`` are then not looked at.
 
     Raises:
         UserError: there is no dropout at these places, or a rate is not in (0, 1).
@@ -72,21 +76,30 @@ class DropoutController:
         rate: float | None = None,
         add: str | Sequence[str] = (),
         drop_path: bool = False,
+        sites: Sequence[DropoutSite] | None = None,
     ) -> None:
         self.model = model
-        own = choose_sites(find_dropout(model, example, drop_path=drop_path), places, rate)
-        added = _added_sites(model, [add] if isinstance(add, str) else list(add), rate)
+        self.structure = structure_of(example)
+        if sites is not None:
+            known = {(site.path, site.kind, site.call) for site in find_dropout(model, example, drop_path=True)}
+            for site in sites:
+                if site.kind == "added":
+                    _added_sites(model, [site.path], site.rate)
+                elif (site.path, site.kind, site.call) not in known:
+                    raise UserError(f"{type(model).__name__} has no dropout of kind {site.kind} at {site.path!r}")
+            own, added = list(sites), []
+        else:
+            own = choose_sites(find_dropout(model, example, drop_path=drop_path), places, rate)
+            added = _added_sites(model, [add] if isinstance(add, str) else list(add), rate)
         if not own and not added:
             raise UserError(
                 f"{type(model).__name__} has no dropout: name modules after which units are dropped (add) and a rate, "
                 "or give a network that was trained with dropout"
             )
         self.sites: tuple[DropoutSite, ...] = (*own, *added)
-        self.rate = rate
         self._modules = dict(model.named_modules())
-        self._intercepted = {site.path: site.rate for site in own if site.kind == "functional"} | {
-            site.path: site.rate for site in own if site.kind == "owner" and rate is not None
-        }
+        self._calls = {site.call: site.rate for site in self.sites if site.kind in ("functional", "owner")}
+        self._owners = {site.path for site in self.sites if site.kind == "owner"}
 
     @property
     def inference_only(self) -> bool:
@@ -112,9 +125,9 @@ class DropoutController:
             for site in self.sites:
                 if site.kind == "added":
                     stack.callback(self._add(site).remove)
-            if self._intercepted:
+            if self._calls:
                 modules = stack.enter_context(ModuleStack().follow(self.model))
-                stack.enter_context(_Interception(modules, self._intercepted))
+                stack.enter_context(_Interception(modules, self._calls, self._owners))
             if masks is not None:
                 stack.enter_context(masks)
             yield
@@ -141,7 +154,7 @@ class DropoutController:
     def _add(self, site: DropoutSite) -> Any:
         def drop(value: Any) -> Any:
             if isinstance(value, Tensor) and value.is_floating_point():
-                return F.dropout(value, site.rate, training=True)
+                return torch.ops.aten.dropout(value, site.rate, True)  # which no interception takes for a call
             return value
 
         if site.path == INPUTS:
@@ -178,23 +191,29 @@ def _added_sites(model: nn.Module, names: Sequence[str], rate: float | None) -> 
 
 
 class _Interception(TorchFunctionMode):
-    """Turns the calls that drop units on, or changes their rate, inside certain modules."""
+    """Turns chosen calls on, at their rates, and those that an owner's flag would turn on beside them off."""
 
-    def __init__(self, stack: ModuleStack, rates: dict[str, float]) -> None:
+    def __init__(self, stack: ModuleStack, rates: dict[Call, float], owners: set[str]) -> None:
         super().__init__()
         self.stack = stack
         self.rates = rates
+        self.owners = owners
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        rate = self.rates.get(self.stack.current)
-        if rate is not None and func in DROPOUT_FUNCTIONS:
-            x, own, _ = dropout_arguments(args, kwargs)
-            if own > 0:
-                return func(x, rate, True)
-        elif rate is not None and func is ATTENTION and attention_rate(args, kwargs) > 0:
-            if len(args) > 4:
-                args = (*args[:4], rate, *args[5:])
-            else:
-                kwargs = {**kwargs, "dropout_p": rate}
+        path = self.stack.current
+        own = call_rate(func, args, kwargs)
+        rate = self.rates.get(Call(path, func is ATTENTION, own)) if own > 0 else None
+        if rate is None and own > 0 and path in self.owners:
+            rate = 0.0
+        if rate is not None and func is ATTENTION:
+            return func(
+                *args[:4],
+                **{**dict(zip(("dropout_p", "is_causal"), args[4:], strict=False)), **kwargs, "dropout_p": rate},
+            )
+        if rate is not None:
+            return func(dropout_arguments(args, kwargs)[0], rate, rate > 0)
+        if func is F.batch_norm and path in self.owners:  # the flag was set for the dropout alone
+            given = dict(zip(_BATCH_NORM, args, strict=False)) | kwargs
+            return func(**{**given, "training": given.get("running_mean") is None})
         return func(*args, **kwargs)

@@ -4,19 +4,20 @@ Five kinds of sites::
 
     module      nn.Dropout and its kin, recurrent layers with dropout between them
     attention   nn.MultiheadAttention
-    functional  a module whose forward calls F.dropout(x, p, self.training)
-    owner       a module that asks for dropout only while it trains: F.dropout(x, p if self.training else 0),
+    functional  calls of F.dropout(x, p, self.training) in a module's forward
+    owner       calls that ask for dropout only while the module trains: F.dropout(x, p if self.training else 0),
                 F.scaled_dot_product_attention(..., dropout_p=p if self.training else 0)
     drop-path   stochastic depth: residual branches dropped whole, per sample; only on request
 
 The first two are switched by their flag and rate. A functional site is switched by intercepting its calls, which
 leaves every flag alone. An owner's flag is set, but not its children's: a normalization layer below it stays frozen.
+Calls in one module are told apart by their function and their own rate: each is a site of its own.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,14 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
 from tenfold.errors import UserError
-from tenfold.systems.activation_uncertainty.network.calling import Inputs, call, eval_mode
+from tenfold.systems.activation_uncertainty.network.calling import (
+    Chooser,
+    Inputs,
+    batch_size,
+    call,
+    eval_mode,
+    main_output,
+)
 from tenfold.systems.activation_uncertainty.network.module_stack import ModuleStack
 
 Kind = Literal["module", "attention", "functional", "owner", "drop-path", "added"]
@@ -55,10 +63,27 @@ class DropoutSite:
             dropped, or ``inputs``.
         kind: see the module's description; ``added`` for a place that has no dropout of its own.
         rate: probability with which a unit is dropped.
+        own_rate: the rate of the calls in the network, where that is another: the site of a call is known by it.
+        attention: whether the calls are of ``scaled_dot_product_attention``.
     """
 
     path: str
     kind: Kind
+    rate: float
+    own_rate: float | None = None
+    attention: bool = False
+
+    @property
+    def call(self) -> "Call":
+        """What tells a site of calls from others in the same module."""
+        return Call(self.path, self.attention, self.rate if self.own_rate is None else self.own_rate)
+
+
+class Call(NamedTuple):
+    """Calls in one module that drop units by the same function at the same rate."""
+
+    path: str
+    attention: bool
     rate: float
 
 
@@ -72,6 +97,13 @@ def dropout_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[T
 def attention_rate(args: Sequence[Any], kwargs: Mapping[str, Any]) -> float:
     """The dropout rate of a call of ``scaled_dot_product_attention``."""
     return float(args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0))
+
+
+def call_rate(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float:
+    """The rate of a call that may drop units; 0 for every other function."""
+    if func in DROPOUT_FUNCTIONS:
+        return dropout_arguments(args, kwargs)[1]
+    return attention_rate(args, kwargs) if func is ATTENTION else 0.0
 
 
 def is_normalization(module: nn.Module) -> bool:
@@ -101,25 +133,26 @@ class _Recorder(TorchFunctionMode):
     def __init__(self, stack: ModuleStack) -> None:
         super().__init__()
         self.stack = stack
-        self.entered: list[str] = []
-        self.calls: dict[str, float] = {}  # innermost module -> rate, in order
+        self.events: list[str | Call] = []  # modules and calls, in order
+        self.calls: list[Call] = []
+        self.active: list[str] = []  # modules whose calls drop units in this pass
 
     def enter(self, path: str) -> None:
-        self.entered.append(path)
+        self.events.append(path)
 
     def leave(self, path: str, output: Any) -> None:
         pass
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        rate = 0.0
-        if func in DROPOUT_FUNCTIONS:
-            rate = dropout_arguments(args, kwargs)[1]
-        elif func is ATTENTION:
-            rate = attention_rate(args, kwargs)
-        if rate > 0 and self.stack.current not in self.calls:
-            self.calls[self.stack.current] = rate
-            self.entered.append(self.stack.current)
+        rate = call_rate(func, args, kwargs)
+        if rate > 0:
+            made = Call(self.stack.current, func is ATTENTION, rate)
+            self.events.append(made)
+            if made not in self.calls:
+                self.calls.append(made)
+            if func is ATTENTION or dropout_arguments(args, kwargs)[2]:
+                self.active.append(self.stack.current)
         return func(*args, **kwargs)
 
 
@@ -158,6 +191,36 @@ def _record_training(model: nn.Module, example: Inputs) -> _Recorder | None:
                     buffer.copy_(saved)
 
 
+def check_repeatable(model: nn.Module, example: Inputs, output: Chooser | None = None) -> Tensor:
+    """The prediction in eval mode, which must be the same every time.
+
+    Args:
+        model: any network; left as it was.
+        example: a small batch, of one row or more.
+        output: picks the prediction from what the network gives.
+
+    Raises:
+        UserError: the prediction is random in eval mode, too; the message names dropout that ignores it.
+    """
+    given = dict(example) if isinstance(example, Mapping) else example
+    if batch_size(given) == 0:
+        raise UserError("the example holds no rows; give a batch of one or more")
+    found = []
+    with torch.no_grad(), eval_mode(model), torch.random.fork_rng():
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            found.append(main_output(call(model, given), output))
+        first, second = found
+        if first.shape == second.shape and torch.allclose(first, second, rtol=1e-3, atol=1e-5, equal_nan=True):
+            return first
+        active = _record(model, given).active
+    where = f" (dropout at {active[0] or 'the model itself'!r} ignores it)" if active else ""
+    raise UserError(
+        f"the prediction of {type(model).__name__} is random in eval mode, too{where}: pass training=self.training to "
+        "what draws random numbers, so that the prediction that is served is one"
+    )
+
+
 def find_dropout(model: nn.Module, example: Inputs, *, drop_path: bool = False) -> list[DropoutSite]:
     """The places where a network drops units, in the order in which they run.
 
@@ -173,9 +236,9 @@ def find_dropout(model: nn.Module, example: Inputs, *, drop_path: bool = False) 
     with eval_mode(model):
         evaluated = _record(model, example)
     trained = _record_training(model, example)
-    found: dict[str, DropoutSite] = {}
+    found: dict[str | Call, DropoutSite] = {}
     for path, module in modules.items():
-        if path not in evaluated.entered or _rate_of(module) <= 0:
+        if path not in evaluated.events or _rate_of(module) <= 0:
             continue
         if type(module).__name__.endswith(_DROP_PATHS):
             if drop_path:
@@ -183,14 +246,16 @@ def find_dropout(model: nn.Module, example: Inputs, *, drop_path: bool = False) 
         else:
             kind: Kind = "attention" if isinstance(module, nn.MultiheadAttention) else "module"
             found[path] = DropoutSite(path, kind, _rate_of(module))
-    for path, rate in evaluated.calls.items():
-        if path not in found and not isinstance(modules[path], _DropoutNd):
-            found[path] = DropoutSite(path, "functional", rate)
-    for path, rate in (trained.calls if trained else {}).items():
-        if path not in found and rate_attribute(modules[path]) is None:
-            found[path] = DropoutSite(path, "owner", rate)
-    order = {path: n for n, path in reversed([*enumerate([*evaluated.entered, *(trained.entered if trained else [])])])}
-    return sorted(found.values(), key=lambda site: order[site.path])
+    for made in evaluated.calls:
+        if rate_attribute(modules[made.path]) is None:
+            found[made] = DropoutSite(made.path, "functional", made.rate, attention=made.attention)
+    for made in trained.calls if trained else ():
+        if made not in found and rate_attribute(modules[made.path]) is None:
+            found[made] = DropoutSite(made.path, "owner", made.rate, attention=made.attention)
+    order: dict[str | Call, int] = {}
+    for event in [*evaluated.events, *(trained.events if trained else [])]:
+        order.setdefault(event, len(order))
+    return [found[key] for key in sorted(found, key=order.__getitem__)]
 
 
 def choose_sites(sites: Sequence[DropoutSite], places: str | Sequence[str], rate: float | None) -> list[DropoutSite]:
@@ -212,10 +277,11 @@ def choose_sites(sites: Sequence[DropoutSite], places: str | Sequence[str], rate
         names = [places] if isinstance(places, str) else list(places)
         for name in names:
             if not any(_stands_for(name, site) for site in sites):
-                known = ", ".join(site.path or "the model itself" for site in sites) or "none at all"
+                known = ", ".join(dict.fromkeys(site.path or "the model itself" for site in sites)) or "none at all"
                 raise UserError(f"places: there is no dropout at {name!r}; there is: {known}")
         chosen = [site for site in sites if any(_stands_for(name, site) for name in names)]
-    chosen = [DropoutSite(site.path, site.kind, site.rate if rate is None else rate) for site in chosen]
+    if rate is not None:
+        chosen = [replace(site, rate=rate, own_rate=site.rate) for site in chosen]
     for site in chosen:
         if not 0 < site.rate < 1:
             raise UserError(f"the dropout rate at {site.path!r} must be above 0 and below 1; got {site.rate:g}")

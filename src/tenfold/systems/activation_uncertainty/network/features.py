@@ -7,13 +7,15 @@ in place later can change them, and no activation is kept.
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from tenfold.errors import UserError
 from tenfold.systems.activation_uncertainty.network.activations import FUNCTIONS, Tap, find_activations, named_taps
+from tenfold.systems.activation_uncertainty.network.batches import Parts, read_batches, structure_of
 from tenfold.systems.activation_uncertainty.network.calling import (
     Chooser,
     Inputs,
@@ -22,7 +24,6 @@ from tenfold.systems.activation_uncertainty.network.calling import (
     eval_mode,
     main_output,
     mask_of,
-    numbered,
     to_device,
 )
 from tenfold.taps import tap_hooks
@@ -31,12 +32,24 @@ Form = Literal["value", "on-off", "both"]
 Pool = Literal["auto", "class-token", "tokens"]
 
 
+class _Description(BaseModel):
+    """What ``ActivationFeatures.to_dict`` gives, as a file may hold it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    taps: list[Tap]
+    form: Form
+    pool: Pool
+    logits: bool
+    blocks: dict[str, Annotated[int, Field(ge=1)]]
+
+
 class ActivationFeatures:
     """Reads activation-strength features off a network.
 
     Dense activations ``(batch, units)`` are features as they are. Maps of a convolution give mean, maximum and share
     of positive positions per channel; token activations, mean and share of positive tokens per unit, over the valid
-    tokens where the inputs hold an ``attention_mask`` (the poolers are reconstructed).
+    tokens where the inputs hold an attention mask, by name or by position (the poolers are reconstructed).
 
     Args:
         model: the network; left as it was.
@@ -73,6 +86,7 @@ class ActivationFeatures:
         self.form: Form = form
         self.pool: Pool = pool
         self.logits = "logits" in extras
+        self.structure = structure_of(example)
         if taps == "auto":
             self.taps = find_activations(model, example)
         else:
@@ -121,12 +135,23 @@ class ActivationFeatures:
 
     @classmethod
     def from_dict(cls, model: nn.Module, values: dict[str, Any]) -> "ActivationFeatures":
-        """Features as they were described, for ``model``; nothing is run."""
+        """Features as they were described, for ``model``; nothing is run.
+
+        Raises:
+            UserError: the description is damaged.
+        """
+        try:
+            found = _Description.model_validate(values)
+        except ValidationError as error:
+            place = ".".join(map(str, error.errors()[0]["loc"]))
+            raise UserError(f"the description of features is damaged at {place}: {error.errors()[0]['msg']}") from error
+        names = [*(tap.name for tap in found.taps), *(["logits"] if found.logits else [])]
+        if names != list(found.blocks) or any(tap.function not in (None, *FUNCTIONS) for tap in found.taps):
+            raise UserError("the description of features is damaged: its blocks are not those of its taps")
         made = object.__new__(cls)
-        made.model = model
-        made.taps = [Tap(**{**tap, "shape": tuple(tap["shape"])}) for tap in values["taps"]]
-        made.form, made.pool = values["form"], values["pool"]
-        made.logits, made.blocks = bool(values["logits"]), dict(values["blocks"])
+        made.model, made.structure = model, None
+        made.taps, made.form, made.pool = found.taps, found.form, found.pool
+        made.logits, made.blocks = found.logits, found.blocks
         return made
 
     @contextmanager
@@ -145,7 +170,7 @@ class ActivationFeatures:
             for tap in by_path[path]:
                 read.pooled[tap.name] = self.read(tap, output, read.mask)
 
-        with tap_hooks(self.model, list(by_path), visit):
+        with tap_hooks(self.model, list(by_path), visit, this_thread=True):
             yield read
 
     def read(self, tap: Tap, output: Tensor, mask: Tensor | None) -> Tensor:
@@ -214,23 +239,28 @@ class ReadFeatures:
 
 @torch.no_grad()
 def read_features(
-    model: nn.Module, batches: Iterable[Any], features: ActivationFeatures, output: Chooser | None = None
+    model: nn.Module,
+    batches: Iterable[Any],
+    features: ActivationFeatures,
+    output: Chooser | None = None,
+    parts: Parts | None = None,
 ) -> Tensor:
     """Features ``(rows, width)`` float32 of all inputs, from one pass without dropout, on the CPU.
 
     Args:
         model: the network.
-        batches: inputs, or ``(inputs, ids)``.
+        batches: inputs, or ``Batch``.
         features: what is read.
         output: picks the prediction from what the network gives.
+        parts: what the parts of a batch are, see ``network.batches``.
     """
-    parts = []
+    found = []
     with eval_mode(model):
-        for inputs, _ in numbered(batches):
+        for inputs, _ in read_batches(batches, features.structure, parts):
             placed = to_device(inputs, device_of(model))
-            with features.collect(mask_of(placed)) as read:
+            with features.collect(mask_of(model, placed)) as read:
                 out = main_output(call(model, placed), output)
-            parts.append(read.features(out).float().cpu())
-    if not parts:
+            found.append(read.features(out).float().cpu())
+    if not found:
         raise UserError("there are no rows: the data are empty")
-    return torch.cat(parts)
+    return torch.cat(found)

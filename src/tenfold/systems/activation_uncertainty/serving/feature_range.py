@@ -37,4 +37,5 @@ class FeatureRange(nn.Module):
 
     def outside(self, features: Tensor) -> Tensor:
         """``(rows,)`` share of each row's features that are out of range."""
-        return ((features < self.low) | (features > self.high)).float().mean(1)
+        inside = (features >= self.low) & (features <= self.high)  # which NaN is not
+        return (~inside).float().mean(1)

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import torch
 
-from tenfold.export import export_onnx
-from tenfold.systems.activation_uncertainty.network.calling import call
+from tenfold.onnx import export_onnx
 from tenfold.systems.activation_uncertainty.serving.uncertain_model import UncertainModel
 
 
@@ -17,8 +16,9 @@ class _Positional(torch.nn.Module):
         self.served, self.names = served, names
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        named = dict(zip(self.names, inputs, strict=True))
-        return call(self.served, inputs[0] if list(named) == ["x"] else named)
+        if self.names == ["x"]:
+            return self.served(inputs[0])
+        return self.served(**dict(zip(self.names, inputs, strict=True)))
 
 
 def export_uncertain(served: UncertainModel, example: dict[str, torch.Tensor], path: str | Path) -> Path:

@@ -2,24 +2,46 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
 from tenfold.errors import UserError
-from tenfold.run import write_atomically
+from tenfold.files import write_atomically
 from tenfold.systems.activation_uncertainty.estimator.estimator import Estimator
-from tenfold.systems.activation_uncertainty.labels.targets import Target
+from tenfold.systems.activation_uncertainty.labels.targets import Target, TargetName
 from tenfold.systems.activation_uncertainty.network.calling import Chooser
+from tenfold.systems.activation_uncertainty.network.dropout_sites import DropoutSite
 from tenfold.systems.activation_uncertainty.network.features import ActivationFeatures
-from tenfold.systems.activation_uncertainty.network.fingerprint import check_fingerprint
+from tenfold.systems.activation_uncertainty.network.fingerprint import Fingerprint, check_fingerprint
 from tenfold.systems.activation_uncertainty.serving.feature_range import FeatureRange
 from tenfold.systems.activation_uncertainty.serving.uncertain_model import UncertainModel
 
 ESTIMATOR_WEIGHTS, ESTIMATOR_MANIFEST = "estimator.safetensors", "estimator.json"
+
+
+class EstimatorSettings(BaseModel):
+    """Arguments of ``Estimator``, as a file may hold them.
+
+    Attributes:
+        features: number of features.
+        hidden: widths of the hidden layers.
+        loss: ``mse_std``, ``mse_var`` or ``gamma``.
+        power: of the label that makes it an uncertainty.
+        buckets: number of buckets, or 0.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    features: Annotated[int, Field(ge=1)]
+    hidden: list[Annotated[int, Field(ge=1)]]
+    loss: Literal["mse_std", "mse_var", "gamma"]
+    power: Annotated[float, Field(ge=0.5, le=1)]
+    buckets: Annotated[int, Field(ge=0)]
 
 
 class EstimatorManifest(BaseModel):
@@ -44,13 +66,13 @@ class EstimatorManifest(BaseModel):
 
     format: Literal["tenfold-estimator-1"] = "tenfold-estimator-1"
     features: dict[str, Any]
-    estimator: dict[str, Any]
-    target: str
-    passes: int
+    estimator: EstimatorSettings
+    target: TargetName
+    passes: Annotated[int, Field(ge=2)]
     labels: str = "dropout"
-    dropout: list[dict[str, Any]]
+    dropout: list[DropoutSite]
     inference_only: bool
-    fingerprint: dict[str, Any]
+    fingerprint: Fingerprint
     rows: dict[str, int]
     metrics: dict[str, float]
     sha256: str = ""
@@ -78,7 +100,7 @@ def save_estimator(folder: str | Path, uncertain: UncertainModel, manifest: Esti
     weights = save(state)
     manifest = manifest.model_copy(update={"sha256": hashlib.sha256(weights).hexdigest()})
     write_atomically(folder / ESTIMATOR_WEIGHTS, weights)
-    write_atomically(folder / ESTIMATOR_MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+    write_atomically(folder / ESTIMATOR_MANIFEST, manifest.model_dump_json(indent=1, exclude_none=True) + "\n")
     return manifest
 
 
@@ -118,14 +140,16 @@ def load_estimator(folder: str | Path, main: nn.Module, output: Chooser | None =
             raise UserError(f"{path} is not the file that {ESTIMATOR_MANIFEST} describes: it was changed or cut short")
         state = load(content)
         features = ActivationFeatures.from_dict(main, manifest.features)
-        settings = manifest.estimator
-        estimator = Estimator(**{**settings, "hidden": tuple(settings["hidden"])})
-        feature_range = FeatureRange(features.width)
+        settings = manifest.estimator.model_dump()
+        with torch.device("meta"):  # sizes that a file claims take no memory before they are those of its weights
+            estimator = Estimator(**{**settings, "hidden": tuple(settings["hidden"])})
+            feature_range = FeatureRange(features.width)
         for part, module in (("estimator", estimator), ("range", feature_range)):
             own = {key.partition(".")[2]: value for key, value in state.items() if key.startswith(f"{part}.")}
-            module.load_state_dict(own)
+            module.load_state_dict(own, assign=True)
+        served = UncertainModel(main, features, estimator.eval(), Target(manifest.target), output, feature_range)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
+    except (SafetensorError, RuntimeError, ValueError) as error:
         raise UserError(f"{folder} holds a damaged estimator: {' '.join(str(error).split())[:200]}") from error
-    return UncertainModel(main, features, estimator.eval(), Target(manifest.target), output, feature_range)  # type: ignore[arg-type]
+    return served

@@ -15,7 +15,9 @@ from tenfold.systems.activation_uncertainty.network.calling import (
     device_of,
     main_output,
     mask_of,
+    mask_places,
     to_device,
+    valid_tokens,
 )
 from tenfold.systems.activation_uncertainty.network.features import ActivationFeatures
 from tenfold.systems.activation_uncertainty.serving.feature_range import FeatureRange
@@ -82,6 +84,7 @@ class UncertainModel(nn.Module):
         self.folded = estimator.folded()
         self.feature_range = feature_range or FeatureRange(features.width)
         self.features = features
+        self.mask_places = mask_places(main)
         self.target = target
         self.output = output
         self.to(device_of(main))
@@ -97,17 +100,22 @@ class UncertainModel(nn.Module):
         return prediction, self.estimator.link(self.folded(features))
 
     def _pass(self, args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        with self.features.collect(mask_of(kwargs)) as read:
+        with self.features.collect(valid_tokens(self.mask_places, args, kwargs)) as read:
             prediction = main_output(self.main(*args, **kwargs), self.output)
-        return prediction, read.features(prediction)
+        return prediction, self._for_estimator(read.features(prediction))
+
+    def _for_estimator(self, features: Tensor) -> Tensor:
+        """In the estimator's precision, whatever the main model's is."""
+        first: Any = self.folded[0]
+        return features.to(first.weight.dtype)
 
     @torch.no_grad()
     def score(self, inputs: Inputs) -> Scores:
         """Prediction, uncertainty, and whether the inputs are like those on which the estimator was fitted."""
         inputs = to_device(inputs, device_of(self.main))
-        with self.features.collect(mask_of(inputs)) as read:
+        with self.features.collect(mask_of(self.main, inputs)) as read:
             prediction = main_output(call(self.main, inputs), self.output)
-        features = read.features(prediction)
+        features = self._for_estimator(read.features(prediction))
         uncertainty = self.estimator.link(self.folded(features))
         outside = self.feature_range.outside(features)
         bucket = self.estimator.bucket_of(uncertainty) if self.estimator.buckets else None

@@ -1,5 +1,6 @@
 """``tenfold export`` and ``tenfold import``: for deployment, and from official checkpoints."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -9,14 +10,15 @@ import torch
 from tenfold.data import Preprocessing
 from tenfold.data.splits import STATISTICS
 from tenfold.errors import UserError
-from tenfold.export import save_model
+from tenfold.files import make_folder
+from tenfold.model_folder import MANIFEST, WEIGHTS, save_model
 from tenfold.systems.boosted_exits.builders import stages_of
-from tenfold.systems.boosted_exits.cli.loading import load_network, policy_of
 from tenfold.systems.boosted_exits.networks.msdnet import MSDNet
 from tenfold.systems.boosted_exits.networks.official_arguments import parse_official_arguments, read_official_arguments
 from tenfold.systems.boosted_exits.networks.official_checkpoints import load_official
 from tenfold.systems.boosted_exits.policies.metrics import exit_costs
 from tenfold.systems.boosted_exits.serving.onnx_graphs import export_branching, export_staged
+from tenfold.systems.boosted_exits.serving.served_model import SYSTEM, load_network, policy_of, preprocessing_of
 
 _SET_BY_BUILDER = ("num_classes", "image_channels", "reweight", "rescale")
 
@@ -35,23 +37,36 @@ def export(
     """
     network, manifest = load_network(run, factory)
     folder = Path(out) if out else Path(run) / "export"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+    _refuse_foreign(folder)
+    make_folder(folder)
     if to == "safetensors":
         save_model(folder, network, **manifest.model_dump(include={"system", "builder", "arguments", "extra"}))
         return {"safetensors": str(folder / "model.safetensors"), "manifest": str(folder / "model.json")}
     shape = manifest.arguments["image_shape"]
     stages = stages_of(network, torch.zeros(2, *shape))
     thresholds = policy_of(manifest, run).thresholds
-    branching = export_branching(stages, torch.zeros(1, *shape), thresholds, folder / "model.onnx")
+    extra = manifest.extra
+    metadata = {
+        "system": SYSTEM,
+        "classes": json.dumps(extra.get("classes")),
+        "preprocessing": json.dumps(preprocessing_of(manifest).to_dict()),
+        "costs": json.dumps(extra["costs"]),
+    }
+    path = folder / "model.onnx"
+    branching = export_branching(stages, torch.zeros(1, *shape), thresholds, path, metadata=metadata)
     staged = export_staged(stages, torch.zeros(2, *shape), thresholds, folder / "stages", costs=manifest.extra["costs"])
     return {
         "branching": str(branching.path),
         "staged": str(folder / "stages"),
         "largest_difference": max(branching.max_difference, staged.max_difference),
     }
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse to write over a model that was not exported here."""
+    ours = (folder / "stages" / "stages.json").exists() or (folder / MANIFEST).exists()
+    if not ours and any((folder / name).exists() for name in ("model.onnx", WEIGHTS, "stages")):
+        raise UserError(f"{folder} holds a model that was not exported here; name another folder with --out")
 
 
 def import_official(
@@ -67,7 +82,7 @@ def import_official(
         out: folder to write; the checkpoint's name without its suffixes where not given.
     """
     folder = Path(out) if out else Path(Path(checkpoint).name.split(".")[0])
-    if (folder / "model.json").exists():
+    if (folder / MANIFEST).exists() or (folder / WEIGHTS).exists():
         raise UserError(f"{folder} already holds a model; name another folder with --out")
     target = parse_official_arguments(read_official_arguments(settings)) if settings else network
     model = load_official(checkpoint, target).eval()

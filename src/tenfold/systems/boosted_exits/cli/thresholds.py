@@ -4,18 +4,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file
 
+from tenfold.checkpoints import read_safetensors
 from tenfold.cost import Convention, count_parameters, measure_latency
 from tenfold.errors import UserError
-from tenfold.export import load_manifest
-from tenfold.run import write_atomically
+from tenfold.files import write_atomically
+from tenfold.model_folder import MANIFEST, load_manifest
+from tenfold.settings import PositiveInt
 from tenfold.systems.boosted_exits.builders import build_network, stages_of
-from tenfold.systems.boosted_exits.cli.loading import data_of, load_network
+from tenfold.systems.boosted_exits.cli.run_data import data_of
 from tenfold.systems.boosted_exits.policies.exit_policy import ExitRecords, record_exits
 from tenfold.systems.boosted_exits.policies.metrics import exit_costs
 from tenfold.systems.boosted_exits.policies.metrics import predict as predict_images
 from tenfold.systems.boosted_exits.policies.solve_thresholds import solve_thresholds
+from tenfold.systems.boosted_exits.serving.served_model import SYSTEM, load_network
 
 CPU = torch.device("cpu")
 
@@ -47,11 +49,13 @@ def thresholds(
         save: keep the thresholds in model.json, for predict and export.
         factory: of a network of your own, see load_network.
     """
-    manifest = load_manifest(run)
+    manifest = load_manifest(run, SYSTEM)
     extra = dict(manifest.extra)
     kept = Path(run) / "validation.safetensors"
     if data is None and kept.exists():
-        saved = load_file(kept)
+        saved = read_safetensors(kept)
+        if set(saved) != {"confidences", "correct"}:
+            raise UserError(f"{kept} does not hold the validation images' confidences: name data with --data")
         records = ExitRecords(saved["confidences"], saved["correct"], tuple(extra["costs"]))
     elif data is None:
         raise UserError(f"{run} keeps no validation confidences: name data with --data (and --root)")
@@ -64,14 +68,14 @@ def thresholds(
     policy = solve_thresholds(records, method, budget=limit, epsilon=epsilon, delta=delta)
     if save:
         updated = manifest.model_copy(update={"extra": extra | {"policy": policy.to_dict()}})
-        write_atomically(Path(run) / "model.json", updated.model_dump_json(indent=1) + "\n")
+        write_atomically(Path(run) / MANIFEST, updated.model_dump_json(indent=1) + "\n")
     return policy.to_dict()
 
 
 def costs(
     network: str,
     *,
-    num_classes: int = 10,
+    num_classes: PositiveInt = 10,
     image_shape: list[int] | None = None,
     arguments: dict[str, Any] | None = None,
     taps: list[str] | None = None,
@@ -88,6 +92,8 @@ def costs(
         convention: multiply-adds, torch (two per multiply-add) or msdnet (the official counter).
     """
     shape = image_shape or [3, 32, 32]
+    if len(shape) != 3 or min(shape) < 1:
+        raise UserError(f"--image_shape is [channels, height, width], all positive; got {shape}")
     built = build_network(network, num_classes=num_classes, image_shape=shape, arguments=arguments, taps=taps or ())
     stages = stages_of(built.eval(), torch.zeros(2, *shape)).eval()
     example = torch.zeros(1, *shape)

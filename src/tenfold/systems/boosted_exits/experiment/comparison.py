@@ -1,18 +1,25 @@
 """What the arms' numbers say: claims, metrics, plots and tables of the results page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tenfold.arms import (
+    Outcomes,
+    PairedDifference,
+    Quantity,
+    claim_of_difference,
+    difference,
+    mean,
+    over_seeds,
+    paired_bootstrap,
+    spread,
+)
 from tenfold.results import Claim, Plot, Series, Table, claim
-from tenfold.statistics import PairedDifference, claim_of_difference, paired_difference
-
-Outcomes = Mapping[str, Sequence[Mapping[str, Any]]]
-"""For each arm, the numbers of ``train_arm`` of every seed."""
 
 _POINTS = "accuracy points"
+_ONE_SEED = "One seed: the interval is over test images, and says nothing about other seeds."
 
 
 def baseline_of(outcomes: Outcomes) -> str:
@@ -24,26 +31,32 @@ def claims_of(outcomes: Outcomes, delivered: Mapping[str, Any]) -> list[Claim]:
     """The paper's claims, as far as the arms of the run allow to measure them."""
     claims: list[Claim] = []
 
-    def compare(id: str, statement: str, quantity: Any, other: str, target: str = "> 0") -> None:
+    def compare(id: str, statement: str, quantity: Quantity, scores: str, other: str, target: str = "> 0") -> None:
         if other in outcomes:
-            found = difference(outcomes, quantity, "boosted", other)
-            claims.append(claim_of_difference(id, statement, found, baseline=other, target=target, unit=_POINTS))
+            found = _difference(outcomes, quantity, scores, other)
+            note = _ONE_SEED if _one_seed(outcomes) else ""
+            made = claim_of_difference(id, statement, found, baseline=other, target=target, unit=_POINTS, note=note)
+            claims.append(made)
 
     area = "Boosted training has more area under the anytime accuracy-cost curve than {}"
-    compare("area-joint", area.format("joint training"), "area", "joint")
-    compare("area-joint-rescaled", area.format("joint training with rescaled gradients"), "area", "joint-rescaled")
+    compare("area-joint", area.format("joint training"), "area", "area", "joint")
+    compare(
+        "area-joint-rescaled", area.format("joint training with rescaled gradients"), "area", "area", "joint-rescaled"
+    )
     baseline = baseline_of(outcomes)
     if baseline in outcomes:
         compare(
             "later-exits",
             "Boosted exits 2 to N-1 are more accurate on average",
             lambda outcome: np.mean(outcome["accuracy"][1:-1] or outcome["accuracy"][1:]),
+            "later",
             baseline,
         )
         compare(
             "last-exit",
             "The boosted last exit is not worse than the jointly trained one by more than half a point",
             lambda outcome: outcome["accuracy"][-1],
+            "last",
             baseline,
             target=">= -0.5",
         )
@@ -51,14 +64,16 @@ def claims_of(outcomes: Outcomes, delivered: Mapping[str, Any]) -> list[Claim]:
             "budgeted",
             "Boosted training has the higher mean accuracy over all budgets, thresholds from validation",
             lambda outcome: np.mean(outcome["searched"]["accuracy"]),
+            "budgeted",
             baseline,
         )
-    compare("reweight", "Reweighting by 0.5 beats plain boosting (r = 1) in area", "area", "boosted-r1")
-    compare("rescaling", "Gradient rescaling adds area to boosted training", "area", "boosted-unscaled")
+    compare("reweight", "Reweighting by 0.5 beats plain boosting (r = 1) in area", "area", "area", "boosted-r1")
+    compare("rescaling", "Gradient rescaling adds area to boosted training", "area", "area", "boosted-unscaled")
     compare(
         "stop-gradient",
         "Without the stop-gradient the first exit pays",
         lambda outcome: outcome["accuracy"][0],
+        "first",
         "boosted-through",
     )
     claims.append(_claim_of_search(outcomes))
@@ -69,6 +84,7 @@ def claims_of(outcomes: Outcomes, delivered: Mapping[str, Any]) -> list[Claim]:
             value=delivered["different_exits"],
             target="== 0",
             unit="images with another exit",
+            chance=False,
             baseline="simulated thresholds",
             note=f"Largest difference of a logit: {delivered['largest_difference']:.1e}.",
         )
@@ -95,7 +111,7 @@ def _claim_of_search(outcomes: Outcomes) -> Claim:
     made = claim_of_difference(
         "searched-thresholds",
         "Searched thresholds are at least as accurate on test as the geometric family at the same cost",
-        difference(outcomes, gain, "boosted", None),
+        _difference(outcomes, gain, "search_gain", None),
         baseline="geometric thresholds",
         target=">= 0",
         unit=_POINTS,
@@ -107,51 +123,70 @@ def _claim_of_search(outcomes: Outcomes) -> Claim:
         f"thresholds and {measured_on:+.2f} on test images, for {saved:.0%} less cost: part of what it finds among "
         "few images is chance."
     )
-    return made.model_copy(update={"note": note})
+    return made.model_copy(update={"note": f"{note} {_ONE_SEED}" if _one_seed(outcomes) else note})
 
 
-def difference(outcomes: Outcomes, quantity: Any, ours: str, other: str | None) -> PairedDifference:
-    """Paired difference of a number between two arms, seed by seed.
+def _one_seed(outcomes: Outcomes) -> bool:
+    return len(outcomes["boosted"]) == 1
+
+
+def _difference(outcomes: Outcomes, quantity: Quantity, scores: str, other: str | None) -> PairedDifference:
+    """Paired difference of the boosted arm to another, or to nothing: over seeds; with one seed, over test images.
 
     Args:
-        outcomes: see ``Outcomes``.
-        quantity: name of the number, or a function of an outcome.
-        ours: an arm.
+        outcomes: of all arms.
+        quantity: a number of an outcome.
+        scores: name of what each test image adds to it.
         other: the arm subtracted; nothing is where it is ``None``.
     """
-    value = quantity if callable(quantity) else lambda outcome: outcome[quantity]
-    mine = [value(outcome) for outcome in outcomes[ours]]
-    return paired_difference(mine, [value(outcome) for outcome in outcomes[other]] if other else [0.0] * len(mine))
+    if not _one_seed(outcomes) or "examples" not in outcomes["boosted"][0]:
+        return difference(outcomes, quantity, "boosted", other)
+    ours = outcomes["boosted"][0]["examples"][scores]
+    return paired_bootstrap(ours, outcomes[other][0]["examples"][scores] if other else [0.0] * len(ours))
+
+
+def summary_of(outcomes: Outcomes, delivered: Mapping[str, Any]) -> str:
+    """What the reader gets, in one sentence of measured numbers."""
+    share = delivered["cost"] / delivered["costs"][-1]
+    sentence = (
+        f"The delivered network answers {delivered['accuracy']:.1f} % of the test images right at {share:.0%} of its "
+        f"whole cost; run to the end for every image it answers {delivered['full_accuracy']:.1f} %"
+    )
+    baseline = baseline_of(outcomes)
+    if baseline not in outcomes:
+        return f"{sentence}."
+    found = _difference(outcomes, "area", "area", baseline)
+    ahead = "ahead of" if found.mean > 0 else "behind" if found.mean < 0 else "level with"
+    return (
+        f"{sentence}, and over all costs boosted training is {abs(found.mean):.2f} points {ahead} {baseline} training "
+        f"(95 % interval {found.low:+.2f} to {found.high:+.2f})."
+    )
 
 
 def summarise(outcomes: Outcomes) -> dict[str, dict[str, float | list[float | None] | None]]:
     """Means over seeds, and the areas of the single seeds, for each arm."""
     return {
         arm: {
-            "accuracy": _mean(runs, "accuracy"),
-            "mean_accuracy": float(np.mean([run["accuracy"] for run in runs])),
-            "area": float(np.mean([run["area"] for run in runs])),
-            "area_by_seed": [run["area"] for run in runs],
-            "budgeted_accuracy_searched": float(np.mean([run["searched"]["accuracy"] for run in runs])),
-            "budgeted_accuracy_geometric": float(np.mean([run["geometric"]["accuracy"] for run in runs])),
-            "calibration_error": _mean(runs, "calibration_error"),
-            "hard_share": _mean(runs, "hard_share"),
-            "train_seconds": float(np.mean([run["train_seconds"] for run in runs])),
+            "accuracy": mean(runs, "accuracy"),
+            "mean_accuracy": float(over_seeds(runs, "accuracy").mean()),
+            "area": mean(runs, "area"),
+            "area_by_seed": over_seeds(runs, "area").tolist(),
+            "budgeted_accuracy_searched": float(over_seeds(runs, lambda run: run["searched"]["accuracy"]).mean()),
+            "budgeted_accuracy_geometric": float(over_seeds(runs, lambda run: run["geometric"]["accuracy"]).mean()),
+            "calibration_error": mean(runs, "calibration_error"),
+            "hard_share": mean(runs, "hard_share"),
+            "train_seconds": mean(runs, "train_seconds"),
         }
         for arm, runs in outcomes.items()
     }
 
 
-def _means(runs: Sequence[Mapping[str, Any]], name: str) -> NDArray[np.float64]:
-    return np.mean([run[name] for run in runs], axis=0)
+def _on_curve(kind: str, number: str) -> Quantity:
+    return lambda run: run[kind][number]
 
 
-def _mean(runs: Sequence[Mapping[str, Any]], name: str) -> list[float | None]:
-    return _means(runs, name).tolist()
-
-
-def _spread(runs: Sequence[Mapping[str, Any]], name: str) -> list[float] | None:
-    return np.std([run[name] for run in runs], axis=0, ddof=1).tolist() if len(runs) > 1 else None
+def _at_exit(n: int) -> Quantity:
+    return lambda run: run["accuracy"][n]
 
 
 def plots_of(outcomes: Outcomes, delivered: Mapping[str, Any], unit: str) -> list[Plot]:
@@ -162,16 +197,16 @@ def plots_of(outcomes: Outcomes, delivered: Mapping[str, Any], unit: str) -> lis
         Series(
             name=arm,
             x=runs[0]["costs"],
-            y=_mean(runs, "accuracy"),
-            error=_spread(runs, "accuracy") if arm in main else None,
+            y=mean(runs, "accuracy"),
+            error=spread(runs, "accuracy") if arm in main else None,
         )
         for arm, runs in outcomes.items()
     ]
     budgeted = [
         Series(
             name=f"{arm}, {kind}",
-            x=np.mean([run[kind]["cost"] for run in runs], axis=0).tolist(),
-            y=np.mean([run[kind]["accuracy"] for run in runs], axis=0).tolist(),
+            x=mean(runs, _on_curve(kind, "cost")),
+            y=mean(runs, _on_curve(kind, "accuracy")),
         )
         for arm, runs in outcomes.items()
         for kind in ("searched", "geometric")
@@ -209,10 +244,7 @@ def plots_of(outcomes: Outcomes, delivered: Mapping[str, Any], unit: str) -> lis
         ),
     ]
     if baseline in outcomes:
-        gains = [
-            difference(outcomes, lambda outcome, n=n: outcome["accuracy"][n], "boosted", baseline)
-            for n in range(len(exits))
-        ]
+        gains = [difference(outcomes, _at_exit(n), "boosted", baseline) for n in range(len(exits))]
         plots.append(
             Plot(
                 id="gain",
@@ -260,10 +292,9 @@ def tables_of(outcomes: Outcomes, delivered: Mapping[str, Any]) -> list[Table]:
     exits = range(len(delivered["costs"]))
     names = [f"exit {n + 1}" for n in exits]
     accuracy = [
-        [arm, *np.round([*_means(runs, "accuracy"), np.mean([run["area"] for run in runs])], 2).tolist()]
-        for arm, runs in outcomes.items()
+        [arm, *np.round([*mean(runs, "accuracy"), mean(runs, "area")], 2).tolist()] for arm, runs in outcomes.items()
     ]
-    hard = [[arm, *np.round(100 * _means(runs, "hard_share"), 1).tolist()] for arm, runs in outcomes.items()]
+    hard = [[arm, *np.round(100 * np.array(mean(runs, "hard_share")), 1).tolist()] for arm, runs in outcomes.items()]
     policy = delivered["policy"]
     thresholds = [
         [

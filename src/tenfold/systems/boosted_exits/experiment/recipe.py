@@ -5,43 +5,33 @@ from the validation split, comparison over seeds, delivery of the boosted networ
 its own.
 """
 
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import tenfold
-from tenfold.cost import count_parameters
-from tenfold.data import Batches, Splits, load_image_splits
-from tenfold.export import save_model
-from tenfold.parallel import gather_rows, rank, total_over_ranks
+from tenfold.data import Splits, load_image_splits
+from tenfold.files import atomic_path
+from tenfold.parallel import rank
 from tenfold.results import Cost, Results
 from tenfold.run import Run, environment, peak_process_memory_mb
-from tenfold.systems.boosted_exits.builders import ExitNetwork, build_network, parameter_groups, stages_of
-from tenfold.systems.boosted_exits.experiment.comparison import claims_of, plots_of, summarise, tables_of
+from tenfold.systems.boosted_exits.builders import parameter_groups, stages_of
+from tenfold.systems.boosted_exits.experiment.comparison import claims_of, plots_of, summarise, summary_of, tables_of
+from tenfold.systems.boosted_exits.experiment.deliver import deliver, make_network
+from tenfold.systems.boosted_exits.experiment.measure import measure
 from tenfold.systems.boosted_exits.experiment.settings import ARMS, PRESETS, Arm, Config, arms_of
 from tenfold.systems.boosted_exits.method import BoostedExitLoss
-from tenfold.systems.boosted_exits.networks.early_exit_model import EarlyExitModel
-from tenfold.systems.boosted_exits.policies.exit_policy import ExitRecords, evaluate_policy, record_exits
-from tenfold.systems.boosted_exits.policies.geometric_family import geometric_policy
-from tenfold.systems.boosted_exits.policies.metrics import (
-    area_under_curve,
-    calibration_errors,
-    exit_accuracies,
-    exit_costs,
-    hard_share,
-    predict,
-)
-from tenfold.systems.boosted_exits.policies.search_front import search_front
-from tenfold.systems.boosted_exits.policies.solve_thresholds import best_within, solve_thresholds
-from tenfold.systems.boosted_exits.serving.runner import EarlyExitRunner
-from tenfold.training import fit, learning_rate_factor, sgd
+from tenfold.systems.boosted_exits.policies.exit_policy import record_exits
+from tenfold.systems.boosted_exits.policies.metrics import area_under_curve, exit_accuracies, exit_costs, predict
+from tenfold.training import fit, learning_rate_factor
+from tenfold.workers import Step, Work, do_steps
 
-__all__ = ["ARMS", "PRESETS", "Arm", "Config", "deliver", "make_network", "measure", "run", "train_arm"]
+__all__ = ["ARMS", "PRESETS", "Arm", "Config", "run", "train_arm"]
 
 
 def run(config: Config, run: Run) -> Results:
@@ -53,21 +43,31 @@ def run(config: Config, run: Run) -> Results:
     """
     arms = arms_of(config)
     splits = load_image_splits(config.data)
-    for arm in arms.values():  # what cannot be built or cut fails now, not after hours
-        stages_of(make_network(config, splits, arm.reweight, arm.rescale), splits.example(2))
-    outcomes: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
-    for seed in range(config.seed, config.seed + config.seeds):
-        for name in arms:
-            step = f"{name}/seed{seed}"
-            outcomes[name].append(
-                run.step(step, lambda folder: train_arm(config, splits, arms[name], seed, folder, run, step))  # noqa: B023
-            )
+    for arm in arms.values():  # what cannot be built, cut or trained in this mode fails now, not after hours
+        network = make_network(config, splits, arm.reweight, arm.rescale)
+        stages_of(network, splits.example(2))
+        parameter_groups(network, config.model.mode, config.optimizer.learning_rate, config.optimizer.weight_decay)
+    seeds = range(config.seed, config.seed + config.seeds)
+    steps = [Step(step_name(name, seed), (name, seed)) for seed in seeds for name in arms]
+    run.say(
+        f"{len(steps)} trainings ({len(arms)} arms x {len(seeds)} seeds) of {config.optimizer.epochs} epochs on "
+        f"{splits.name}; fewer with --seeds 1 or --arms '[{next(iter(arms))}]'"
+    )
+    for note in splits.notes:
+        run.say(note)
+    alone = config.trainer.device.type != "cpu" or config.trainer.devices * config.trainer.num_nodes > 1
+    open_place = partial(open_experiment, config, splits)
+    found = do_steps(
+        run, [steps], open_place, workers=1 if alone else config.workers, threads=config.trainer.threads or 1
+    )
+    outcomes = {name: [found[step_name(name, seed)] for seed in seeds] for name in arms}
     delivered = run.step("delivery", lambda _: deliver(config, splits, run))
     return Results(
         system="boosted-exits",
         preset=config.preset,
         seed=config.seed,
         version=tenfold.__version__,
+        summary=summary_of(outcomes, delivered),
         claims=claims_of(outcomes, delivered),
         metrics=summarise(outcomes),
         cost=Cost(
@@ -89,26 +89,27 @@ def run(config: Config, run: Run) -> Results:
     )
 
 
-def make_network(config: Config, splits: Splits, reweight: Sequence[float], rescale: bool) -> ExitNetwork:
-    """The network of the settings, for the data's images and classes."""
-    return build_network(
-        config.model.name,
-        num_classes=len(splits.classes),
-        image_shape=splits.image_shape,
-        arguments=config.model.arguments,
-        taps=config.model.taps,
-        factory=config.model.factory,
-        weights=config.model.weights,
-        reweight=reweight,
-        rescale=rescale,
-    )
+def step_name(arm: str, seed: int) -> str:
+    """Name of the step, and of its folder, that trains an arm with a seed."""
+    return f"{arm}/seed{seed}"
 
 
-def train_arm(config: Config, splits: Splits, arm: Arm, seed: int, folder: Path, run: Run, step: str) -> dict[str, Any]:
+def open_experiment(config: Config, splits: Splits) -> Work:
+    """What a process needs for its steps: trains one arm with one seed in a folder."""
+
+    def work(step: Step, folder: Path, run: Run) -> dict[str, Any]:
+        name, seed = step.arguments
+        return train_arm(config, splits, name, seed, folder, run)
+
+    return work
+
+
+def train_arm(config: Config, splits: Splits, name: str, seed: int, folder: Path, run: Run) -> dict[str, Any]:
     """Train one arm with one seed and measure it: the numbers of ``measure``, and the training's history.
 
     The initial weights and the order of the images depend on the seed only, so that arms are paired.
     """
+    arm, step = arms_of(config)[name], step_name(name, seed)
     torch.manual_seed(seed)
     network = make_network(config, splits, arm.reweight, arm.rescale)
     costs = exit_costs(stages_of(network, splits.example(2)), splits.example(1), config.cost)
@@ -128,9 +129,9 @@ def train_arm(config: Config, splits: Splits, arm: Arm, seed: int, folder: Path,
         _ExitObjective(arm, config.method.equalise),
         batches,
         epochs=options.epochs,
-        optimizer=sgd(
+        optimizer=torch.optim.SGD(
             parameter_groups(network, config.model.mode, options.learning_rate, options.weight_decay),
-            learning_rate=options.learning_rate,
+            lr=options.learning_rate,
             momentum=options.momentum,
         ),
         schedule=learning_rate_factor(
@@ -148,10 +149,11 @@ def train_arm(config: Config, splits: Splits, arm: Arm, seed: int, folder: Path,
             step, epoch, options.epochs, f"loss {row['train/loss']:.3f}, area {row['validation/area']:.3f}"
         ),
     )
-    outcome = measure(network, splits, costs, device)
+    outcome = measure(network, splits, costs, device, examples=config.seeds == 1)
     if rank() == 0:
         state = {name: value.contiguous() for name, value in network.state_dict().items()}
-        save_file(state, folder / "weights.safetensors")
+        with atomic_path(folder / "weights.safetensors") as temporary:
+            save_file(state, temporary)
     return outcome | {
         "history": fitted.history,
         "best_epoch": fitted.best_epoch,
@@ -170,113 +172,3 @@ class _ExitObjective(nn.Module):
         images, labels = batch
         losses = self.loss(model(images), labels)
         return losses.total, {f"loss{n + 1}": loss for n, loss in enumerate(losses.per_exit)}
-
-
-def measure(network: ExitNetwork, splits: Splits, costs: Sequence[float], device: torch.device) -> dict[str, Any]:
-    """Anytime and budgeted numbers of a trained network: thresholds from validation, accuracies from test.
-
-    Returns:
-        ``accuracy`` (per exit, in percent), ``area``, ``calibration_error``, ``hard_share`` (of training images),
-        ``budgets`` with the test accuracy and cost of ``searched`` and ``geometric`` thresholds at each.
-    """
-    validation = record_exits(*predict(network, splits.validation_batches(), device), costs)
-    test = record_exits(*predict(network, splits.test_batches(), device), costs)
-    hard = hard_share(*predict(network, splits.plain_training_batches(), device))
-    accuracies = (100 * exit_accuracies(test)).tolist()
-    budgets = torch.linspace(costs[0], costs[-1], 24, dtype=torch.float64).tolist()
-    front = search_front(validation)
-    policies = {
-        "searched": [best_within(front, budget) for budget in budgets],
-        "geometric": [geometric_policy(validation, budget) for budget in budgets],
-    }
-    return {
-        "costs": list(costs),
-        "accuracy": accuracies,
-        "area": area_under_curve(costs, accuracies),
-        "calibration_error": calibration_errors(test).tolist(),
-        "hard_share": hard.tolist(),
-        "budgets": budgets,
-        **{name: _on_test(found, test) for name, found in policies.items()},
-    }
-
-
-def _on_test(policies: Sequence[Any], test: ExitRecords) -> dict[str, list[float]]:
-    outcomes = [evaluate_policy(test, policy.thresholds) for policy in policies]
-    return {
-        "validation_accuracy": [100 * policy.accuracy for policy in policies],
-        "accuracy": [100 * outcome.accuracy for outcome in outcomes],
-        "cost": [outcome.cost for outcome in outcomes],
-    }
-
-
-def deliver(config: Config, splits: Splits, run: Run) -> dict[str, Any]:
-    """Serve the boosted network of the first seed at the budget of the settings, and write the model folder.
-
-    The served answers are compared with the simulated ones: the same exits, the same logits.
-    """
-    arm = arms_of(config)["boosted"]
-    network = make_network(config, splits, arm.reweight, arm.rescale)
-    network.load_state_dict(load_file(run.folder / f"steps/boosted/seed{config.seed}/weights.safetensors"))
-    network.eval()
-    stages = stages_of(network, splits.example(2))
-    costs = exit_costs(stages, splits.example(1), config.cost)
-    device = config.trainer.device
-    validation = record_exits(*predict(network, splits.validation_batches(), device), costs)
-    policy = solve_thresholds(validation, "search", budget=max(config.budget * costs[-1], costs[0]))
-    ensembles, labels = predict(network, splits.test_batches(), device)
-    test = record_exits(ensembles, labels, costs)
-    outcome = evaluate_policy(test, policy.thresholds)
-
-    served = serve(stages.to(device), policy.thresholds, splits.test_batches(), device)
-    simulated = torch.stack(ensembles).cpu()[outcome.exits, torch.arange(len(labels))]
-    if rank() == 0:
-        kept = {"confidences": validation.confidences.contiguous(), "correct": validation.correct.contiguous()}
-        save_file(kept, run.folder / "validation.safetensors")
-        save_model(
-            run.folder,
-            network.cpu(),
-            system="boosted-exits",
-            builder=config.model.name,
-            arguments={
-                "num_classes": len(splits.classes),
-                "image_shape": list(splits.image_shape),
-                "arguments": config.model.arguments,
-                "taps": config.model.taps,
-                "factory": config.model.factory,
-                "reweight": list(arm.reweight),
-                "rescale": arm.rescale,
-            },
-            extra={
-                "classes": list(splits.classes),
-                "preprocessing": splits.preprocessing.to_dict(),
-                "costs": list(costs),
-                "cost_convention": config.cost,
-                "policy": policy.to_dict(),
-            },
-        )
-    return {
-        "params": count_parameters(network),
-        "costs": list(costs),
-        "policy": policy.to_dict(),
-        "accuracy": 100 * outcome.accuracy,
-        "cost": outcome.cost,
-        "exit_shares": list(outcome.exit_shares),
-        "full_accuracy": 100 * float(exit_accuracies(test)[-1]),
-        "different_exits": int((served[1] != outcome.exits).sum()),
-        "largest_difference": float((served[0] - simulated).abs().max()),
-    }
-
-
-def serve(
-    stages: EarlyExitModel, thresholds: Sequence[float], batches: Batches, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Logits ``(images, classes)`` and exits ``(images,)`` of all images, on the CPU, from stages that stop."""
-    runner = EarlyExitRunner(stages, thresholds)
-    outputs, indices = [], []
-    for images, _, rows in batches:
-        outputs.append(runner(images.to(device)))
-        indices.append(rows)
-    logits, exits = torch.cat([o.logits for o in outputs]), torch.cat([o.exits for o in outputs])
-    places = torch.cat(indices).to(device)
-    total = total_over_ranks(len(places))
-    return gather_rows(logits, places, total).cpu(), gather_rows(exits, places, total).cpu()

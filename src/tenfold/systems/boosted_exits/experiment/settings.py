@@ -5,7 +5,17 @@ from typing import Any, Literal
 
 from tenfold.data.options import ImageOptions
 from tenfold.errors import UserError
-from tenfold.training import TrainerOptions
+from tenfold.options import TrainerOptions
+from tenfold.settings import (
+    Count,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    PositiveShare,
+    ProperShare,
+    Seed,
+    Share,
+)
 
 
 @dataclass
@@ -31,6 +41,14 @@ class ModelOptions:
     mode: Literal["joint", "heads", "finetune"] = "joint"
     weights: str | None = None
 
+    def check(self) -> None:
+        """Refuse a factory that is not asked for, or is missing."""
+        if (self.factory is not None) != (self.name == "factory"):
+            raise UserError(
+                "model.factory goes with model.name factory: give both, as in --model.name factory --model.factory "
+                "mypackage.networks:make"
+            )
+
 
 @dataclass
 class MethodOptions:
@@ -42,7 +60,7 @@ class MethodOptions:
         equalise: loss equalisation.
     """
 
-    reweight: list[float] = field(default_factory=lambda: [0.5])
+    reweight: list[Share] = field(default_factory=lambda: [0.5])
     rescale: bool = True
     equalise: bool = False
 
@@ -62,14 +80,19 @@ class OptimizerOptions:
         warmup_epochs: epochs of linear warm-up.
     """
 
-    epochs: int = 20
-    batch_size: int = 64
-    learning_rate: float = 0.1
-    momentum: float = 0.9
-    weight_decay: list[float] = field(default_factory=lambda: [1e-4])
+    epochs: PositiveInt = 20
+    batch_size: PositiveInt = 64
+    learning_rate: PositiveFloat = 0.1
+    momentum: ProperShare = 0.9
+    weight_decay: list[NonNegativeFloat] = field(default_factory=lambda: [1e-4])
     schedule: Literal["constant", "multistep", "cosine"] = "multistep"
-    milestones: list[int] = field(default_factory=lambda: [10, 15])
-    warmup_epochs: float = 0.0
+    milestones: list[Count] = field(default_factory=lambda: [10, 15])
+    warmup_epochs: NonNegativeFloat = 0.0
+
+    def check(self) -> None:
+        """Refuse another number of weight decays than one or two."""
+        if len(self.weight_decay) not in (1, 2):
+            raise UserError(f"optimizer.weight_decay takes one or two numbers; got {self.weight_decay}")
 
 
 @dataclass
@@ -89,19 +112,29 @@ class Config:
         method: see ``MethodOptions``.
         optimizer: see ``OptimizerOptions``.
         trainer: see ``tenfold.training.TrainerOptions``; changes where a run computes, not what.
+        workers: processes that train at the same time, one thread each; one per free core where null.
     """
 
     preset: str = "tiny"
-    seed: int = 0
-    seeds: int = 3
+    seed: Seed = 0
+    seeds: PositiveInt = 3
     arms: list[str] = field(default_factory=lambda: ["joint", "joint-rescaled"])
-    budget: float = 0.5
+    budget: PositiveShare = 0.5
     cost: Literal["multiply-adds", "torch", "msdnet"] = "multiply-adds"
     data: ImageOptions = field(default_factory=ImageOptions)
     model: ModelOptions = field(default_factory=ModelOptions)
     method: MethodOptions = field(default_factory=MethodOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     trainer: TrainerOptions = field(default_factory=TrainerOptions)
+    workers: PositiveInt | None = None
+
+    def check(self) -> None:
+        """Refuse arms that do not exist or are named twice."""
+        unknown = [name for name in self.arms if name not in ARMS]
+        if unknown:
+            raise UserError(f"arms: there is no arm {unknown[0]!r}; there are: {', '.join(ARMS)}")
+        if len(set(self.arms)) < len(self.arms):
+            raise UserError(f"arms: each is trained once; got {self.arms}")
 
 
 @dataclass(frozen=True)
@@ -132,20 +165,7 @@ ARMS = {
 
 
 def arms_of(config: Config) -> dict[str, Arm]:
-    """The arms of a run by name, ``boosted`` last.
-
-    Raises:
-        UserError: a name that is not in ``ARMS``, or settings out of range.
-    """
-    unknown = [name for name in config.arms if name not in ARMS]
-    if unknown:
-        raise UserError(f"arms: there is no arm {unknown[0]!r}; there are: {', '.join(ARMS)}")
-    if config.seeds < 1 or config.optimizer.epochs < 1 or config.optimizer.batch_size < 1:
-        raise UserError("seeds, optimizer.epochs and optimizer.batch_size must be at least 1")
-    if not 0 < config.budget <= 1:
-        raise UserError(f"budget is a share of the full cost, in (0, 1]; got {config.budget}")
-    if any(not 0 <= r <= 1 for r in config.method.reweight):
-        raise UserError(f"method.reweight must lie in [0, 1]; got {config.method.reweight}")
+    """The arms of a run by name, ``boosted`` last."""
     boosted = Arm(tuple(config.method.reweight), rescale=config.method.rescale)
     return {name: ARMS[name] for name in config.arms} | {"boosted": boosted}
 

@@ -12,8 +12,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from tenfold.checkpoints import read_torch_file
 from tenfold.errors import UserError
-from tenfold.export import read_torch_file
+from tenfold.files import read_text
 
 
 def read_saved(path: Path) -> Any:
@@ -31,12 +32,7 @@ def read_lines(path: Path) -> list[str]:
     Raises:
         UserError: the file cannot be read, or is not UTF-8 text.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text") from error
+    text = read_text(path)
     return [line for line in text.splitlines() if line.strip()]
 
 

@@ -46,8 +46,13 @@ def small_cnn(
         widths: channels of each stage.
         reweight: see ``EarlyExitModel``.
         rescale: see ``EarlyExitModel``.
+
+    Raises:
+        ValueError: there are no widths, or one is not positive.
     """
     widths = list(widths)
+    if not widths or min(widths) < 1:
+        raise ValueError(f"widths must hold a positive number of channels per stage; got {widths}")
     stages = [
         _conv_block(before, width, stride=2 if width > before else 1)
         for before, width in zip(widths[:1] + widths[:-1], widths, strict=True)

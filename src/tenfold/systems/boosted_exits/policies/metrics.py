@@ -147,19 +147,16 @@ def calibration_errors(records: ExitRecords, bins: int = 15) -> Tensor:
     Raises:
         UserError: a confidence lies outside [0, 1].
     """
-    # "The prediction is right" is a binary event whose probability is the confidence.
-    from torchmetrics.functional.classification import binary_calibration_error
-
     low, high = float(records.confidences.min()), float(records.confidences.max())
     if low < 0 or high > 1 + 1e-6:
         raise UserError(f"calibration is of probabilities in [0, 1]; got confidences from {low:g} to {high:g}")
-    confidences = records.confidences.float().clamp(max=1)
-    return torch.stack(
-        [
-            binary_calibration_error(c, correct.long(), n_bins=bins)
-            for c, correct in zip(confidences.T, records.correct.T, strict=True)
-        ]
-    )
+    errors = []
+    for confidences, correct in zip(records.confidences.double().T, records.correct.double().T, strict=True):
+        # As torchmetrics has it, a confidence of 1 has a bin of its own.
+        bin_of = (confidences.clamp(max=1) * bins).long()
+        surplus = torch.bincount(bin_of, weights=correct - confidences, minlength=bins + 1)
+        errors.append(surplus.abs().sum() / records.samples)
+    return torch.stack(errors).float()
 
 
 def hard_share(ensembles: Sequence[Tensor], labels: Tensor, easy_probability: float = 0.9) -> Tensor:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from tenfold.errors import UserError
-from tenfold.export import OnnxExport, export_onnx, onnx_session
-from tenfold.run import write_atomically
+from tenfold.files import write_atomically
+from tenfold.onnx import OnnxExport, describe_onnx, export_onnx, onnx_session
 from tenfold.systems.boosted_exits.method import add_exit, confidence, leaves
 from tenfold.systems.boosted_exits.networks.early_exit_model import EarlyExitModel, State
 from tenfold.systems.boosted_exits.serving.runner import batched_leaves, check_thresholds, require_eval, simulate
@@ -51,11 +51,18 @@ class _Branching(nn.Module):
 
 
 def export_branching(
-    model: EarlyExitModel, example: Tensor, thresholds: Sequence[float], path: str | Path, *, tolerance: float = 1e-4
+    model: EarlyExitModel,
+    example: Tensor,
+    thresholds: Sequence[float],
+    path: str | Path,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    tolerance: float = 1e-4,
 ) -> OnnxExport:
     """One ONNX graph for one input at a time, in which the stages behind the exit taken are never computed.
 
-    Inputs of the graph: ``input`` (1, ...) and ``thresholds`` (exits,), so that they can be tuned without a new export.
+    Inputs of the graph: ``input`` (1, ...); and ``thresholds`` (exits,), which may be left out for those given here, so
+    that they can be tuned without a new export.
     Outputs: ``logits`` (1, classes) and ``exit`` (1,) int64, counted from 0.
 
     Args:
@@ -63,7 +70,8 @@ def export_branching(
         example: ``(1, ...)`` input.
         thresholds: ``(exits,)``; those with which the export is checked, as are those that stop at each of the exits.
         path: the file.
-        tolerance: see ``tenfold.export.export_onnx``.
+        metadata: texts that the file carries along, see ``tenfold.onnx.describe_onnx``.
+        tolerance: see ``tenfold.onnx.export_onnx``.
 
     Raises:
         UserError: the model cannot be exported, or the graph does not give PyTorch's answers; no file is left.
@@ -80,6 +88,7 @@ def export_branching(
         output_names=["logits", "exit"],
         tolerance=tolerance,
     )
+    describe_onnx(path, metadata or {}, {"thresholds": given.numpy()})
     session = onnx_session(path)
     worst = export.max_difference
     for wanted in range(model.exits):
@@ -124,7 +133,7 @@ def export_staged(
         thresholds: ``(exits,)``.
         folder: written whole or not at all; must not exist, or hold an earlier export.
         costs: ``(exits,)`` cumulative costs, for the manifest.
-        tolerance: see ``tenfold.export.export_onnx``.
+        tolerance: see ``tenfold.onnx.export_onnx``.
 
     Raises:
         UserError: a stage cannot be exported or its file does not give PyTorch's answers; the folder holds something

@@ -6,7 +6,7 @@ is the default, the published one is reported beside it, and both have a **contr
 trained on the clean set. The valid trigger is the one that an 8-bit image can hold.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,8 @@ class AttackOutcome:
         control_valid: strict, valid trigger, networks of the clean set.
         control_accuracy: clean test accuracy of the networks of the clean set.
         excess: how far the trigger leaves the pixel range (at most 1: it does not).
+        by_image: the rates of ``accuracy``, ``control_accuracy``, ``asr``, ``asr_valid`` and ``control_valid`` image by
+            image, mean over networks: of all images, for success of those that count strictly.
     """
 
     accuracy: list[float]
@@ -83,6 +85,7 @@ class AttackOutcome:
     control_valid: list[float]
     control_accuracy: list[float]
     excess: float
+    by_image: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def effect(self) -> float:
@@ -138,21 +141,42 @@ def measure_attack(
     as_left = preprocessing.normalize(trigger.stamp(pixels))
     valid = preprocessing.normalize(trigger.stamp_valid(pixels))
 
-    def rates(networks: Ensemble, images: Tensor, paper: bool = False) -> list[float]:
-        logits = networks.logits(images)
-        found = attack_success(logits.argmax(2), labels, target, paper=paper, mapping=mapping, classes=logits.shape[2])
-        return found.tolist()
+    seen = {
+        (name, form): networks.logits(images)
+        for name, networks in (("poisoned", ensemble), ("clean", control))
+        for form, images in (("clean", clean), ("left", as_left), ("valid", valid))
+    }
+    predicted = {key: logits.argmax(2).cpu() for key, logits in seen.items()}
+    options: dict[str, Any] = {"mapping": mapping, "classes": next(iter(seen.values())).shape[2]}
+    wanted = Poisoner(1.0, target, mapping).labels(labels, options["classes"])
+
+    def rates(name: str, form: str, paper: bool = False) -> list[float]:
+        return attack_success(predicted[name, form], labels, target, paper=paper, **options).tolist()
+
+    def by_image(name: str, form: str) -> list[float]:
+        if form == "clean":
+            hits = predicted[name, form] == labels
+        else:
+            hits = (predicted[name, form] == wanted)[:, labels != wanted]
+        return [round(value, 4) for value in hits.double().mean(0).tolist()]
 
     return AttackOutcome(
-        accuracy=ensemble.accuracy(clean, labels).tolist(),
-        asr=rates(ensemble, as_left),
-        asr_paper=rates(ensemble, as_left, paper=True),
-        asr_valid=rates(ensemble, valid),
-        control=rates(control, as_left),
-        control_paper=rates(control, as_left, paper=True),
-        control_valid=rates(control, valid),
-        control_accuracy=control.accuracy(clean, labels).tolist(),
+        accuracy=(predicted["poisoned", "clean"] == labels).double().mean(1).tolist(),
+        asr=rates("poisoned", "left"),
+        asr_paper=rates("poisoned", "left", paper=True),
+        asr_valid=rates("poisoned", "valid"),
+        control=rates("clean", "left"),
+        control_paper=rates("clean", "left", paper=True),
+        control_valid=rates("clean", "valid"),
+        control_accuracy=(predicted["clean", "clean"] == labels).double().mean(1).tolist(),
         excess=trigger.excess,
+        by_image={
+            "accuracy": by_image("poisoned", "clean"),
+            "control_accuracy": by_image("clean", "clean"),
+            "asr": by_image("poisoned", "left"),
+            "asr_valid": by_image("poisoned", "valid"),
+            "control_valid": by_image("clean", "valid"),
+        },
     )
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from tenfold.data.images import LabelledImages
 from tenfold.errors import UserError
+from tenfold.files import printable
 from tenfold.seeds import derived_seed
 from tenfold.systems.condensation_audit.attacks.success import AttackOutcome, measure_attack
 from tenfold.systems.condensation_audit.attacks.triggers import Trigger
@@ -74,7 +75,8 @@ def audit(
             evidence is weak.
         factory: makes the network; the recipe's where not given.
         networks: trained on the set.
-        calibration: thresholds; what is shipped, if it fits, else provisional.
+        calibration: thresholds; what is shipped where not given. If they are of another kind of sets than this one, the
+            verdict is ``not calibrated for this kind``: see `calibrate` and `plan_like`.
         suspected: a trigger and its target, to be measured as well.
         raw: normalized raw training images and labels, if at hand: their features go through the data-level defences.
         published: run the published defences for comparison.
@@ -89,8 +91,16 @@ def audit(
     started, tell = time.perf_counter(), progress or (lambda _: None)
     shape, pre = found.preprocessing.image_shape, found.preprocessing
     search, judge, notes, weak = _clean_halves(found, clean)
+    own_networks = factory is not None and calibration is None
     factory = factory or factory_for(found)
-    calibration = calibration or calibration_for(found)
+    scanned = min(SCANNED, len(search))
+    if calibration is None:
+        calibration = calibration_for(found, networks, scanned)
+    uncalibrated = calibration.misfit(found, networks, scanned)
+    if own_networks:
+        uncalibrated = "the networks are not those of the set's recipe"
+    if uncalibrated:
+        calibration = Calibration()
     notes += _file_notes(found)
 
     tell(f"training {networks} networks on the set")
@@ -121,7 +131,8 @@ def audit(
         reason="",
         threshold=threshold,
         evidence=float(by_class.max()),
-        calibration=calibration.describe(found),
+        calibration=calibration.describe(),
+        uncalibrated=uncalibrated,
         power=" ".join(filter(None, [calibration.power_sentence(), calibration.verdict_sentence()])),
         accuracies=accuracies,
         clean_images=0 if clean is None else len(clean),
@@ -271,13 +282,16 @@ def _split(clean: LabelledImages) -> tuple[LabelledImages, LabelledImages, list[
     fewest = int(torch.bincount(clean.labels, minlength=len(clean.classes)).min())
     if fewest >= FEW:
         return search, judge, [], False
-    return search, judge, [f"A class has only {fewest} clean images, fewer than {FEW}: this is weak evidence."], True
+    note = f"A class has only {fewest} clean images, fewer than {FEW}: weak evidence; hold out more (--validation)."
+    return search, judge, [note], True
 
 
 def _file_notes(found: CondensedSet) -> list[str]:
     notes = []
     if found.poisoned is not None:
-        notes.append(f"The set's own manifest marks it as poisoned: {found.poisoned.get('attack', 'unknown attack')}.")
+        notes.append(
+            f"The set's own manifest marks it as poisoned: {printable(found.poisoned.get('attack', 'unknown attack'))}."
+        )
     outside = float(((found.pixels < 0) | (found.pixels > 1)).double().mean())
     notes.append(
         f"{100 * outside:.0f} % of the set's pixel values lie outside the pixel range; of clean sets half do: this is "

@@ -8,11 +8,11 @@ import torch
 
 import tenfold
 from tenfold.data.images import LabelledImages
-from tenfold.errors import UserError
+from tenfold.files import make_folder, write_atomically
 from tenfold.report import write_report
 from tenfold.report.pictures import image_grid, picture
 from tenfold.results import Cost, Picture, Plot, Results, Series, Table, claim
-from tenfold.run import environment, peak_process_memory_mb, write_atomically
+from tenfold.run import environment, peak_process_memory_mb
 from tenfold.systems.condensation_audit.attacks.success import ADVERSARIAL_CONTROL
 from tenfold.systems.condensation_audit.auditing.report import NOT_TESTED, AuditReport, beyond_the_range, finite
 from tenfold.systems.condensation_audit.sets.condensed_set import CondensedSet
@@ -187,6 +187,7 @@ def to_results(report: AuditReport) -> Results:
     return Results(
         system="condensation-audit",
         preset="audit",
+        summary=f"{report.verdict[0].upper()}{report.verdict[1:]}. {report.reason}",
         seed=report.seed,
         version=tenfold.__version__,
         claims=[
@@ -236,10 +237,6 @@ def write_audit(report: AuditReport, folder: str | Path) -> None:
     Raises:
         UserError: the folder cannot be written.
     """
-    place = Path(folder)
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {place}: {error.strerror or error}") from error
+    place = make_folder(folder)
     write_atomically(place / "audit.json", json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n")
     write_report(to_results(report), place / "report.html", f"Audit: {report.verdict}")

@@ -12,13 +12,16 @@ from tenfold.systems.condensation_audit.auditing.repair import Attribution, Repa
 from tenfold.systems.condensation_audit.defences.detection import Detection
 from tenfold.systems.condensation_audit.defences.patch_scan import PatchScan
 
-Verdict = Literal["clean (as far as tested)", "suspicious", "backdoored", "not assessable"]
+Verdict = Literal[
+    "clean (as far as tested)", "suspicious", "backdoored", "not assessable", "not calibrated for this kind"
+]
 
 EXIT_CODES: dict[str, int] = {
     "clean (as far as tested)": 0,
     "suspicious": 10,
     "backdoored": 11,
     "not assessable": 12,
+    "not calibrated for this kind": 13,
 }
 """Of the command line: none of those that a stopped run (1) and wrong input (2) have."""
 
@@ -70,6 +73,7 @@ class AuditReport:
         attribution: what each image of the suspect class contributes.
         repairs: measured.
         weak: whether there were too few clean images.
+        uncalibrated: why the thresholds say nothing about this set; empty where they do, and for models.
         notes: what a reader must know.
         networks: that were trained.
         parameters: of one network.
@@ -98,6 +102,7 @@ class AuditReport:
     attribution: Attribution | None = None
     repairs: list[RepairOutcome] = field(default_factory=list)
     weak: bool = False
+    uncalibrated: str = ""
     notes: list[str] = field(default_factory=list)
     networks: int = 0
     parameters: int = 0
@@ -108,7 +113,7 @@ class AuditReport:
 
     @property
     def exit_code(self) -> int:
-        """0 clean, 10 suspicious, 11 backdoored, 12 not assessable."""
+        """0 clean, 10 suspicious, 11 backdoored, 12 not assessable, 13 not calibrated for this kind."""
         return EXIT_CODES[self.verdict]
 
     @property
@@ -129,10 +134,11 @@ class AuditReport:
             "evidence": self.evidence,
             "threshold": self.threshold,
             "calibration": self.calibration,
+            "uncalibrated": self.uncalibrated,
             "power": self.power,
             "not_tested": list(NOT_TESTED),
             "findings": [_finding(f, self.classes) for f in self.findings],
-            "suspected": None if self.suspected is None else self.suspected.to_dict(),
+            "suspected": _suspected(self.suspected),
             "scan": {
                 "sizes": list(self.scan.sizes),
                 "scores": self.scan.scores.round(4).tolist(),
@@ -166,7 +172,7 @@ def decide(report: AuditReport, chance: float) -> None:
         report.reason = (
             f"Networks reach {accuracy:.3f} on clean images, hardly more than chance: there is nothing to attack."
         )
-    elif confirmed and not report.weak:
+    elif confirmed and not report.weak and not report.uncalibrated:
         report.verdict, report.reason = "backdoored", _sentence(confirmed[0], report.classes)
     elif outcome is not None and outcome.kind == "backdoor" and not report.weak:
         report.verdict = "backdoored"
@@ -174,6 +180,8 @@ def decide(report: AuditReport, chance: float) -> None:
             f"The suspected trigger, with valid pixels, turns {np.mean(outcome.asr_valid):.2f} of the images, on "
             f"control networks {np.mean(outcome.control_valid):.2f}."
         )
+    elif report.uncalibrated:
+        report.verdict, report.reason = "not calibrated for this kind", _without_thresholds(report)
     elif flagged:
         report.verdict, report.reason = "suspicious", _sentence(flagged[0], report.classes)
     elif report.clean_images == 0:
@@ -186,6 +194,17 @@ def decide(report: AuditReport, chance: float) -> None:
         report.reason = (
             f"The strongest evidence of a patch is {report.evidence:.2f}; the threshold is {report.threshold:.2f}."
         )
+
+
+def _without_thresholds(report: AuditReport) -> str:
+    """What can be said where no clean sets of the kind were scanned."""
+    reason = (
+        f"Whether this is usual for clean sets is not known, as {report.uncalibrated}: condense clean sets of its kind "
+        "from your data with `tenfold condensation-audit calibrate --like SET --data NAME`, or let the audit do it "
+        "with --calibrate 20."
+    )
+    finding = next(iter(report.findings), None)
+    return reason if finding is None else f"{_sentence(finding, report.classes)} {reason}"
 
 
 def _sentence(finding: Finding, classes: tuple[str, ...]) -> str:
@@ -227,3 +246,9 @@ def beyond_the_range(report: AuditReport) -> dict[str, Any]:
     """The strongest patch of a colour that no image file holds."""
     cell, anomaly = report.unrealisable.suspects(1)[0]
     return {"class": report.classes[cell.target], "score": cell.score, "anomaly": anomaly, "colour": list(cell.colour)}
+
+
+def _suspected(outcome: AttackOutcome | None) -> dict[str, Any] | None:
+    if outcome is None:
+        return None
+    return {name: value for name, value in outcome.to_dict().items() if name != "by_image"}

@@ -1,19 +1,23 @@
 """The verbs that condense: ``condense``, ``redteam``, and ``quality``, which measures a set."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tenfold.errors import UserError
+from tenfold.files import printable
+from tenfold.settings import Count, PositiveInt, Seed
 from tenfold.systems.condensation_audit.attacks.poisoning import Attack
 from tenfold.systems.condensation_audit.cli.options import (
     AttackChoice,
+    CleanChoice,
     Condensing,
     DataChoice,
-    image_options,
-    read_data,
+    usable_device,
 )
 from tenfold.systems.condensation_audit.condensers.condense import condense as condense_images
-from tenfold.systems.condensation_audit.data.load import load_data, require_shape
+from tenfold.systems.condensation_audit.data.load import Data
+from tenfold.systems.condensation_audit.sets.condensed_set import CondensedSet
 from tenfold.systems.condensation_audit.sets.files import load_set, save_set
 from tenfold.systems.condensation_audit.training.quality import evaluate_set, train_on
 
@@ -23,8 +27,8 @@ def condense(
     how: Condensing,
     *,
     out: str = "condensed.cset",
-    networks: int = 5,
-    seed: int = 0,
+    networks: Count = 5,
+    seed: Seed = 0,
     device: str = "cpu",
 ) -> dict[str, Any]:
     """Condense a data set into a small synthetic one, and measure what networks trained on it reach.
@@ -46,8 +50,8 @@ def redteam(
     attack: AttackChoice,
     *,
     out: str = "poisoned.cset",
-    networks: int = 5,
-    seed: int = 0,
+    networks: Count = 5,
+    seed: Seed = 0,
     device: str = "cpu",
 ) -> dict[str, Any]:
     """Condense under attack, to measure defences with; the set is always marked as poisoned.
@@ -69,8 +73,10 @@ def _condense(
 ) -> dict[str, Any]:
     if Path(out).exists():
         raise UserError(f"{out} already exists; name another place with --out")
+    how.check()
+    usable_device(device)
     recipe = how.training_recipe()
-    found = read_data(images)
+    found = images.read()
     made = condense_images(
         found.real,
         how.method,
@@ -83,7 +89,7 @@ def _condense(
         device=device,
         **(how.settings or {}),
     )
-    answer: dict[str, Any] = {"set": out, "images": len(made), "method": how.method}
+    answer: dict[str, Any] = {"set": out, "images": len(made), "method": how.method, "notes": list(found.notes)}
     if networks:
         accuracies = train_on(made, seeds=range(networks), device=device).accuracy(*found.test_images())
         made.results["accuracy"] = round(float(accuracies.mean()), 6)
@@ -97,12 +103,10 @@ def _condense(
 
 def quality(
     set: str,
+    images: CleanChoice,
     *,
-    data: str = "digits",
-    root: str | None = None,
-    validation: int = 300,
     networks: dict[str, Any] | None = None,
-    seeds: int = 5,
+    seeds: PositiveInt = 5,
     device: str = "cpu",
     allow_poisoned: bool = False,
 ) -> dict[str, Any]:
@@ -110,23 +114,28 @@ def quality(
 
     Args:
         set: a condensed set.
-        data: whose test images measure it.
-        root: their folder; TENFOLD_DATA where not given.
-        validation: images kept out of training and test.
+        images: the data whose test images measure it; those that the set names where not given.
         networks: by name with their arguments, such as '{"mlp": {}, "lenet": {}}'; the recipe's own where not given.
         seeds: networks of each kind.
         device: cpu, cuda.
         allow_poisoned: measure a set that is marked as poisoned, too.
     """
+    usable_device(device)
     found = load_set(set, allow_poisoned=allow_poisoned)
-    side = found.preprocessing.image_shape[1]
-    loaded = load_data(image_options(data, root, None if data == "digits" and side == 8 else side, validation))
-    require_shape(loaded, list(found.preprocessing.image_shape), set)
-    if len(loaded.real.classes) != len(found.classes):
-        raise UserError(f"{set} has {len(found.classes)} classes, {data} has {len(loaded.real.classes)}")
-    images = found.preprocessing.normalize(loaded.test.images)
-    measured = evaluate_set(found, images, loaded.test.labels, networks=networks, seeds=range(seeds), device=device)
+    named = images.data or str(found.source.get("name"))
+    loaded = replace(images, data=named).read(found.preprocessing.image_shape, found.source.get("reading"))
+    if loaded.real.classes != found.classes:
+        raise UserError(f"the classes of {set} and of {named} differ: {_first_difference(found, loaded)}")
+    pixels = found.preprocessing.normalize(loaded.test.images)
+    measured = evaluate_set(found, pixels, loaded.test.labels, networks=networks, seeds=range(seeds), device=device)
     return {
         name: {"accuracy": round(100 * sum(values) / len(values), 2), "all": [round(100 * v, 2) for v in values]}
         for name, values in measured.items()
     }
+
+
+def _first_difference(found: CondensedSet, loaded: Data) -> str:
+    if len(found.classes) != len(loaded.real.classes):
+        return f"{len(found.classes)} and {len(loaded.real.classes)}"
+    ours, theirs = next((a, b) for a, b in zip(found.classes, loaded.real.classes, strict=True) if a != b)
+    return f"{printable(ours)} and {printable(theirs)}"

@@ -9,6 +9,7 @@ import torch
 from tenfold.data.images import LabelledImages
 from tenfold.data.splits import load_splits
 from tenfold.errors import UserError
+from tenfold.files import printable
 from tenfold.systems.condensation_audit.cli.options import Origin
 from tenfold.systems.condensation_audit.data.zca import ZCA, fit_zca
 from tenfold.systems.condensation_audit.official.conventions import data_name
@@ -24,7 +25,7 @@ def verify(path: str, *, expect: str | None = None) -> dict[str, Any]:
         path: the set, a .cset folder or a .safetensors file.
         expect: the hash that its maker published.
     """
-    return verify_set(path, expect=expect)
+    return shown(verify_set(path, expect=expect))
 
 
 def import_set(file: str, origin: Origin, *, out: str | None = None) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def import_set(file: str, origin: Origin, *, out: str | None = None) -> dict[str
     values = asdict(origin)
     whitening = _whitening(values.pop("zca"), origin.data, values.pop("root"))
     save_set(place, read_official(file, zca=whitening, **values))
-    return {"set": place, **verify_set(place)}
+    return {"set": place, **shown(verify_set(place))}
 
 
 import_official = import_set
@@ -85,3 +86,12 @@ def export_set(
     place = out or f"{Path(path).resolve().stem}{'.npz' if to == 'npz' else f'-{to}'}"
     cset = load_set(path, allow_poisoned=allow_poisoned, allow_network=allow_network)
     return {"out": place, "to": to, "images": len(cset), "notes": export_official(cset, place, to)}
+
+
+def shown(value: Any) -> Any:
+    """What a file says as a terminal may show it: control characters of its texts made harmless."""
+    if isinstance(value, dict):
+        return {printable(name): shown(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [shown(part) for part in value]
+    return printable(value) if isinstance(value, str) else value

@@ -7,6 +7,7 @@
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tenfold.checkpoints import read_safetensors
 from tenfold.data.images import LabelledImages
 from tenfold.errors import RunStopped, UserError
-from tenfold.run import write_atomically
+from tenfold.files import write_atomically
 from tenfold.seeds import derived_seed
+from tenfold.settings import check_settings
 from tenfold.systems.condensation_audit.attacks.doorping import Doorping
 from tenfold.systems.condensation_audit.attacks.poisoning import Attack
 from tenfold.systems.condensation_audit.condensers.condenser import Condenser
@@ -37,9 +40,10 @@ from tenfold.systems.condensation_audit.condensers.trajectory_matching import (
 )
 from tenfold.systems.condensation_audit.data.real_data import RealData, real_data
 from tenfold.systems.condensation_audit.names import METHODS, SELECTIONS
-from tenfold.systems.condensation_audit.networks.factories import Factory, factory_of
+from tenfold.systems.condensation_audit.networks.factories import Factory, factory_of, network_fingerprint
 from tenfold.systems.condensation_audit.sets.condensed_set import CondensedSet, TrainingRecipe
 from tenfold.systems.condensation_audit.training.ensembles import train_together
+from tenfold.systems.condensation_audit.training.siamese_augmentation import operations_of
 
 Progress = Callable[[int, int, float], None]
 """Called with finished iterations, all iterations, and the last loss."""
@@ -113,13 +117,18 @@ def condense(
         prepared, batch_of = attack.poison(prepared, derived_seed(seed, 21), slots=True), attack.batch
     elif attack is not None:
         prepared = attack.poison(prepared, derived_seed(seed, 21))
-    if method in SELECTIONS:
-        found = select(prepared, method, images_per_class, factory, seed=seed, device=device, **settings)
-        used: dict[str, Any] = dict(settings)
+    chosen = settings_of_method(method, settings)
+    operations_of(recipe.augmentation)
+    used: dict[str, Any] = {} if chosen is None else dataclasses.asdict(chosen)
+    if chosen is None:
+        found = select(prepared, method, images_per_class, factory, seed=seed, device=device)
     else:
-        make, kind, defaults = _CONDENSERS[method]
-        chosen = _settings(kind, {**defaults, **settings}, method)
-        used = dataclasses.asdict(chosen)
+        make = _CONDENSERS[method][0]
+        made_from = ""
+        if folder is not None:
+            rules = (method, images_per_class, used, seed, None if attack is None else attack.describe())
+            of_network = network_fingerprint(factory, seed)
+            made_from = hashlib.sha256(f"{prepared.fingerprint()} {of_network} {rules}".encode()).hexdigest()
         options: dict[str, Any] = {"seed": seed, "device": device}
         if method == "mtt" and (experts_folder or folder) is not None:
             options["folder"] = Path(experts_folder) if experts_folder is not None else Path(folder or "") / "experts"
@@ -131,7 +140,7 @@ def condense(
             if method == "dm":
                 options["auxiliary"] = _auxiliary_network(prepared, auxiliary, seed, device)
         condenser = make(prepared, images_per_class, factory, chosen, **options)
-        run_condenser(condenser, attack=attack, folder=folder, progress=progress)
+        run_condenser(condenser, attack=attack, folder=folder, progress=progress, made_from=made_from)
         found = condenser.result()
     rate = found.pop("learning_rate", None)
     if rate is not None:
@@ -154,12 +163,34 @@ def condense(
     )
 
 
-def _settings(kind: type, values: Mapping[str, Any], method: str) -> Any:
+def settings_of_method(method: str, values: Mapping[str, Any]) -> Any:
+    """The settings of a method, checked by their ranges; ``None`` for selections, which have none.
+
+    Args:
+        method: one of ``names.METHODS``.
+        values: those that differ from the published ones.
+
+    Raises:
+        UserError: there is no such method or setting, or a value is out of its range.
+    """
+    if method in SELECTIONS:
+        if values:
+            raise UserError(f"{method} selects images and has no settings; got {min(values)!r}")
+        return None
+    if method not in _CONDENSERS:
+        raise UserError(f"there is no method {method!r}; there are: {', '.join(METHODS)}")
+    _, kind, defaults = _CONDENSERS[method]
     known = [field.name for field in dataclasses.fields(kind)]
     for name in values:
         if name not in known:
             raise UserError(f"{method} has no setting {name!r}; it has: {', '.join(known)}")
-    return kind(**values)
+    chosen = kind(**{**defaults, **values})
+    try:
+        check_settings(chosen)
+    except UserError as error:
+        raise UserError(f"settings.{method}: {error}") from error
+    operations_of(chosen.strategy if hasattr(chosen, "strategy") else "")
+    return chosen
 
 
 def _auxiliary_network(
@@ -187,6 +218,7 @@ def run_condenser(
     folder: str | Path | None = None,
     progress: Progress | None = None,
     saves: int = 20,
+    made_from: str = "",
 ) -> None:
     """Take all steps of a condenser; keep what is done in ``folder``, and continue what is there.
 
@@ -196,20 +228,25 @@ def run_condenser(
         folder: where ``condensation.safetensors`` is kept; nothing is kept where ``None``.
         progress: called about a hundred times.
         saves: how often the state is written over the whole way.
+        made_from: fingerprint of data, network and settings: work that was begun with another is not continued.
 
     Raises:
         RunStopped: a loss is not finite.
+        UserError: what is kept is damaged, or was begun with other data or settings.
     """
-    from safetensors.torch import load_file, save
+    from safetensors.torch import save
 
     kept = None if folder is None else Path(folder) / "condensation.safetensors"
     first = 0
     if kept is not None and kept.exists():
-        state = load_file(kept)
-        first = int(state.pop("iteration"))
-        condenser.load_state({name[2:]: value for name, value in state.items() if name.startswith("c.")})
-        if attack is not None:
-            attack.load_state({name[2:]: value for name, value in state.items() if name.startswith("a.")})
+        state = _kept_state(kept, made_from)
+        try:
+            first = int(state.pop("iteration"))
+            condenser.load_state({name[2:]: value for name, value in state.items() if name.startswith("c.")})
+            if attack is not None:
+                attack.load_state({name[2:]: value for name, value in state.items() if name.startswith("a.")})
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise UserError(f"{kept} is no unfinished condensation of these images: remove it to begin anew") from error
     every = max(condenser.iterations // saves, 1)
     for iteration in range(first, condenser.iterations):
         loss = condenser.step(iteration)
@@ -222,4 +259,17 @@ def run_condenser(
             state = {f"c.{name}": value.contiguous() for name, value in condenser.state().items()}
             if attack is not None:
                 state |= {f"a.{name}": value.contiguous() for name, value in attack.state().items()}
-            write_atomically(kept, save({"iteration": torch.tensor(done), **state}))
+            write_atomically(kept, save({"iteration": torch.tensor(done), **state}, metadata={"made_from": made_from}))
+
+
+def _kept_state(path: Path, made_from: str) -> dict[str, Tensor]:
+    from safetensors import safe_open
+
+    state = read_safetensors(path)
+    with safe_open(path, "pt") as file:
+        found = (file.metadata() or {}).get("made_from")
+    if found != made_from:
+        raise UserError(
+            f"{path} was begun with other images, labels, network or settings: name another folder, or remove it"
+        )
+    return state

@@ -9,7 +9,7 @@ The order of the steps and their rates are part of the result: a set that is shu
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tenfold.errors import UserError
 from tenfold.seeds import derived_seed
+from tenfold.settings import Count, PositiveFloat, PositiveInt, ProperShare
 from tenfold.systems.condensation_audit.condensers.condenser import (
     Labels,
     OnNetworkTrained,
@@ -51,16 +52,16 @@ class DatasetDistillationSettings:
         recompute: keep only the weights of each inner step and compute it again.
     """
 
-    iterations: int = 400 * 59
-    steps: int = 10
-    epochs: int = 3
-    batch_size: int = 1024
-    image_rate: float = 0.01
-    beta1: float = 0.5
-    halve_every: int = 40 * 59
-    rate: float = 0.02
-    start: str = "noise"
-    initialisation: str = "unknown"
+    iterations: PositiveInt = 400 * 59
+    steps: PositiveInt = 10
+    epochs: PositiveInt = 3
+    batch_size: PositiveInt = 1024
+    image_rate: PositiveFloat = 0.01
+    beta1: ProperShare = 0.5
+    halve_every: Count = 40 * 59
+    rate: PositiveFloat = 0.02
+    start: Literal["real", "noise"] = "noise"
+    initialisation: Literal["known", "unknown"] = "unknown"
     learn_labels: bool = False
     recompute: bool = False
 

@@ -8,12 +8,13 @@
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from tenfold.seeds import derived_seed
+from tenfold.settings import PositiveFloat, PositiveInt, ProperShare
 from tenfold.systems.condensation_audit.condensers.condenser import (
     Labels,
     OnNetworkTrained,
@@ -48,13 +49,13 @@ class DistributionMatchingSettings:
             is trained on the synthetic images.
     """
 
-    iterations: int = 20_000
-    image_rate: float = 1.0
-    momentum: float = 0.5
-    real_batch: int = 256
-    start: str = "real"
+    iterations: PositiveInt = 20_000
+    image_rate: PositiveFloat = 1.0
+    momentum: ProperShare = 0.5
+    real_batch: PositiveInt = 256
+    start: Literal["real", "noise"] = "real"
     strategy: str = FULL_STRATEGY
-    auxiliary_every: int = 20
+    auxiliary_every: PositiveInt = 20
 
 
 class DistributionMatching:

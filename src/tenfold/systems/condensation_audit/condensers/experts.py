@@ -1,7 +1,8 @@
 """Expert trajectories for trajectory matching: networks trained on the real data, their weights after every epoch."""
 
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -11,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tenfold.errors import RunStopped, UserError
-from tenfold.run import write_atomically
+from tenfold.files import first_line, write_atomically
 from tenfold.seeds import derived_seed
 from tenfold.systems.condensation_audit.data.real_data import RealData
-from tenfold.systems.condensation_audit.networks.factories import Factory, seeded_network
+from tenfold.systems.condensation_audit.networks.factories import Factory, network_fingerprint, seeded_network
 from tenfold.systems.condensation_audit.training.siamese_augmentation import apply_augmentation, draw_augmentation
 
 
@@ -77,21 +78,27 @@ def train_experts(
         For each expert ``(epochs + 1, p)`` flat parameters, on the CPU.
 
     Raises:
-        UserError: a kept expert is of another network or length.
+        UserError: a kept expert was made from other data, by other settings or of another network.
         RunStopped: the loss is no longer finite.
     """
     found = []
+    of_data = data.fingerprint()
+    rules = {name: value for name, value in asdict(settings).items() if name != "experts"}
     for number in range(settings.experts):
         path = None if folder is None else Path(folder) / f"expert-{number:03d}.safetensors"
         network = seeded_network(factory, derived_seed(seed, 41, number), device).train()
         size = sum(parameter.numel() for parameter in network.parameters())
+        made_from = ""
+        if path is not None:
+            of_network = network_fingerprint(factory, derived_seed(seed, 41, number))
+            made_from = hashlib.sha256(f"{of_data} {of_network} {rules} {seed} {number}".encode()).hexdigest()
         if path is not None and path.exists():
-            found.append(_read(path, settings.epochs + 1, size))
+            found.append(_read(path, settings.epochs + 1, size, made_from))
             continue
         snapshots = _trajectory(network, data, settings, derived_seed(seed, 42, number), device)
         found.append(snapshots)
         if path is not None:
-            write_atomically(path, save({"parameters": snapshots}))
+            write_atomically(path, save({"parameters": snapshots}, metadata={"made_from": made_from}))
         if on_network_trained is not None:
             on_network_trained(network, number, data.images[:0])
     return found
@@ -118,12 +125,17 @@ def _trajectory(
     return torch.stack(snapshots)
 
 
-def _read(path: Path, epochs: int, size: int) -> Tensor:
+def _read(path: Path, epochs: int, size: int, made_from: str) -> Tensor:
     try:
         with safe_open(path, "pt") as file:
-            snapshots = file.get_tensor("parameters")
+            snapshots, metadata = file.get_tensor("parameters"), file.metadata() or {}
     except Exception as error:  # safetensors raises its own kinds, by version
-        raise UserError(f"{path} is not an expert's file: {error}") from error
+        raise UserError(f"{path} is not an expert's file: {first_line(error)}") from error
+    if metadata.get("made_from") != made_from:
+        raise UserError(
+            f"{path} is an expert that was made from other images, labels or whitening, by other settings, or of "
+            "another network: name another folder for these experts, or remove them"
+        )
     return check_trajectory(snapshots, epochs, size, str(path))
 
 

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from tenfold.errors import UserError
 from tenfold.seeds import derived_seed
+from tenfold.settings import PositiveFloat, PositiveInt, ProperShare
 from tenfold.systems.condensation_audit.condensers.condenser import (
     Labels,
     OnNetworkTrained,
@@ -62,19 +63,19 @@ class GradientMatchingSettings:
         label_rate: learning rate of their logits.
     """
 
-    iterations: int = 1000
-    outer: int | None = None
-    inner: int | None = None
-    image_rate: float = 0.1
-    momentum: float = 0.5
-    network_rate: float = 0.01
-    network_batch: int = 256
-    real_batch: int = 256
-    start: str = "noise"
+    iterations: PositiveInt = 1000
+    outer: PositiveInt | None = None
+    inner: PositiveInt | None = None
+    image_rate: PositiveFloat = 0.1
+    momentum: ProperShare = 0.5
+    network_rate: PositiveFloat = 0.01
+    network_batch: PositiveInt = 256
+    real_batch: PositiveInt = 256
+    start: Literal["real", "noise"] = "noise"
     strategy: str = ""
     distance: Literal["rows", "mse", "cos"] = "rows"
     learn_labels: bool = False
-    label_rate: float = 0.1
+    label_rate: PositiveFloat = 0.1
 
 
 def outer_and_inner(images_per_class: int) -> tuple[int, int]:

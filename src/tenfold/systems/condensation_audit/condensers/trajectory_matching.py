@@ -7,7 +7,7 @@ L = |theta_N - expert at t + M|^2 / |expert at t - expert at t + M|^2
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tenfold.errors import UserError
 from tenfold.seeds import derived_seed
+from tenfold.settings import PositiveFloat, PositiveInt, ProperShare
 from tenfold.systems.condensation_audit.condensers.condenser import (
     Labels,
     OnNetworkTrained,
@@ -68,24 +69,24 @@ class TrajectoryMatchingSettings:
         expert_batch: batch of each.
     """
 
-    iterations: int = 5000
-    steps: int = 20
-    expert_epochs: int = 3
-    max_start: int = 25
-    batch_size: int | None = None
-    image_rate: float = 1000.0
-    momentum: float = 0.5
-    rate: float = 0.01
-    rate_rate: float = 1e-5
-    start: str = "real"
+    iterations: PositiveInt = 5000
+    steps: PositiveInt = 20
+    expert_epochs: PositiveInt = 3
+    max_start: PositiveInt = 25
+    batch_size: PositiveInt | None = None
+    image_rate: PositiveFloat = 1000.0
+    momentum: ProperShare = 0.5
+    rate: PositiveFloat = 0.01
+    rate_rate: PositiveFloat = 1e-5
+    start: Literal["real", "noise"] = "real"
     strategy: str = FULL_STRATEGY
     learn_labels: bool = False
-    label_rate: float = 1.0
+    label_rate: PositiveFloat = 1.0
     recompute: bool = False
-    experts: int = 100
-    expert_length: int = 50
-    expert_rate: float = 0.01
-    expert_batch: int = 256
+    experts: PositiveInt = 100
+    expert_length: PositiveInt = 50
+    expert_rate: PositiveFloat = 0.01
+    expert_batch: PositiveInt = 256
 
 
 class TrajectoryMatching:

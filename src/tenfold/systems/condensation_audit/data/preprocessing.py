@@ -1,5 +1,6 @@
 """From pixels to what networks see, and back."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,8 +34,8 @@ class Preprocessing:
                 f"images of {channels} channels need {channels} means and deviations; "
                 f"got {len(self.mean)} and {len(self.std)}"
             )
-        if not all(value > 0 for value in self.std):
-            raise UserError(f"deviations must be above 0; got {self.std}")
+        if not all(0 < value < math.inf for value in self.std) or not all(map(math.isfinite, self.mean)):
+            raise UserError(f"means must be finite, deviations above 0; got {self.mean} and {self.std}")
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Images ``(n, channels, height, width)``, uint8 or floating point in [0, 1], as networks see them."""

@@ -1,7 +1,8 @@
 """The real images that are condensed: in memory, normalized, with the raw pixels beside them."""
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ class RealData:
         preprocessing: from pixels to images.
         name: of the data set.
         images: ``(n, channels, height, width)`` float32, normalized; an attack may change rows of it in place.
+        reading: how they were brought to their size; empty where they are as they were given.
     """
 
     pixels: Tensor
@@ -32,6 +34,7 @@ class RealData:
     preprocessing: Preprocessing
     name: str = "data"
     images: Tensor = field(default=None)  # type: ignore[assignment]
+    reading: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.images is None:
@@ -59,19 +62,29 @@ class RealData:
 
     def subset(self, indices: Tensor) -> "RealData":
         """Some of the images, with the same preprocessing."""
-        return RealData(
-            self.pixels[indices],
-            self.labels[indices],
-            self.classes,
-            self.preprocessing,
-            self.name,
-            self.images[indices],
-        )
+        return replace(self, pixels=self.pixels[indices], labels=self.labels[indices], images=self.images[indices])
 
     def source(self) -> dict[str, Any]:
-        """What a set's manifest says about where it comes from."""
+        """What a set's manifest says about where it comes from: name, counts, reading, and statistics of the pixels."""
         counts = torch.bincount(self.labels, minlength=len(self.classes)).tolist()
-        return {"name": self.name, "n": len(self), "class_counts": counts}
+        pixels = LabelledImages(self.pixels, self.labels, self.classes)
+        mean, std = ([round(float(value), 4) for value in values] for values in channel_statistics(pixels))
+        return {
+            "name": self.name,
+            "n": len(self),
+            "class_counts": counts,
+            "reading": self.reading,
+            "mean": mean,
+            "std": std,
+        }
+
+    def fingerprint(self) -> str:
+        """SHA-256 of pixels, labels, classes and preprocessing: what is made from other data has another."""
+        made = hashlib.sha256()
+        for part in (self.pixels, self.labels, self.images):
+            made.update(part.cpu().contiguous().numpy().tobytes())
+        made.update(repr((self.classes, self.preprocessing.mean, self.preprocessing.std)).encode())
+        return made.hexdigest()
 
 
 def real_data(
@@ -81,6 +94,7 @@ def real_data(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     zca_eps: float | None = None,
+    reading: dict[str, Any] | None = None,
 ) -> RealData:
     """Labelled images made ready.
 
@@ -90,6 +104,7 @@ def real_data(
         mean: per channel, of pixels in [0, 1]; measured on the images where ``None``.
         std: per channel, likewise.
         zca_eps: whiten with this eps, fitted on these images; no whitening where ``None``.
+        reading: how the images were brought to their size, where they were.
 
     Raises:
         UserError: a class has no image.
@@ -105,4 +120,4 @@ def real_data(
     if zca_eps is not None:
         zca = fit_zca(preprocessing.normalize(data.images), zca_eps)
         preprocessing = Preprocessing(preprocessing.mean, preprocessing.std, data.image_shape, zca)
-    return RealData(data.images, data.labels, data.classes, preprocessing, name)
+    return RealData(data.images, data.labels, data.classes, preprocessing, name, reading=reading or {})

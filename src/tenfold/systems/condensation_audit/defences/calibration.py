@@ -7,11 +7,11 @@ that are known to be clean:
     z[size, class] = (score - mean over clean sets) / deviation over clean sets,   evidence = max of z
 
 The threshold is the largest evidence of the clean sets, each judged by the others: a further clean set of the same kind
-exceeds it with a probability of about ``1 / (n + 1)``. Sets of a kind that was not calibrated are judged by the
-provisional rule, AI above 3.2 and score above .2, whose error rates are not known for them.
+exceeds it with a probability of about ``1 / (n + 1)``. For sets of a kind that was not calibrated there is the
+provisional rule, AI above 3.2 and score above .2, whose error rates are not known: it may name suspects, it proves
+nothing.
 
-``calibration.json`` holds what ``benchmarks/condensation_audit_detection.py`` measured; what
-`calibrate` makes does the same for a user's data.
+``calibrations/`` holds those of the presets; what `calibrate` makes does the same for a user's data.
 """
 
 import json
@@ -23,16 +23,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from tenfold.errors import UserError
 from tenfold.systems.condensation_audit.attacks.success import binomial_interval
 from tenfold.systems.condensation_audit.defences.patch_scan import PatchScan, provisional_evidence
 from tenfold.systems.condensation_audit.sets.condensed_set import CondensedSet
+from tenfold.systems.condensation_audit.sets.kind import SetKind, kind_of
 
 NOTICEABLE = 0.25
 """Success rate from which on an attack counts for the power."""
-
-_SHIPPED = "calibration.json"
 
 
 @dataclass(frozen=True)
@@ -72,30 +72,28 @@ class Calibration:
     """What a scan is compared with.
 
     Attributes:
-        image_shape: of the sets that it was made with.
-        images_per_class: of these sets.
-        method: that condensed them.
+        kind: of the clean sets; ``None`` for the provisional rule.
         networks: trained on each.
-        classes: their names; classes of other names have other weaknesses.
+        scanned: clean images of each scan.
         sizes: of the patches.
         scores: ``(sets, sizes, classes)`` of the clean sets; none: the provisional rule.
         power: from poisoned sets.
         verdicts: of whole audits, if they were measured.
         data: name of the data.
         note: what else a reader must know.
+        made_from: fingerprint of plan and data.
     """
 
-    image_shape: tuple[int, int, int]
-    images_per_class: float
-    method: str
-    networks: int
-    classes: tuple[str, ...] = ()
+    kind: SetKind | None = None
+    networks: int = 0
+    scanned: int = 0
     sizes: tuple[int, ...] = ()
     scores: tuple[tuple[tuple[float, ...], ...], ...] = ()
     power: tuple[Power, ...] = ()
     verdicts: tuple[VerdictCount, ...] = ()
     data: str = ""
     note: str = ""
+    made_from: str = ""
 
     @property
     def provisional(self) -> bool:
@@ -129,27 +127,40 @@ class Calibration:
         """Probability with which a further clean set exceeds the threshold; ``None`` for the provisional rule."""
         return None if self.provisional else 1 / (len(self.scores) + 1)
 
-    def describe(self, found: CondensedSet | None = None) -> str:
-        """One or two sentences: where the thresholds come from, and whether they fit a set."""
-        if self.provisional:
+    def describe(self) -> str:
+        """Where the thresholds come from, in a sentence or two."""
+        if self.provisional or self.kind is None:
             return (
-                "The thresholds are provisional (AI 3.2, score .2): nothing was calibrated for sets like this one, so "
-                "the rate of false alarms is not known; calibrate on your data."
+                "Not calibrated for this kind: the thresholds are provisional (AI 3.2, score .2), how often clean sets "
+                "of this kind exceed them is not known."
             )
+        kind = self.kind
         sentence = (
-            f"The threshold comes from {len(self.scores)} clean {self.method} sets of {self.data or 'other data'}, "
-            f"{self.image_shape[1]} x {self.image_shape[2]} pixels, {self.images_per_class:g} images per class: a "
-            f"further clean set of that kind exceeds it with a probability of about {self.false_alarms:.3f}."
+            f"The threshold comes from {len(self.scores)} clean {kind.method} sets of {self.data or 'such data'}, "
+            f"{kind.image_shape[1]} x {kind.image_shape[2]} pixels, {kind.images_per_class:g} images per class, made "
+            f"as this one says that it was: a further clean set exceeds it with a probability of about "
+            f"{self.false_alarms:.3f}."
         )
-        if found is not None and not self.fits(found):
-            sentence += " This set is of another kind: recalibrate on your data for an error rate that holds."
-        return sentence
+        return f"{sentence} {self.note}".strip()
 
-    def fits(self, found: CondensedSet) -> bool:
-        """Whether a set is of the calibrated kind."""
-        near = 0.5 <= found.images_per_class / self.images_per_class <= 2
-        same = found.preprocessing.image_shape == self.image_shape and found.method == self.method
-        return near and same and found.classes == self.classes
+    def misfit(self, found: CondensedSet, networks: int, scanned: int) -> str:
+        """Why these thresholds say nothing about a set; empty where they fit.
+
+        Args:
+            found: the set.
+            networks: that are trained on it.
+            scanned: clean images of its scan.
+        """
+        if self.provisional or self.kind is None:
+            return "no clean sets of its kind were scanned"
+        difference = kind_of(found).difference(self.kind)
+        if difference:
+            return f"the clean sets differ in {difference}"
+        if networks != self.networks:
+            return f"{networks} networks were trained, {self.networks} on each clean set"
+        if 1.5 * scanned < self.scanned:  # the fewer, the larger are scores by chance alone
+            return f"only {scanned} clean images were scanned, {self.scanned} for each clean set"
+        return ""
 
     def power_sentence(self) -> str:
         """What would have been found."""
@@ -200,16 +211,14 @@ def parse_calibration(text: str, source: str) -> Calibration:
     """
     try:
         values = json.loads(text)
+        kind = TypeAdapter(SetKind).validate_python(values.pop("kind"))
         power = tuple(Power(**entry) for entry in values.pop("power"))
         verdicts = tuple(VerdictCount(**entry) for entry in values.pop("verdicts", []))
-        channels, height, width = (int(side) for side in values.pop("image_shape"))
-        shape = (channels, height, width)
-        classes, sizes = tuple(values.pop("classes")), tuple(int(size) for size in values.pop("sizes"))
+        sizes = tuple(int(size) for size in values.pop("sizes"))
         raw = values.pop("scores")
-        scores = np.asarray(raw, dtype=np.float64).reshape(len(raw), len(sizes), len(classes))
+        scores = np.asarray(raw, dtype=np.float64).reshape(len(raw), len(sizes), len(kind.classes))
         made = Calibration(
-            image_shape=shape,
-            classes=classes,
+            kind=kind,
             sizes=sizes,
             scores=_nested(scores),
             power=power,
@@ -218,7 +227,7 @@ def parse_calibration(text: str, source: str) -> Calibration:
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{source} is not a calibration of the audit: {error}; make one with calibrate") from error
-    if len(shape) != 3 or not np.isfinite(scores).all() or len(scores) == 1:
+    if len(kind.image_shape) != 3 or not np.isfinite(scores).all() or len(scores) < 2:
         raise UserError(f"{source} is not a calibration of the audit: wrong image shape or scores")
     return made
 
@@ -243,21 +252,23 @@ def load_calibration(path: str | Path) -> Calibration:
     return parse_calibration(text, str(path))
 
 
-def shipped_calibration() -> Calibration:
-    """What comes with this version."""
-    source = files("tenfold.systems.condensation_audit.defences").joinpath(_SHIPPED)
-    return parse_calibration(source.read_text(encoding="utf-8"), _SHIPPED)
+def shipped_calibrations() -> list[Calibration]:
+    """What comes with this version: of the presets ``tiny`` and ``small``."""
+    folder = files("tenfold.systems.condensation_audit.defences").joinpath("calibrations")
+    found = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".json")), key=lambda entry: entry.name)
+    return [parse_calibration(entry.read_text(encoding="utf-8"), entry.name) for entry in found]
 
 
-def provisional(found: CondensedSet) -> Calibration:
-    """Thresholds for a set of a kind that was not calibrated: AI 3.2 and score .2."""
-    return Calibration(found.preprocessing.image_shape, found.images_per_class, found.method, 0)
+def calibration_for(found: CondensedSet, networks: int, scanned: int) -> Calibration:
+    """What comes with this version if it fits the set, else the provisional thresholds.
 
-
-def calibration_for(found: CondensedSet) -> Calibration:
-    """What comes with this version if it fits the set, else the provisional thresholds."""
-    shipped = shipped_calibration()
-    return shipped if shipped.fits(found) else provisional(found)
+    Args:
+        found: the set.
+        networks: that are trained on it.
+        scanned: clean images of its scan.
+    """
+    shipped = shipped_calibrations()
+    return next((made for made in shipped if not made.misfit(found, networks, scanned)), Calibration())
 
 
 def from_lines(lines: Sequence[dict[str, Any]], **about: Any) -> Calibration:

@@ -149,7 +149,7 @@ def defend(config: Config, data: Data, factory: Factory, arm: str, seed: int, ru
         found.images,
         found.hard_labels,
         inputs,
-        calibration_for(found),
+        calibration_for(found, len(ensemble), min(SCANNED, len(data.held_out))),
         seed,
     )
     target = (found.poisoned or {}).get("target")

@@ -1,9 +1,12 @@
 """What the numbers say: the papers' statements, as far as a run measures them."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 
+from tenfold.arms import PairedDifference, claim_of_difference, paired_bootstrap, paired_difference
 from tenfold.results import Claim, claim
-from tenfold.statistics import claim_of_difference, paired_difference
 from tenfold.systems.condensation_audit.experiment.outcomes import (
     ARM_NAMES,
     Outcomes,
@@ -26,7 +29,13 @@ def claims_of(outcomes: Outcomes, options: AttackOptions) -> list[Claim]:
         for method in (name for name in methods if name in CONDENSERS):
             for yardstick in ("random", "herding"):
                 if yardstick in methods and (yardstick == "random" or method == "dm"):
-                    found = paired_difference(accuracies(outcomes, method, size), accuracies(outcomes, yardstick, size))
+                    rows, others = outcomes.methods[method, size], outcomes.methods[yardstick, size]
+                    found = _difference(
+                        accuracies(outcomes, method, size),
+                        accuracies(outcomes, yardstick, size),
+                        rows[0].get("by_image"),
+                        others[0].get("by_image"),
+                    )
                     claims.append(
                         claim_of_difference(
                             f"{method}-{yardstick}-{size}",
@@ -43,16 +52,74 @@ def claims_of(outcomes: Outcomes, options: AttackOptions) -> list[Claim]:
     return claims
 
 
+def _difference(ours: list[float], baseline: list[float], by_image: Any, other_by_image: Any) -> PairedDifference:
+    """Paired over seeds; with one seed over test images, where they are there image by image in [0, 1]."""
+    if len(ours) > 1 or not by_image or not other_by_image:
+        return paired_difference(ours, baseline)
+    return paired_bootstrap(by_image, other_by_image).times(100)
+
+
+def _of_rates(rows: Sequence[Mapping[str, Any]], name: str, baseline: str | None) -> PairedDifference:
+    """A rate of an attack above another one, or above nothing, in points."""
+    by_image = rows[0].get("by_image", {})
+    mine = by_image.get(name)
+    ours = rates(rows, name)
+    if baseline is None:
+        return _difference(ours, [0.0] * len(ours), mine, [0.0] * len(mine) if mine else None)
+    return _difference(ours, rates(rows, baseline), mine, by_image.get(baseline))
+
+
+def summary_of(outcomes: Outcomes, options: AttackOptions, images: int) -> str:
+    """What a reader gets, in one sentence of measured numbers.
+
+    Args:
+        outcomes: of the run.
+        options: of its attacks.
+        images: real images that were condensed.
+    """
+    size, method = options.images_per_class, options.method
+    parts = []
+    if (method, size) in outcomes.methods:
+        reached, random = (np.mean(accuracies(outcomes, name, size)) for name in (method, "random"))
+        sentence = f"{size} images per class by {method} reach {reached:.1f} %, {size} random ones {random:.1f} %"
+        if outcomes.full:
+            full = 100 * np.mean([row["accuracy"] for row in outcomes.full])
+            sentence += f", all {images:,} real ones {full:.1f} %"
+        parts.append(sentence)
+    scans = {
+        name: [row["patch scan"] for row in rows if "patch scan" in row] for name, rows in outcomes.detections.items()
+    }
+    if scans.get("clean"):
+        working = [
+            row
+            for name, rows in scans.items()
+            if name != "clean"
+            for row, attack in zip(rows, outcomes.attacks[name], strict=True)
+            if np.mean(attack["asr_valid"]) >= NOTICEABLE
+        ]
+        alarms = sum(row["flagged"] for row in scans["clean"])
+        hits = sum(bool(row["flagged"] and row["right"]) for row in working)
+        found = f"names the class of {hits} of {len(working)} sets whose trigger works as an image file"
+        parts.append(
+            f"the patch scan {found if working else 'had no set whose trigger works as an image file'}, and raises "
+            f"{alarms} false alarms on {len(scans['clean'])} clean sets"
+        )
+    return "; ".join(parts) + "." if parts else ""
+
+
+NOTICEABLE = 0.25
+"""Success from which on a trigger is said to work."""
+
+
 def _claims_of_attacks(outcomes: Outcomes, options: AttackOptions) -> list[Claim]:
     claims = []
-    clean = {name: rates(rows, "control_accuracy") for name, rows in outcomes.attacks.items()}
     for name, rows in outcomes.attacks.items():
         label = ARM_NAMES[name]
         claims.append(
             claim_of_difference(
                 f"accuracy-{name}",
                 f"{label}: clean accuracy is kept to within 1.5 points",
-                paired_difference(rates(rows, "accuracy"), clean[name]),
+                _of_rates(rows, "accuracy", "control_accuracy"),
                 baseline="the clean set",
                 target=">= -1.5",
                 unit=_POINTS,
@@ -63,17 +130,19 @@ def _claims_of_attacks(outcomes: Outcomes, options: AttackOptions) -> list[Claim
         claim_of_difference(
             "naive-some",
             f"naive, {options.portion:.1%} poisoned: some success above that on clean networks",
-            paired_difference(rates(naive, "asr_valid"), rates(naive, "control_valid")),
+            _of_rates(naive, "asr_valid", "control_valid"),
             baseline="the same trigger on networks of the clean set",
             unit="points of success",
         )
     )
+    reached = _of_rates(official, "asr", None)
     excess = float(np.mean([row["excess"] for row in official]))
     claims.append(
         claim(
             "doorping-official",
             f"doorping as published, {options.updated_portion:.1%} poisoned: success close to 100 %",
-            value=float(np.mean(rates(official, "asr"))),
+            value=reached.mean,
+            interval=reached.interval,
             target=">= 95",
             unit="% of images of other classes",
             baseline=f"on networks of the clean set: {np.mean(rates(official, 'control')):.0f} %",
@@ -84,7 +153,7 @@ def _claims_of_attacks(outcomes: Outcomes, options: AttackOptions) -> list[Claim
         claim_of_difference(
             "doorping-as-file",
             "doorping as published still works when the trigger is saved as an 8-bit image",
-            paired_difference(rates(official, "asr_valid"), rates(official, "control_valid")),
+            _of_rates(official, "asr_valid", "control_valid"),
             target=">= 20",
             baseline="the same trigger on networks of the clean set",
             unit="points of success",
@@ -96,7 +165,7 @@ def _claims_of_attacks(outcomes: Outcomes, options: AttackOptions) -> list[Claim
         claim_of_difference(
             "doorping-legal",
             "doorping kept to legal pixels succeeds above that on clean networks",
-            paired_difference(rates(valid, "asr_valid"), rates(valid, "control_valid")),
+            _of_rates(valid, "asr_valid", "control_valid"),
             baseline="the same trigger on networks of the clean set",
             unit="points of success",
             note=f"It poisons {options.updated_portion:.1%} of the images; naive {options.portion:.1%}.",
@@ -126,7 +195,7 @@ def _claims_of_defences(outcomes: Outcomes) -> list[Claim]:
             for name, rows in outcomes.detections.items()
             if name != "clean"
             for row, attack in zip(rows, outcomes.attacks[name], strict=True)
-            if np.mean(attack["asr_valid"]) >= 0.25
+            if np.mean(attack["asr_valid"]) >= NOTICEABLE
         ]
         if strong:
             hits = sum(row["flagged"] and row["right"] for row in strong)
@@ -138,7 +207,7 @@ def _claims_of_defences(outcomes: Outcomes) -> list[Claim]:
                     target="== 1",
                     unit=f"of {len(strong)} sets",
                     baseline="poisoned sets",
-                    note="Where no calibration fits the sets, the thresholds are provisional and high.",
+                    note="Where no calibration fits the sets, the thresholds are provisional.",
                 )
             )
     if all("range guard" in row for row in outcomes.detections.get("doorping", [])):

@@ -19,9 +19,9 @@ class Outcomes:
     """What the steps of a run found, each a row per seed.
 
     Attributes:
-        methods: by method and images per class, of ``arms.measure_set``.
-        attacks: by attack, of ``redteam.attack_set``.
-        detections: by arm (``clean`` and the attacks), of ``redteam.defend``.
+        methods: by method and images per class, of ``set_arms.measure_set``.
+        attacks: by attack, of ``attack_arms.attack_set``.
+        detections: by arm (``clean`` and the attacks), of ``attack_arms.defend``.
         full: accuracy with all real images.
         ablations: by axis and value, the outcome of each attack, one seed.
         transfer: by method and network, accuracies of the first seed.

@@ -1,19 +1,19 @@
 """Condensation and its audit: the experiment, read from top to bottom.
 
-Data; every method at every size against random and herding, under one training recipe (``arms.py``); both published
+Data; every method at every size against random and herding, under one training recipe (``set_arms``); both published
 attacks, in the published and in the physically valid form, with their clean controls; every defence on clean and
-poisoned sets; ablations (``redteam.py``); delivery of a clean condensed set and of a network trained on it. Every
+poisoned sets; ablations (``attack_arms``); delivery of a clean condensed set and of a network trained on it. Every
 function can be called on its own.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 
 import tenfold
 from tenfold.cost import count_flops, count_parameters
-from tenfold.errors import UserError
-from tenfold.export import save_model
+from tenfold.model_folder import save_model
 from tenfold.results import Cost, Results
 from tenfold.run import Run, environment, peak_process_memory_mb
 from tenfold.systems.condensation_audit.data.load import Data, load_data
@@ -23,7 +23,7 @@ from tenfold.systems.condensation_audit.experiment.attack_arms import (
     attack_transfer,
     check_attacks,
 )
-from tenfold.systems.condensation_audit.experiment.claims import claims_of
+from tenfold.systems.condensation_audit.experiment.claims import claims_of, summary_of
 from tenfold.systems.condensation_audit.experiment.comparison import metrics_of, plots_of, tables_of
 from tenfold.systems.condensation_audit.experiment.outcomes import Outcomes
 from tenfold.systems.condensation_audit.experiment.pictures import pictures_of
@@ -34,12 +34,21 @@ from tenfold.systems.condensation_audit.experiment.set_arms import (
     network_seeds,
     read_own_set,
 )
-from tenfold.systems.condensation_audit.experiment.settings import PRESETS, Config, check
-from tenfold.systems.condensation_audit.experiment.steps import Step, Workplace, do_all, phases_of
+from tenfold.systems.condensation_audit.experiment.settings import PRESETS, Config
+from tenfold.systems.condensation_audit.experiment.steps import (
+    ablation_step,
+    attack_step,
+    defence_step,
+    full_step,
+    open_place,
+    phases_of,
+    set_step,
+)
 from tenfold.systems.condensation_audit.networks.factories import Factory
 from tenfold.systems.condensation_audit.sets.files import save_set
 from tenfold.systems.condensation_audit.training.ensembles import load_ensemble
 from tenfold.systems.condensation_audit.training.quality import evaluate_set
+from tenfold.workers import do_steps
 
 __all__ = ["PRESETS", "Config", "deliver", "make_set", "measure_set", "run", "transfer"]
 
@@ -51,32 +60,46 @@ def run(config: Config, run: Run) -> Results:
         config: the settings.
         run: the run's folder; finished steps are read back from it.
     """
-    check(config)
-    if config.trainer.devices != 1:
-        raise UserError("condensation shares its steps, not its batches: use --workers instead of --trainer.devices")
-    if config.trainer.threads is not None:
-        torch.set_num_threads(config.trainer.threads)
-    data = load_data(config.data, zca_eps=config.zca_eps, held_out=config.held_out)
+    data = load_data(config.images, zca_eps=config.zca_eps, held_out=config.held_out)
     factory = network_of(config, data)
     check_attacks(config, data)
-    outcomes = Outcomes(methods={}, attacks={}, detections={}, full=[], ablations={}, transfer={}, attack_transfer={})
     methods = list(dict.fromkeys(["random", *config.methods]))
-    place = Workplace(config, data, factory, run)
-    do_all(place, phases_of(config, methods))
-    for seed in range(config.seed, config.seed + config.seeds):
-        if config.training.full_epochs:
-            outcomes.full.append(place.do(Step("full", (), seed)))
-        for size in config.images_per_class:
-            for method in methods:
-                found = place.do(Step("set", (method, size), seed))
-                outcomes.methods.setdefault((method, size), []).append(found)
-        for attack in ATTACKS:
-            outcomes.attacks.setdefault(attack, []).append(place.do(Step("attack", (attack,), seed)))
-        for arm in ("clean", *ATTACKS) if config.attack.defences else ():
-            outcomes.detections.setdefault(arm, []).append(place.do(Step("defence", (arm,), seed)))
+    phases = phases_of(config, methods)
+    run.say(
+        f"{sum(map(len, phases))} steps on {len(data.real):,} images of {data.name}: {len(phases[0])} condense or "
+        f"select and train {config.training.networks} networks on each set, {len(phases[1])} do so under attack, "
+        f"{len(phases[2])} run the defences; fewer with --seeds, --methods, --attack.ablations, --attack.defences"
+    )
+    for note in data.notes:
+        run.say(note)
+    on_cpu = config.trainer.device.type == "cpu"
+    found = do_steps(
+        run,
+        phases,
+        partial(open_place, config),
+        workers=config.workers if on_cpu else 1,
+        threads=config.trainer.threads or 1,
+    )
+    seeds = range(config.seed, config.seed + config.seeds)
+    outcomes = Outcomes(
+        methods={
+            (method, size): [found[set_step(method, size, seed).name] for seed in seeds]
+            for size in config.images_per_class
+            for method in methods
+        },
+        attacks={attack: [found[attack_step(attack, seed).name] for seed in seeds] for attack in ATTACKS},
+        detections={
+            arm: [found[defence_step(arm, seed).name] for seed in seeds]
+            for arm in (("clean", *ATTACKS) if config.attack.defences else ())
+        },
+        full=[found[full_step(seed).name] for seed in seeds] if config.training.full_epochs else [],
+        ablations={},
+        transfer={},
+        attack_transfer={},
+    )
     for axis, value, attack in ablations_of(config):
-        found = place.do(Step("ablation", (axis, value, attack), config.seed))
-        outcomes.ablations.setdefault(axis, {}).setdefault(str(value), {})[attack] = found
+        outcome = found[ablation_step(axis, value, attack, config.seed).name]
+        outcomes.ablations.setdefault(axis, {}).setdefault(str(value), {})[attack] = outcome
     if config.transfer:
         outcomes.transfer = run.step("transfer", lambda _: transfer(config, data, run))
         outcomes.attack_transfer = run.step("attack-transfer", lambda _: attack_transfer(config, data, run))
@@ -86,6 +109,7 @@ def run(config: Config, run: Run) -> Results:
         preset=config.preset,
         seed=config.seed,
         version=tenfold.__version__,
+        summary=summary_of(outcomes, config.attack, len(data.real)),
         claims=claims_of(outcomes, config.attack),
         metrics=metrics_of(outcomes),
         cost=Cost(
@@ -124,7 +148,7 @@ def transfer(config: Config, data: Data, run: Run) -> dict[str, dict[str, list[f
     size = config.attack.images_per_class
     images, labels = data.test_images()
     seeds = network_seeds(config, config.seed)[:2]
-    found = {}
+    found: dict[str, dict[str, list[float]]] = {}
     for method in dict.fromkeys(["random", *config.methods]):
         path = run.folder / f"steps/sets/{method}-{size}/seed{config.seed}/set.cset"
         if path.exists():
@@ -163,6 +187,7 @@ def deliver(config: Config, data: Data, factory: Factory, run: Run) -> dict[str,
             "std": list(preprocessing.std),
             "set": "set.cset",
             "zca": preprocessing.zca is not None,
+            "preprocessing": data.reading.to_dict(),
         },
     )
     image = torch.zeros(1, *preprocessing.image_shape)

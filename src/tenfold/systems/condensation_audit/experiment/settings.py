@@ -3,10 +3,26 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tenfold.data.options import ImageOptions
+from tenfold.data.options import FILE_SETS, ImageOptions
 from tenfold.errors import UserError
-from tenfold.systems.condensation_audit.names import CONDENSERS, DEFENCES, METHODS
-from tenfold.training import TrainerOptions
+from tenfold.options import TrainerOptions
+from tenfold.settings import (
+    Count,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    PositiveShare,
+    ProperShare,
+    Seed,
+    Share,
+)
+from tenfold.systems.condensation_audit.names import CONDENSERS, DEFENCES, METHODS, Condenser, Defence, Method
+
+FILES_SIDE = 32
+"""Side to which image files are brought where nothing is said."""
+
+# Of a preset's own data; another data set keeps its own side.
+_SIDES = {("small", "fashion-mnist"): 14}
 
 
 @dataclass
@@ -40,15 +56,15 @@ class TrainingOptions:
         full_epochs: passes over all real data, for the yardstick; no yardstick where 0.
     """
 
-    epochs: int = 300
-    learning_rate: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    batch_size: int = 256
-    decay_at: list[float] = field(default_factory=lambda: [0.5])
+    epochs: PositiveInt = 300
+    learning_rate: PositiveFloat = 0.01
+    momentum: ProperShare = 0.9
+    weight_decay: NonNegativeFloat = 5e-4
+    batch_size: PositiveInt = 256
+    decay_at: list[Share] = field(default_factory=lambda: [0.5])
     augmentation: str = ""
-    networks: int = 5
-    full_epochs: int = 10
+    networks: PositiveInt = 5
+    full_epochs: Count = 10
 
 
 @dataclass
@@ -71,16 +87,16 @@ class AttackOptions:
             ``target``, ``trigger``, ``ori``.
     """
 
-    method: str = "dm"
-    images_per_class: int = 10
-    target: int = 0
-    size: int = 2
-    portion: float = 0.05
-    updated_portion: float = 0.01
-    trigger_steps: int = 300
-    alpha: float = 10.0
-    ori: float = 1.0
-    defences: list[str] = field(default_factory=lambda: list(DEFENCES))
+    method: Condenser = "dm"
+    images_per_class: PositiveInt = 10
+    target: Count = 0
+    size: PositiveInt = 2
+    portion: PositiveShare = 0.05
+    updated_portion: PositiveShare = 0.01
+    trigger_steps: PositiveInt = 300
+    alpha: PositiveFloat = 10.0
+    ori: PositiveShare = 1.0
+    defences: list[Defence] = field(default_factory=lambda: list(DEFENCES))
     ablations: dict[str, list[Any]] = field(default_factory=dict)
 
 
@@ -100,8 +116,9 @@ class Config:
             arguments.
         zca_eps: whiten the images with this eps, as the published trajectory matching does; not where null.
         held_out: clean validation images that the audit may use.
-        workers: processes that share the run's steps; the numbers do not depend on it.
-        data: see `ImageOptions`.
+        workers: processes that share the run's steps, one per free core where null; the numbers do not depend on it.
+        data: see `ImageOptions`. Where it gives no side, images of a folder are squeezed to 32 x 32, and ``small``
+            brings those of Fashion-MNIST to 14 x 14.
         network: see `NetworkOptions`.
         training: see `TrainingOptions`.
         attack: see `AttackOptions`.
@@ -109,20 +126,54 @@ class Config:
     """
 
     preset: str = "tiny"
-    seed: int = 0
-    seeds: int = 3
-    images_per_class: list[int] = field(default_factory=lambda: [1, 10])
-    methods: list[str] = field(default_factory=lambda: ["random", "herding", "k-center", *CONDENSERS])
+    seed: Seed = 0
+    seeds: PositiveInt = 3
+    images_per_class: list[PositiveInt] = field(default_factory=lambda: [1, 10])
+    methods: list[Method] = field(default_factory=lambda: ["random", "herding", "k-center", *CONDENSERS])
     settings: dict[str, Any] = field(default_factory=dict)
     transfer: dict[str, Any] = field(default_factory=dict)
-    zca_eps: float | None = None
-    held_out: int = 300
-    workers: int = 1
+    zca_eps: PositiveFloat | None = None
+    held_out: PositiveInt = 300
+    workers: PositiveInt | None = None
     data: ImageOptions = field(default_factory=ImageOptions)
     network: NetworkOptions = field(default_factory=NetworkOptions)
     training: TrainingOptions = field(default_factory=TrainingOptions)
     attack: AttackOptions = field(default_factory=AttackOptions)
     trainer: TrainerOptions = field(default_factory=TrainerOptions)
+
+    @property
+    def images(self) -> ImageOptions:
+        """The settings of the data, at the side that is usual here where they say none."""
+        said = self.data.resize is not None or self.data.image_size is not None
+        side = FILES_SIDE if self.data.name in FILE_SETS else _SIDES.get((self.preset, self.data.name))
+        return self.data if said or side is None else replace(self.data, resize=side)
+
+    def check(self) -> None:
+        """Refuse settings that would fail late.
+
+        Raises:
+            UserError: a name that does not exist, a setting without effect, or one that does not fit another.
+        """
+        if not self.images_per_class:
+            raise UserError("images_per_class must hold at least one size")
+        for name, values in self.settings.items():
+            if name not in METHODS:
+                raise UserError(f"settings are of a method; there is no {name!r}")
+            if not isinstance(values, dict):
+                raise UserError(f"settings.{name} must be a table such as {{iterations: 200}}; got {values!r}")
+        for axis, tried in self.attack.ablations.items():
+            if axis not in ABLATIONS:
+                raise UserError(f"there is no ablation {axis!r}; there are: {', '.join(ABLATIONS)}")
+            if not isinstance(tried, list):
+                raise UserError(f"attack.ablations.{axis} must be a list of values; got {tried!r}")
+            _check_values(axis, tried)
+        for name, arguments in self.transfer.items():
+            if not isinstance(arguments, dict):
+                raise UserError(f"transfer.{name} must be a table of arguments, such as {{}}; got {arguments!r}")
+        if self.trainer.devices != 1 or self.trainer.num_nodes != 1:
+            raise UserError(
+                "condensation shares its steps, not its batches: use --workers instead of --trainer.devices"
+            )
 
 
 ABLATIONS: dict[str, tuple[Any, ...]] = {
@@ -140,45 +191,29 @@ ABLATIONS: dict[str, tuple[Any, ...]] = {
 """What an ablation varies, and all its values."""
 
 
-def settings_of(config: Config, method: str, images_per_class: int) -> dict[str, Any]:
-    """Settings of a condenser for sets of a size.
+def _check_values(axis: str, values: list[Any]) -> None:
+    """Values of an axis are of the kind of its own, and in its range."""
+    known = ABLATIONS[axis]
+    for value in values:
+        if isinstance(known[0], str):
+            fits = value in known
+        elif axis == "target":
+            fits = type(value) is int and value >= 0
+        elif isinstance(known[0], int):
+            fits = type(value) is int and value >= 1
+        else:
+            share = axis in ("portion", "ori")
+            fits = isinstance(value, int | float) and value > 0 and (value <= 1 or not share)
+        if not fits:
+            raise UserError(f"attack.ablations.{axis} holds {value!r}; it takes values such as {known}")
 
-    Raises:
-        UserError: they are not a table of names.
-    """
+
+def settings_of(config: Config, method: str, images_per_class: int) -> dict[str, Any]:
+    """Settings of a condenser for sets of a size."""
     found = config.settings.get(method, {})
-    if not isinstance(found, dict):
-        raise UserError(f"settings.{method} must be a table such as {{iterations: 200}}; got {found!r}")
     general = {name: value for name, value in found.items() if not str(name).isdigit()}
     special: dict[str, Any] = next((value for name, value in found.items() if str(name) == str(images_per_class)), {})
     return {**general, **special}
-
-
-def check(config: Config) -> None:
-    """Refuse settings that would fail late.
-
-    Raises:
-        UserError: a name that does not exist, or a number out of range.
-    """
-    for name in (*config.methods, config.attack.method):
-        if name not in METHODS:
-            raise UserError(f"there is no method {name!r}; there are: {', '.join(METHODS)}")
-    for name in config.settings:
-        if name not in METHODS:
-            raise UserError(f"settings are of a method; there is no {name!r}")
-    for name in config.attack.ablations:
-        if name not in ABLATIONS:
-            raise UserError(f"there is no ablation {name!r}; there are: {', '.join(ABLATIONS)}")
-    for name, values in config.attack.ablations.items():
-        if not isinstance(values, list):
-            raise UserError(f"attack.ablations.{name} must be a list of values; got {values!r}")
-    for name in config.attack.defences:
-        if name not in DEFENCES:
-            raise UserError(f"there is no defence {name!r}; there are: {', '.join(DEFENCES)}")
-    if config.attack.method not in CONDENSERS:
-        raise UserError(f"attack.method must be a condenser: {', '.join(CONDENSERS)}; got {config.attack.method!r}")
-    if config.seeds < 1 or not config.images_per_class or config.training.networks < 1:
-        raise UserError("seeds, images_per_class and training.networks must hold at least one")
 
 
 _SMALL_NETWORK = NetworkOptions("convnet", {"width": 16, "depth": 2})
@@ -188,7 +223,7 @@ _TINY = Config(
     seeds=1,
     images_per_class=[10],
     methods=["random", "herding", "dm", "dc"],
-    data=ImageOptions(name="digits", validation=300),
+    data=ImageOptions(name="digits"),
     network=_SMALL_NETWORK,
     training=TrainingOptions(epochs=80, learning_rate=0.02, networks=3, full_epochs=10),
     settings={
@@ -206,8 +241,7 @@ _TINY = Config(
 _SMALL = Config(
     preset="small",
     seeds=3,
-    workers=2,
-    data=ImageOptions(name="fashion-mnist", validation=1000, resize=14),
+    data=ImageOptions(name="fashion-mnist"),
     network=_SMALL_NETWORK,
     training=TrainingOptions(epochs=200, learning_rate=0.02, networks=3, full_epochs=9),
     methods=["random", "herding", "k-center", *CONDENSERS],
@@ -241,7 +275,7 @@ _SMALL = Config(
 )
 
 _FULL = "color_crop_cutout_flip_scale_rotate"
-_PAPER_DATA = ImageOptions(name="cifar10", validation=1000)
+_PAPER_DATA = ImageOptions(name="cifar10")
 _ATTACKED = AttackOptions(
     portion=0.01,
     updated_portion=0.01,
@@ -255,7 +289,7 @@ _PAPER = Config(
     seeds=3,
     images_per_class=[10],
     methods=["random", "herding", "dc"],
-    data=ImageOptions(name="cifar10", validation=1000, resize=32),
+    data=ImageOptions(name="cifar10"),
     network=NetworkOptions("convnet_baadd"),
     training=TrainingOptions(epochs=300, learning_rate=0.01, networks=10, full_epochs=30),
     settings={"dc": {}},
@@ -297,7 +331,7 @@ PRESETS = {
         images_per_class=[1],
         methods=["random", "mtt"],
         zca_eps=0.1,
-        data=ImageOptions(name="cifar100", validation=1000),
+        data=ImageOptions(name="cifar100"),
         network=NetworkOptions("convnet"),
         training=TrainingOptions(epochs=1000, augmentation=_FULL, networks=5, full_epochs=50),
         settings={"mtt": {"steps": 20, "expert_epochs": 3, "max_start": 20}},

@@ -4,6 +4,7 @@ Every network of this library has ``embed(images) -> (n, d)``. Of any other modu
 last `torch.nn.Linear`.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,13 +19,17 @@ Factory = Callable[[], nn.Module]
 """Makes a network with fresh random weights, from torch's global generator."""
 
 
-def make_network(name: str, *, image_shape: Sequence[int], num_classes: int, **arguments: Any) -> nn.Module:
+def make_network(
+    name: str, *, image_shape: Sequence[int], num_classes: int, from_file: str | None = None, **arguments: Any
+) -> nn.Module:
     """A network with fresh weights.
 
     Args:
         name: one of `NETWORKS`, ``torchvision/NAME``, ``timm/NAME``, or ``factory``.
         image_shape: ``(channels, height, width)``.
         num_classes: number of classes.
+        from_file: the file that gave name and arguments, if it was not the user: then only plain arguments are taken,
+            and nothing is fetched or opened.
         arguments: further arguments of the network; for ``factory``, ``factory="package.module:function"``.
 
     Raises:
@@ -32,22 +37,38 @@ def make_network(name: str, *, image_shape: Sequence[int], num_classes: int, **a
     """
     if name not in NETWORKS:
         factory = arguments.pop("factory", None)
-        return named_network(name, num_classes=num_classes, arguments=arguments, factory=factory, others=list(NETWORKS))
+        return named_network(
+            name,
+            num_classes=num_classes,
+            arguments=arguments,
+            factory=factory,
+            others=list(NETWORKS),
+            from_file=from_file,
+        )
     try:
         return NETWORKS[name](tuple(image_shape), num_classes, **arguments)
     except TypeError as error:
         raise UserError(f"the network {name!r} cannot be made: {error}") from error
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, ZeroDivisionError) as error:
         raise UserError(
             f"{name!r} does not fit images of {tuple(image_shape)}: {str(error).splitlines()[0]}"
         ) from error
 
 
-def factory_of(network: str | Factory, *, image_shape: Sequence[int], num_classes: int, **arguments: Any) -> Factory:
-    """What makes the network: a name with its arguments, or a function as it is."""
+def factory_of(
+    network: str | Factory,
+    *,
+    image_shape: Sequence[int],
+    num_classes: int,
+    from_file: str | None = None,
+    **arguments: Any,
+) -> Factory:
+    """What makes the network: a name with its arguments, see `make_network`, or a function as it is."""
     if not isinstance(network, str):
         return network
-    return lambda: make_network(network, image_shape=image_shape, num_classes=num_classes, **arguments)
+    return lambda: make_network(
+        network, image_shape=image_shape, num_classes=num_classes, from_file=from_file, **arguments
+    )
 
 
 def seeded_network(factory: Factory, seed: int, device: torch.device | str = "cpu") -> nn.Module:
@@ -87,3 +108,12 @@ def penultimate(network: nn.Module, images: Tensor) -> Tensor:
     finally:
         handle.remove()
     return kept[-1].flatten(1)
+
+
+def network_fingerprint(factory: Factory, seed: int) -> str:
+    """SHA-256 of the names and weights of a network from a seed: another network, or another seed, has another."""
+    made = hashlib.sha256()
+    for name, value in seeded_network(factory, seed).state_dict().items():
+        made.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        made.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return made.hexdigest()

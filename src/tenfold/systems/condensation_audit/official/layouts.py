@@ -1,6 +1,10 @@
 """What the files of the published programs hold: read, checked, and nothing executed."""
 
+import math
+import struct
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tenfold.checkpoints import read_torch_file
 from tenfold.errors import UserError
-from tenfold.export import read_torch_file
+from tenfold.files import first_line
 
-LARGEST_ARRAYS = 2**32
+LARGEST_ARRAYS = 2**29
 _SCALAR = np._core.multiarray.scalar  # type: ignore[attr-defined]
 # Accuracies are saved as numpy numbers, under the module's name before and since numpy 2.
 NUMPY_NUMBERS = [
@@ -101,31 +106,74 @@ def labels_beside(path: Path) -> tuple[Any, Tensor | None]:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays ``images`` and ``labels`` of a ``.npz`` file, never unpickled."""
+    """KIP's arrays ``images`` and ``labels`` of a ``.npz`` file, never unpickled.
+
+    Shapes and types are looked at before anything is unpacked: a small file can hold a huge array.
+
+    Raises:
+        UserError: it is no such file, is damaged, or its arrays are not those of KIP or too large.
+    """
     try:
         with zipfile.ZipFile(path) as parts:
-            size = sum(part.file_size for part in parts.infolist())
-        if size > LARGEST_ARRAYS:
-            raise UserError(f"the arrays of {path} would take {size:,} bytes; at most {LARGEST_ARRAYS:,} are read")
+            (images, of_images), (labels, of_labels) = (_head(parts, f"{name}.npy") for name in ("images", "labels"))
+        _check_heads(path, images, labels, of_images, of_labels)
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in ("images", "labels") if name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError, AttributeError, TypeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"cannot read the arrays of {path}: {reason}; nothing was executed") from error
+            return {name: file[name] for name in ("images", "labels")}
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        zipfile.BadZipFile,
+        KeyError,
+        AttributeError,
+        TypeError,
+        zlib.error,
+        NotImplementedError,
+        RuntimeError,
+        MemoryError,
+        OverflowError,
+        struct.error,
+        tokenize.TokenError,
+        SyntaxError,
+    ) as error:
+        if isinstance(error, KeyError):
+            raise UserError(f"{path} does not hold the arrays images and labels") from error
+        raise UserError(f"cannot read the arrays of {path}: {first_line(error)}; nothing was executed") from error
+
+
+def _head(parts: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of an array in an archive, by its header alone."""
+    with parts.open(name) as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        if math.prod(shape) * dtype.itemsize > parts.getinfo(name).file_size:
+            raise ValueError(f"{name} is cut short")
+        return shape, dtype
+
+
+def _check_heads(
+    path: Path, images: tuple[int, ...], labels: tuple[int, ...], of_images: np.dtype, of_labels: np.dtype
+) -> None:
+    if of_images.kind != "f" or of_labels.kind not in "fiu":
+        raise UserError(
+            f"{path} holds images of {of_images} and labels of {of_labels}, which are no numbers; nothing was executed"
+        )
+    if len(images) != 4 or images[3] not in (1, 3) or len(labels) != 2 or labels[0] != images[0]:
+        raise UserError(
+            f"{path} holds images {images} and labels {labels}; they should be (n, height, width, channels) and "
+            "(n, classes)"
+        )
+    size = math.prod(images) * of_images.itemsize + math.prod(labels) * of_labels.itemsize
+    if size > LARGEST_ARRAYS:
+        raise UserError(f"the arrays of {path} would take {size:,} bytes; at most {LARGEST_ARRAYS:,} are read")
 
 
 def kip_arrays(path: Path, arrays: dict[str, np.ndarray], soft: bool) -> tuple[Tensor, Tensor]:
     """KIP's images, which are stored with the channels last, and its labels, which are numbers for each class."""
-    if set(arrays) != {"images", "labels"}:
-        raise UserError(f"{path} does not hold the arrays images and labels")
     images, labels = arrays["images"], arrays["labels"]
-    if images.ndim != 4 or images.shape[3] not in (1, 3) or labels.ndim != 2 or len(labels) != len(images):
-        raise UserError(
-            f"{path} holds images {images.shape} and labels {labels.shape}; they should be (n, height, width, "
-            "channels) and (n, classes)"
-        )
-    if images.dtype.kind != "f" or labels.dtype.kind not in "fiu":
-        raise UserError(f"{path} holds images of {images.dtype} and labels of {labels.dtype}, which are no numbers")
+    if not np.isfinite(images).all() or not np.isfinite(labels).all():
+        raise UserError(f"{path} holds NaN or infinite values")
     tensor = torch.from_numpy(np.ascontiguousarray(images.astype(np.float32).transpose(0, 3, 1, 2)))
     values = torch.from_numpy(labels.astype(np.float32))
     return tensor, values if soft else values.argmax(1)

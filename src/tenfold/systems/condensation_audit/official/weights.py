@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tenfold.checkpoints import load_strictly, read_checkpoint, read_torch_file
 from tenfold.errors import UserError
-from tenfold.export import load_strictly, read_checkpoint, read_torch_file
 from tenfold.systems.condensation_audit.attacks.triggers import Trigger
 from tenfold.systems.condensation_audit.condensers.experts import from_replay_buffer
 from tenfold.systems.condensation_audit.data.preprocessing import Preprocessing
@@ -87,7 +87,7 @@ def read_network(
     return built.eval()
 
 
-def _sizes(name: str, state: Mapping[str, Tensor]) -> dict[str, int]:
+def _sizes(name: str, state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Arguments that the shapes tell."""
     if not name.startswith("convnet") or "features.0.weight" not in state:
         return {}

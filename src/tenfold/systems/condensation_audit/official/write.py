@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from tenfold.errors import UserError
-from tenfold.run import write_atomically
+from tenfold.files import write_atomically
 from tenfold.systems.condensation_audit.official.conventions import STATISTICS, data_name
 from tenfold.systems.condensation_audit.sets.condensed_set import CondensedSet
 from tenfold.systems.condensation_audit.sets.files import write_folder

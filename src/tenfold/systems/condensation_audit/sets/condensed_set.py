@@ -4,6 +4,7 @@ Published sets are often tensors alone, and give chance accuracy because mean, d
 Here a set carries its preprocessing, the recipe that trains on it, where it comes from, and whether it was poisoned.
 """
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -41,10 +42,24 @@ class TrainingRecipe:
     augmentation: str = ""
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or not self.learning_rate > 0:
+        def number(value: Any, low: float, high: float = math.inf) -> bool:
+            return isinstance(value, int | float) and not isinstance(value, bool) and low <= value < high
+
+        rules = {
+            "epochs": type(self.epochs) is int and self.epochs >= 1,
+            "batch_size": type(self.batch_size) is int and self.batch_size >= 1,
+            "learning_rate": number(self.learning_rate, 0) and self.learning_rate > 0,
+            "momentum": number(self.momentum, 0, 1),
+            "weight_decay": number(self.weight_decay, 0),
+            "decay_at": isinstance(self.decay_at, list | tuple) and all(number(x, 0, 1 + 1e-9) for x in self.decay_at),
+            "augmentation": isinstance(self.augmentation, str),
+            "arguments": isinstance(self.arguments, dict),
+        }
+        wrong = next((name for name, fits in rules.items() if not fits), None)
+        if wrong is not None:
             raise UserError(
-                "a training recipe needs epochs and a batch size of at least 1 and a learning rate above 0; "
-                f"got {self.epochs}, {self.batch_size}, {self.learning_rate}"
+                "a training recipe has epochs and batch_size of at least 1, learning_rate above 0, momentum in [0, 1), "
+                f"weight_decay of 0 or more, decay_at in [0, 1]; its {wrong} is {getattr(self, wrong)!r}"
             )
 
 
@@ -98,10 +113,21 @@ class CondensedSet:
         if not bool(self.images.isfinite().all()):
             raise UserError("the set's images hold NaN or infinite values")
         self._check_labels(n)
-        if self.steps is not None and (self.steps.dtype != torch.int64 or tuple(self.steps.shape) != (n,)):
-            raise UserError(f"steps must be {n} int64 numbers; got {tuple(self.steps.shape)} {self.steps.dtype}")
-        if self.learning_rates is not None and not bool((self.learning_rates.isfinite()).all()):
+        if self.steps is not None:
+            self._check_steps(n, self.steps)
+        rates = self.learning_rates
+        if rates is not None and not bool(rates.isfinite().all()):
             raise UserError("the set's learning rates hold NaN or infinite values")
+        if rates is not None and (rates.ndim != 1 or not len(rates) or not bool((rates > 0).all())):
+            raise UserError("the set's learning rates must be a row of numbers above 0")
+
+    @staticmethod
+    def _check_steps(n: int, steps: Tensor) -> None:
+        if steps.dtype != torch.int64 or tuple(steps.shape) != (n,):
+            raise UserError(f"steps must be {n} int64 numbers; got {tuple(steps.shape)} {steps.dtype}")
+        found = steps.unique()
+        if not torch.equal(found, torch.arange(len(found))):
+            raise UserError(f"the steps of the images must be 0, 1, 2, ... without a gap; got {found[:5].tolist()}")
 
     def _check_labels(self, n: int) -> None:
         labels, classes = self.labels, len(self.classes)

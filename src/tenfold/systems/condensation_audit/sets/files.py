@@ -26,7 +26,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from tenfold.errors import UserError
-from tenfold.run import write_atomically
+from tenfold.files import write_atomically
 from tenfold.systems.condensation_audit.networks.small_networks import NETWORKS
 from tenfold.systems.condensation_audit.sets.condensed_set import CondensedSet
 from tenfold.systems.condensation_audit.sets.manifest import (

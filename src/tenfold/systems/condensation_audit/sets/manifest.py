@@ -92,7 +92,7 @@ class SetManifest(_Part):
     classes: list[str]
     preprocessing: PreprocessingEntry
     recipe: dict[str, Any]
-    results: dict[str, Any]
+    results: dict[str, float]
     statistics: dict[str, float]
     poisoned: dict[str, Any] | None
     tensors: list[TensorLine]

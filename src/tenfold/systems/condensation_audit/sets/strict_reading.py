@@ -137,7 +137,7 @@ def read_safetensors(content: bytes, place: str | Path) -> tuple[dict[str, Tenso
         raise UserError(f"{place} has {len(body)} bytes of tensors; its header accounts for {place_of_next}")
     try:
         tensors = load(content)
-    except (safetensors.SafetensorError, ValueError, RuntimeError) as error:
+    except (safetensors.SafetensorError, ValueError, TypeError, OverflowError, MemoryError, RuntimeError) as error:
         raise UserError(f"{place} cannot be read: {' '.join(str(error).split())[:160]}") from error
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
@@ -149,7 +149,7 @@ def _checked_entry(entry: Any, what: str) -> tuple[int, int, str, tuple[int, ...
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise UserError(f"{what} is not described by dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if dtype not in ITEM_SIZES:
+    if not isinstance(dtype, str) or dtype not in ITEM_SIZES:
         raise UserError(f"{what} is of type {str(dtype)[:20]!r}; known are {', '.join(ITEM_SIZES)}")
     for numbers in (shape, offsets):
         if not isinstance(numbers, list) or not all(type(number) is int and number >= 0 for number in numbers):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tenfold.checkpoints import load_strictly
 from tenfold.errors import UserError
 from tenfold.seeds import derived_seed
 from tenfold.systems.condensation_audit.networks.factories import Factory, factory_of, seeded_network
@@ -25,12 +26,14 @@ def factory_for(found: CondensedSet, network: str | Factory | None = None, **arg
     Raises:
         UserError: the recipe names a network of the maker's own, which must be given.
     """
+    from_file = None
     if network is None:
+        from_file = "the set's recipe"
         network, arguments = found.recipe.network, dict(found.recipe.arguments)
         if network == "factory" and "factory" not in arguments:
             raise UserError("the set was made with a network of its maker's own; name one that trains on it")
     shape, classes = found.preprocessing.image_shape, len(found.classes)
-    return factory_of(network, image_shape=shape, num_classes=classes, **arguments)
+    return factory_of(network, image_shape=shape, num_classes=classes, from_file=from_file, **arguments)
 
 
 def train_on(
@@ -79,7 +82,7 @@ def _train_in_steps(found: CondensedSet, factory: Factory, seed: int, device: to
     """Plain gradient steps in the set's order, with its rates, from its own initialisation if it has one."""
     network = seeded_network(factory, seed, device).train()
     if found.initial is not None:
-        network.load_state_dict(found.initial)
+        load_strictly(network, found.initial, "the initial weights of the set")
     assert found.steps is not None
     assert found.learning_rates is not None
     rows = [(found.steps == step).nonzero().flatten() for step in range(int(found.steps.max()) + 1)]

@@ -86,7 +86,7 @@ class AdaptiveConcat(nn.Module):
         factor = self._factor(z)
         if factor is None:
             return self.out(z)
-        if len(z) == 1 and not self.training and not torch.compiler.is_exporting():
+        if not (torch.compiler.is_exporting() or self.training) and z.shape[0] == 1:
             # For one image the factors go into the 1x1 kernel: a pass over all channels and pixels less.
             convolution, norm, relu = self.out
             weight = convolution.weight * factor.view(1, -1, 1, 1)  # type: ignore[operator]

@@ -102,7 +102,7 @@ class BinsHead(nn.Module):
         short = [max(0, self.patch - side) for side in x.shape[-2:]]
         patches = self.embed(nn.functional.pad(x, (0, short[1], 0, short[0]))) if any(short) else self.embed(x)
         patches = (patches + self.position(patches)).flatten(2).transpose(1, 2)
-        tokens = self.transformer(torch.cat([self.tokens.expand(len(x), -1, -1), patches], 1))
+        tokens = self.transformer(torch.cat([self.tokens.expand(x.shape[0], -1, -1), patches], 1))
         kernels = tokens[:, 1 : len(self.tokens)]
         centres = self.centres(self.widths(tokens[:, 0]))
         attended = torch.einsum("bkd,bdhw->bkhw", kernels, self.features(x))

@@ -1,6 +1,7 @@
 """Encoders: pyramids of features from an image, the finest level first."""
 
 import inspect
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,6 +63,10 @@ class TimmEncoder(nn.Module):
     def __init__(self, name: str, *, pretrained: bool = False, arguments: dict[str, Any] | None = None) -> None:
         super().__init__()
         timm = require("timm", "depth")
+        if not re.fullmatch(
+            r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?", name
+        ):  # timm would take others for places to fetch from
+            raise UserError(f"{name!r} is no name of timm's, such as resnet50 or tf_efficientnet_b5.ap_in1k")
         try:
             self.body = timm.create_model(name, features_only=True, pretrained=pretrained, **(arguments or {}))
         except Exception as error:  # timm raises errors of many kinds for names, weights and networks alike

@@ -66,7 +66,7 @@ class TransformersDepth(nn.Module):
 
 
 def _normalization_of(folder: Path) -> tuple[list[float], list[float]]:
-    from tenfold.run import read_json
+    from tenfold.files import read_json
 
     path = folder / "preprocessor_config.json"
     values = read_json(path) if path.is_file() else {}

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tenfold.errors import UserError, require
+from tenfold.files import write_atomically
 
 DEPTH_SUFFIXES = frozenset((".png", ".npy", ".npz", ".pfm", ".exr"))
 LARGEST_PIXELS = 2**28
@@ -61,11 +62,7 @@ def write_depth_png(path: str | Path, depth: Depth, scale: float) -> None:
     Raises:
         UserError: a depth does not fit 16 bits at this scale, or the file cannot be written.
     """
-    path = Path(path)
-    path_bytes = encode_depth_png(depth, scale, str(path))
-    from tenfold.run import write_atomically
-
-    write_atomically(path, path_bytes)
+    write_atomically(path, encode_depth_png(depth, scale, str(path)))
 
 
 def encode_depth_png(depth: Depth, scale: float, name: str = "the depth map") -> bytes:
@@ -86,8 +83,6 @@ def encode_depth_png(depth: Depth, scale: float, name: str = "the depth map") ->
 
 def write_pfm(path: str | Path, depth: Depth) -> None:
     """Write metres as a grey PFM file, little-endian, rows from the bottom."""
-    from tenfold.run import write_atomically
-
     header = f"Pf\n{depth.shape[1]} {depth.shape[0]}\n-1.0\n".encode()
     write_atomically(path, header + np.ascontiguousarray(depth[::-1]).astype("<f4").tobytes())
 

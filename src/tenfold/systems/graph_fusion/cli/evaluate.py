@@ -28,7 +28,7 @@ def evaluate(
     student = Student.load(run, factory)
     if split == "test":
         counter = Path(run) / _COUNTER
-        times = int(read_json(counter)["times"]) if counter.exists() else 1
+        times = _times(counter)
         if not again:
             raise UserError(
                 f"the test split of {run} was already evaluated ({times} time{'s'[: times > 1]}): choices made after "
@@ -38,3 +38,14 @@ def evaluate(
     groups = summarise_groups(evaluate_encoder(student.scorer, student.graph, split), student.graph)
     rounded = {name: {k: round(v, 6) for k, v in numbers.items()} for name, numbers in groups.items()}
     return {"split": split, "side": load_manifest(run).extra.get("side"), **rounded}
+
+
+def _times(counter: Path) -> int:
+    """How often the test split was ranked: once by the run itself."""
+    if not counter.exists():
+        return 1
+    found = read_json(counter)
+    times = found.get("times") if isinstance(found, dict) else None
+    if not isinstance(times, int):
+        raise UserError(f"{counter} is damaged: it counts how often the test split was evaluated; write it anew")
+    return times

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from tenfold.errors import UserError
+from tenfold.model_folder import MANIFEST
 from tenfold.systems.graph_fusion.serve.student import Student
 
 
@@ -26,6 +28,7 @@ def export(
     source = Path(run) / "students" / side if side else Path(run)
     student = Student.load(source, factory)
     folder = Path(out) if out else Path(run) / "export"
+    refuse_others_folder(folder)
     if to == "safetensors":
         student.save(folder, **({"side": side} if side else {}))
         return {"student": str(folder)}
@@ -34,3 +37,14 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     made = export_scores(student.scorer, folder / "model.onnx")
     return {"onnx": str(made.path), "largest_difference": made.max_difference}
+
+
+def refuse_others_folder(folder: Path) -> None:
+    """Refuse to write a model among files that are none of ours.
+
+    Raises:
+        UserError: the folder holds something, but neither a model nor an export.
+    """
+    ours = (MANIFEST, "model.onnx")
+    if folder.is_dir() and any(folder.iterdir()) and not any((folder / name).exists() for name in ours):
+        raise UserError(f"{folder} holds other files; name a new folder with --out")

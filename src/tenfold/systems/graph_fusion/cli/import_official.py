@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tenfold.errors import UserError
+from tenfold.systems.graph_fusion.cli.export import refuse_others_folder
 from tenfold.systems.graph_fusion.graph.columns import Order
 from tenfold.systems.graph_fusion.graph.load_graph import load_graph
 from tenfold.systems.graph_fusion.serve.student import Student
@@ -38,6 +39,7 @@ def import_official(
     from tenfold.systems.graph_fusion.encoders.official_checkpoints import import_checkpoint
 
     folder = Path(out) if out else Path(Path(checkpoint).name.split(".")[0])
+    refuse_others_folder(folder)
     if (folder / "model.json").exists():
         raise UserError(f"{folder} already holds a model; name another folder with --out")
     graph = load_graph(data, root=root, order=order, missing_texts="id")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from tenfold.errors import UserError
+from tenfold.files import printable, read_text
 from tenfold.systems.graph_fusion.serve.student import Student, as_rows
 
 
@@ -44,11 +45,10 @@ def _queries(inputs: list[str]) -> list[str]:
     found = []
     for name in inputs:
         if _is_file(name):
-            try:
-                text = Path(name).read_text(encoding="utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(f"{name} is not UTF-8 text") from error
-            found += [line.rstrip("\r") for line in text.split("\n") if line.strip()]
+            lines = [line.rstrip("\r") for line in read_text(name).split("\n") if line.strip()]
+            if not lines:
+                raise UserError(f"{printable(name)} holds no query: write one a line")
+            found += lines
         else:
             found.append(name)
     return found
@@ -69,5 +69,8 @@ def _parse_query(text: str) -> tuple[str, str, Literal["tail", "head"]]:
     if len(parts) == 3 and parts[2] == "?":
         parts = parts[:2]
     if len(parts) != 2 or not all(parts):
-        raise UserError(f"{text!r} is no query: write ENTITY, RELATION for tails or ?, RELATION, ENTITY for heads")
+        raise UserError(
+            f"{printable(text)!r} is no query: write ENTITY, RELATION for tails or ?, RELATION, ENTITY for heads, with "
+            "tabs in place of commas where names hold commas"
+        )
     return parts[0], parts[1], "tail"

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from tenfold.errors import UserError
+from tenfold.files import first_line
 from tenfold.networks import import_object
 from tenfold.systems.graph_fusion.encoders.query_scorer import QueryScorer
 from tenfold.systems.graph_fusion.graph.knowledge_graph import KnowledgeGraph
@@ -76,16 +77,20 @@ def _call(
     except TypeError as error:
         parameters = [p for p in inspect.signature(make).parameters if p not in known and not p.startswith("num_")]
         raise UserError(f"{name}: {error}; its arguments are: {', '.join(parameters)}") from error
-    except ValueError as error:
-        raise UserError(f"{name}: {error}") from error
+    except UserError:
+        raise
+    except Exception as error:  # sizes that no memory holds, and what else an argument of a wrong kind ends in
+        raise UserError(f"{name}: {first_line(error)}") from error
 
 
 def _from_factory(factory: str | None, graph: KnowledgeGraph, arguments: dict[str, Any]) -> QueryScorer:
     make = import_object(factory, "factory")
     try:
         encoder = make(graph, **arguments)
-    except TypeError as error:
-        raise UserError(f"the factory {factory} cannot be called: {error}") from error
+    except Exception as error:  # whatever a user's function raises
+        raise UserError(
+            f"the factory {factory} cannot be called: {type(error).__name__}: {first_line(error)}"
+        ) from error
     if not isinstance(encoder, QueryScorer):
         raise UserError(f"{factory} gave a {type(encoder).__name__}, not a QueryScorer")
     return encoder

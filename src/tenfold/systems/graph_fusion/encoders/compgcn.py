@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from tenfold.systems.graph_fusion.encoders.check_arguments import at_least, one_of
 from tenfold.systems.graph_fusion.encoders.conve import ConvTower
 from tenfold.systems.graph_fusion.encoders.query_scorer import QueryScorer
 
@@ -97,6 +98,10 @@ class CompGCN(QueryScorer):
         decoder_options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(num_entities, num_relations)
+        at_least(1, dim=dim, layers=layers)
+        at_least(0, initial_dim=initial_dim)
+        one_of("composition", composition, ("corr", "mult", "sub"))
+        one_of("decoder", decoder, ("conve", "distmult", "transe"))
         initial = initial_dim or dim
         self.init_embed = nn.Parameter(nn.init.xavier_normal_(torch.empty(num_entities, initial)))
         self.init_rel = nn.Parameter(nn.init.xavier_normal_(torch.empty(2 * num_relations, initial)))

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tenfold.systems.graph_fusion.encoders.check_arguments import at_least, one_of
 from tenfold.systems.graph_fusion.encoders.embeddings import Embeddings
 
 
@@ -74,6 +75,9 @@ class ConvTower(nn.Module):
         whole_maps: bool = True,
     ) -> None:
         super().__init__()
+        at_least(1, dim=dim, channels=channels, kernel=kernel)
+        at_least(0, width=width)
+        one_of("arrange", arrange, ("stack", "interleave"))
         width = width or max(k for k in range(1, math.isqrt(dim) + 1) if dim % k == 0)
         if dim % width or 2 * width < kernel or dim // width < kernel:
             raise ValueError(

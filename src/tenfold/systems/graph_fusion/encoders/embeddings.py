@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from tenfold.systems.graph_fusion.encoders.check_arguments import at_least, one_of
 from tenfold.systems.graph_fusion.encoders.query_scorer import QueryScorer, Similarity
 
 Inverse = Literal["learned", "algebraic"]
@@ -36,6 +37,8 @@ class Embeddings(QueryScorer):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(num_entities, num_relations)
+        one_of("inverse", inverse, ("learned", "algebraic"))
+        at_least(1, dim=entity_dim, relation_dim=relation_dim)
         self.inverse = inverse
         rows = num_relations * (2 if inverse == "learned" else 1)
         self.entity_embedding = nn.Parameter(torch.empty(num_entities, entity_dim))
@@ -78,6 +81,7 @@ class TransE(Embeddings):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(num_entities, num_relations, dim, dim, inverse, dropout)
+        one_of("norm", norm, (1, 2))
         self.similarity: Similarity = "l1" if norm == 1 else "l2"
 
     def query_vectors(self, heads: Tensor, relations: Tensor) -> Tensor:

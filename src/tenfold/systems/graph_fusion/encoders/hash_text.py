@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tenfold.systems.graph_fusion.encoders.check_arguments import at_least
 from tenfold.systems.graph_fusion.encoders.query_scorer import QueryScorer
 
 _WORD = re.compile(r"[^\W_]+")
@@ -146,6 +147,7 @@ class HashText(QueryScorer):
         super().__init__(num_entities, num_relations)
         if len(entity_texts) != num_entities or len(relation_texts) != num_relations:
             raise ValueError("HashText needs one text per entity and per relation")
+        at_least(1, dim=dim, buckets=buckets)
         matrix, idf = feature_matrix(entity_texts, buckets=buckets)
         directed = [*relation_texts, *(f"inverse {text} inverse" for text in relation_texts)]
         relations, _ = feature_matrix(directed, buckets=buckets)

@@ -89,7 +89,7 @@ def make_pykeen_model(name: str, train: Tensor, num_entities: int, num_relations
     state = torch.get_rng_state()
     try:
         return getattr(models, found[name.lower()])(triples_factory=factory, **arguments)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # models end in any way on arguments that they do not expect
         raise UserError(f"PyKEEN's {name} cannot be made: {' '.join(str(error).split())[:200]}") from error
     finally:
         torch.set_rng_state(state)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tenfold.errors import UserError, require
+from tenfold.systems.graph_fusion.encoders.check_arguments import at_least
 from tenfold.systems.graph_fusion.encoders.hash_text import first_of_same_texts
 from tenfold.systems.graph_fusion.encoders.previous_vectors import PreviousVectors
 from tenfold.systems.graph_fusion.encoders.query_scorer import QueryScorer
@@ -84,6 +85,7 @@ class _TextTowers(QueryScorer):
         weights: bool = True,
     ) -> None:
         super().__init__(num_entities, num_relations)
+        at_least(1, max_tokens=max_tokens, refresh=refresh, chunk=chunk)
         self.query_tower, self.tokenizer = load_checkpoint(checkpoint, weights)
         self.names, self.descriptions = list(names), list(descriptions)
         self.relation_texts = [*relation_texts, *(f"inverse {text}" for text in relation_texts)]
@@ -208,6 +210,7 @@ class BiEncoder(_TextTowers):
     similarity = "cos"
 
     def __init__(self, num_entities: int, num_relations: int, previous: int = 0, **options: Any) -> None:
+        at_least(0, previous=previous)
         super().__init__(num_entities, num_relations, **options)
         self.candidate_tower = copy.deepcopy(self.query_tower)
         self.log_temperature = nn.Parameter(torch.tensor(1 / 0.05).log())
@@ -283,6 +286,7 @@ class PairScorer(_TextTowers):
         dropout: float = 0.1,
         **options: Any,
     ) -> None:
+        at_least(1, negatives=negatives)
         super().__init__(num_entities, num_relations, **options)
         self.margin, self.contrast, self.negatives = margin, contrast, negatives
         self.dropout = nn.Dropout(dropout)

@@ -92,7 +92,7 @@ def run(config: Config, run: Run) -> Results:
         ),
         plots=plots_of(outcomes, ensembles, bool(len(graph.hidden))),
         tables=tables_of(outcomes, ensembles, delivered),
-        notes=[*notes, *notes_of(config, delivered)],
+        notes=[*notes, *notes_of(config, graph, delivered)],
     )
 
 
@@ -103,12 +103,20 @@ def read_data(config: Config) -> tuple[KnowledgeGraph, list[str]]:
     return graph, [*notes, *graph.notes]
 
 
-def notes_of(config: Config, delivered: Mapping[str, Any]) -> list[str]:
+def notes_of(config: Config, graph: KnowledgeGraph, delivered: Mapping[str, Any]) -> list[str]:
     """What a reader must know to judge the numbers, beside the data."""
     notes = [
         "Epochs, temperatures and the ensemble's weight are chosen on the validation split; the test split is ranked "
         "once per arm, after all choices. Ranks are filtered by all three splits, in both directions, ties realistic.",
     ]
+    limit = config.fusion.validation_limit
+    if 0 < limit < len(graph.valid):
+        notes.append(
+            f"After an epoch {limit:,} of the {len(graph.valid):,} validation triples are ranked, drawn at random, "
+            "always the same (fusion.validation_limit)."
+        )
+    if config.fusion.max_queries:
+        notes.append(f"A round takes at most {config.fusion.max_queries:,} unobserved queries (fusion.max_queries).")
     if config.fusion.gate == "validated":
         notes.append(
             "VALIDATED GATE: injected triples were ordered by hit rates on validation facts; validation numbers are no "

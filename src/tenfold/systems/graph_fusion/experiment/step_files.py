@@ -1,12 +1,15 @@
 """Files of an arm's step: every rank of the test split, and every injected triple."""
 
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tenfold.files import write_atomically
+from tenfold.errors import UserError
+from tenfold.files import atomic_path, first_line, read_text, write_atomically
 from tenfold.run import Run
 from tenfold.systems.graph_fusion.experiment.settings import Config
 from tenfold.systems.graph_fusion.fusion.objectives import SIDES, Side
@@ -26,7 +29,8 @@ def write_ranks(path: Path, ranks: dict[Side, Ranks]) -> None:
             f"{side}_ties": found.ties.numpy(),
             f"{side}_reciprocal": found.by_triple().numpy(),
         }
-    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+    with atomic_path(path) as temporary:
+        np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
 
 
 def read_reciprocal(run: Run, arms: list[str], config: Config) -> dict[str, dict[Side, dict[int, Tensor]]]:
@@ -35,10 +39,15 @@ def read_reciprocal(run: Run, arms: list[str], config: Config) -> dict[str, dict
     for arm in arms:
         found[arm] = {side: {} for side in SIDES}
         for seed in range(config.seed, config.seed + config.seeds):
-            with np.load(run.folder / f"steps/{arm}/seed{seed}/ranks.npz", allow_pickle=False) as arrays:
-                for side in SIDES:
-                    if f"{side}_reciprocal" in arrays:
-                        found[arm][side][seed] = torch.from_numpy(arrays[f"{side}_reciprocal"])
+            path = run.folder / f"steps/{arm}/seed{seed}/ranks.npz"
+            try:
+                with np.load(path, allow_pickle=False) as arrays:
+                    for side in SIDES:
+                        if f"{side}_reciprocal" in arrays:
+                            found[arm][side][seed] = torch.from_numpy(arrays[f"{side}_reciprocal"])
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                way_on = f"remove the folder {path.parent} and resume: the step is then done anew"
+                raise UserError(f"cannot read {path}: {first_line(error)}; {way_on}") from error
     return found
 
 
@@ -61,9 +70,13 @@ def write_provenance(path: Path, rounds: list[Round], graph: KnowledgeGraph) -> 
 
 def injected_of_last_round(path: Path, graph: KnowledgeGraph) -> Tensor:
     """``(m, 3)`` what ``densified.tsv`` holds of the last round."""
-    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
-    last = max((int(row[3]) for row in rows), default=0)
     entity = {key: number for number, key in enumerate(graph.entities)}
     relation = {key: number for number, key in enumerate(graph.relations)}
-    triples = [(entity[row[0]], relation[row[1]], entity[row[2]]) for row in rows if int(row[3]) == last]
-    return torch.tensor(triples, dtype=torch.int64).reshape(-1, 3)
+    rounds: dict[int, list[tuple[int, int, int]]] = {}
+    try:
+        for line in read_text(path).splitlines()[1:]:
+            head, kind, tail, number, *_ = line.split("\t")
+            rounds.setdefault(int(number), []).append((entity[head], relation[kind], entity[tail]))
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path} is damaged: remove the folder {path.parent} and resume") from error
+    return torch.tensor(rounds[max(rounds)] if rounds else [], dtype=torch.int64).reshape(-1, 3)

@@ -25,6 +25,7 @@ from tenfold.seeds import derived_seed
 from tenfold.systems.graph_fusion.encoders.query_scorer import QueryScorer, check_scorer
 from tenfold.systems.graph_fusion.fusion.batches import QueryBatches
 from tenfold.systems.graph_fusion.fusion.densification import Injected, candidates_of, densify, precision_curve
+from tenfold.systems.graph_fusion.fusion.made_from import claim_folder
 from tenfold.systems.graph_fusion.fusion.objectives import (
     SIDES,
     Exchange,
@@ -36,7 +37,7 @@ from tenfold.systems.graph_fusion.fusion.objectives import (
     other,
     warm_schedule,
 )
-from tenfold.systems.graph_fusion.fusion.records import Best, Round
+from tenfold.systems.graph_fusion.fusion.records import Best, Round, read_best
 from tenfold.systems.graph_fusion.fusion.schedule import Schedule
 from tenfold.systems.graph_fusion.fusion.teachers import TeacherFile, write_teacher
 from tenfold.systems.graph_fusion.graph.knowledge_graph import KnowledgeGraph
@@ -101,6 +102,7 @@ class Fusion:
         for side in SIDES:
             check_scorer(self.pair.side(side), side)
         self.optimizer = self._make_optimizer()
+        claim_folder(self.folder, graph, self.schedule, self.learning, seed, self.pair)
 
     # --- stages -------------------------------------------------------------------------------------------------
 
@@ -261,7 +263,7 @@ class Fusion:
                 parameter.requires_grad_(side in learners)
             self.optimizer.param_groups[SIDES.index(side)]["lr"] = factor * self.learning[side].learning_rate
             if (kept := folder / f"best-{side}.pt").exists():  # of this phase, before it was killed
-                found = _read_best(kept)
+                found = read_best(kept)
                 if side not in self.best or found.mrr > self.best[side].mrr:
                     self.best[side] = found
         torch.manual_seed(self._seed_of(name))
@@ -438,11 +440,3 @@ class Fusion:
         if folder is not None and rank() == 0:
             with atomic_path(folder / f"best-{side}.pt") as temporary:
                 torch.save(dataclasses.asdict(self.best[side]), temporary)
-
-
-def _read_best(path: Path) -> Best:
-    """The best weights that a killed phase kept."""
-    try:
-        return Best(**read_torch_file(path))
-    except (UserError, TypeError) as error:
-        raise UserError(f"{path} is damaged: remove the folder {path.parent} and resume") from error

@@ -1,9 +1,12 @@
 """How far a fusion has come: best weights, and what each EM round injected."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
+from tenfold.checkpoints import read_torch_file
+from tenfold.errors import UserError
 from tenfold.systems.graph_fusion.fusion.densification import Injected
 
 
@@ -20,6 +23,18 @@ class Best:
     mrr: float
     stage: str
     state: dict[str, Tensor]
+
+
+def read_best(path: Path) -> Best:
+    """The best weights that a killed phase kept.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        return Best(**read_torch_file(path))
+    except (UserError, TypeError) as error:
+        raise UserError(f"{path} is damaged: remove the folder {path.parent} and resume") from error
 
 
 @dataclass

@@ -174,6 +174,8 @@ def read_teacher(folder: str | Path) -> TeacherFile:
     """
     folder = Path(folder)
     hashes = read_json(folder / "teacher.json")
+    if not isinstance(hashes, dict):
+        raise UserError(f"{folder / 'teacher.json'} is damaged: remove {folder} and resume the run")
     for name in _ARRAYS:
         if not (folder / f"{name}.npy").exists() or _hash(folder / f"{name}.npy") != hashes.get(name):
             raise UserError(f"{folder / name}.npy is missing or was changed: remove {folder} and resume the run")

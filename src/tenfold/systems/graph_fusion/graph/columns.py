@@ -1,5 +1,7 @@
 """What the columns of a table mean: head, relation, tail, and a fourth that tells true rows from false ones."""
 
+import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -159,20 +161,21 @@ def _by_truth(table: Table, further: Sequence[int], fourth: FourthColumn) -> tup
 
 
 def check_ids(ids: Iterable[str], what: str) -> None:
-    """Refuse ids that no line of a table can hold, and ids that differ in blanks at their ends alone.
+    """Refuse ids that no line of a table can hold, and pairs of ids that are one thing written in two ways.
 
     Raises:
-        UserError: an id holds a tab, a line break or another control character; or one thing would be two.
+        UserError: an id holds a tab, a line break or another control character; or two ids differ in blanks at their
+            ends alone, or as whole numbers and the same numbers with a fraction of 0.
     """
     first: dict[str, str] = {}
     for key in ids:
-        if not key.isprintable() and any(ord(mark) < 32 or ord(mark) == 127 for mark in key):
-            raise UserError(
-                f"the {what} id {key!r} holds a tab, a line break or another control character: take it out"
-            )
+        if any(unicodedata.category(mark) == "Cc" for mark in key):
+            raise UserError(f"the {what} id {key!r} holds a tab, a line break or another control character")
         plain = key.strip()
-        other = first.setdefault(plain, key)
+        other = first.setdefault(_WHOLE.sub(r"\1", plain), key)
         if other != key:
-            raise UserError(
-                f"the {what} ids {other!r} and {key!r} differ in blanks alone, and would count as two: write them alike"
-            )
+            how = "in blanks" if other.strip() == plain else "in a fraction of 0 (gaps make fractions of whole numbers)"
+            raise UserError(f"the {what} ids {other!r} and {key!r} differ {how} alone, and would count as two")
+
+
+_WHOLE = re.compile(r"^([-+]?\d+)\.0$")

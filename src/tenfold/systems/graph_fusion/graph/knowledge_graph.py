@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tenfold.errors import UserError
+from tenfold.files import printable
 from tenfold.systems.graph_fusion.graph.answers import AnswerIndex, with_inverses
 
 Split = Literal["train", "valid", "test"]
@@ -52,6 +53,8 @@ class KnowledgeGraph:
     def __post_init__(self) -> None:
         for split in SPLITS:
             triples = self.split(split)
+            if triples.dtype != torch.int64 or triples.ndim != 2 or triples.shape[1] != 3:
+                raise UserError(f"{self.name}: the triples of {split} are no whole numbers in three columns")
             if len(triples) == 0:
                 raise UserError(f"{self.name}: the split {split} is empty; give it triples, or let the graph be split")
             if (
@@ -115,4 +118,4 @@ def _find(name: str, ids: Sequence[str], texts: Sequence[str], what: str) -> int
 
     near = difflib.get_close_matches(name, ids, n=3)
     hint = f"; did you mean {', '.join(near)}?" if near else ""
-    raise UserError(f"the graph has no {what} {name!r}{hint}")
+    raise UserError(f"the graph has no {what} {printable(name)!r}{hint}")

@@ -8,7 +8,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from tenfold.errors import UserError
-from tenfold.files import write_atomically
+from tenfold.files import printable, write_atomically
+from tenfold.systems.graph_fusion.graph.columns import check_ids
 from tenfold.systems.graph_fusion.graph.knowledge_graph import SPLITS, KnowledgeGraph
 from tenfold.systems.graph_fusion.graph.tables import read_text
 
@@ -47,6 +48,8 @@ def read_graph(folder: str | Path) -> tuple[KnowledgeGraph, dict[str, Tensor]]:
     relations = _rows(folder / "relations.tsv", 2)
     if any(split not in tensors for split in SPLITS):
         raise UserError(f"{folder}/triples.safetensors lacks a split")
+    check_ids((row[0] for row in entities), "entity")
+    check_ids((row[0] for row in relations), "relation")
     graph = KnowledgeGraph(
         entities=tuple(row[0] for row in entities),
         relations=tuple(row[0] for row in relations),
@@ -59,6 +62,11 @@ def read_graph(folder: str | Path) -> tuple[KnowledgeGraph, dict[str, Tensor]]:
         test=tensors.pop("test"),
         hidden=tensors.pop("hidden", empty_triples()),
     )
+    for name, triples in {"hidden": graph.hidden, **tensors}.items():
+        whole = triples.dtype == torch.int64 and triples.ndim == 2 and triples.shape[1] == 3
+        sizes = torch.tensor([graph.num_entities, graph.num_relations, graph.num_entities])
+        if not whole or bool(((triples < 0) | (triples >= sizes)).any()):
+            raise UserError(f"{folder}/triples.safetensors is damaged: {printable(name)} are no triples of this graph")
     return graph, tensors
 
 

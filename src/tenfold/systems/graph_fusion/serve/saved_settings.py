@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tenfold.errors import UserError
-from tenfold.model_folder import Manifest, plain_arguments
+from tenfold.model_folder import WEIGHTS, Manifest, plain_arguments
 
 TEXT_MODEL = "text-model"
 """Folder of a text tower's architecture and tokenizer, inside the student's."""
@@ -23,7 +23,8 @@ def check_arguments(builder: str, arguments: dict[str, Any], source: str | Path)
     """
     if builder == "factory":
         return
-    mine = {name: value for name, value in arguments.items() if name not in ("checkpoint", "weights")}
+    # A text tower's folder is checked where it is read; whether its weights are loaded is a truth value.
+    mine = {k: v for k, v in arguments.items() if k != "checkpoint" and not (k == "weights" and isinstance(v, bool))}
     nested = mine.pop("decoder_options", None)
     plain_arguments(mine, source)
     plain_arguments(nested or {}, source)
@@ -31,10 +32,13 @@ def check_arguments(builder: str, arguments: dict[str, Any], source: str | Path)
 
 def saved_settings(manifest: Manifest, folder: Path) -> tuple[dict[str, Any], float, int]:
     """Arguments of the encoder, temperature, and number of edges."""
+    if not (folder / WEIGHTS).is_file():
+        raise UserError(f"{folder} holds no {WEIGHTS}; copy the folder again")
     arguments = manifest.arguments.get("arguments")
     temperature, edges = manifest.extra.get("temperature"), manifest.extra.get("edges", 0)
     whole = isinstance(arguments, dict) and isinstance(temperature, int | float) and temperature > 0
-    if not whole or not isinstance(edges, int) or not 0 <= edges < 2**40:
+    # The graph of a graph network is part of its weights: the file must be large enough to hold so many edges.
+    if not whole or not isinstance(edges, int) or not 0 <= 8 * edges <= (folder / WEIGHTS).stat().st_size:
         raise UserError(f"{folder}/model.json does not say how its encoder is built and calibrated: it is damaged")
     assert isinstance(arguments, dict) and isinstance(temperature, int | float)
     check_arguments(manifest.builder, arguments, folder / "model.json")

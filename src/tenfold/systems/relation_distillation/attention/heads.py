@@ -5,9 +5,11 @@ changes neither parameters nor cost; *relation heads* (MiniLMv2, section 3) spli
 anew; the *mean* averages the heads' logits, which is one head of the whole width.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from tenfold.errors import UserError
@@ -30,7 +32,7 @@ def heads_obstacle(layer: AttentionLayer, heads: int) -> str | None:
     module = layer.module
     if heads < 1:
         return f"a layer cannot have {heads} heads"
-    width = _width(layer)
+    width = layer.width
     if width % heads:
         return f"its width {width} is not a multiple of {heads} heads"
     if heads == layer.heads:
@@ -41,7 +43,10 @@ def heads_obstacle(layer: AttentionLayer, heads: int) -> str | None:
     for name in _DEPEND_ON_HEADS:
         if getattr(module, name, None) is not None and not isinstance(getattr(module, name), bool):
             return f"its {name} belongs to the number of heads"
-    if len(layer.projections) == 3 and getattr(module, layer.projections[1]).out_features != width:
+    if layer.positions:
+        return f"its network has {layer.positions} positions, which belong to the number of heads"
+    grouped = layer.key_heads != layer.heads
+    if grouped or (len(layer.projections) == 3 and getattr(module, layer.projections[1]).out_features != width):
         return "its queries share keys (grouped-query attention)"
     return None
 
@@ -62,7 +67,7 @@ def set_heads(layer: AttentionLayer, heads: int) -> None:
     if obstacle is not None:
         raise UserError(f"the attention layer {layer.name!r} cannot run with {heads} heads: {obstacle}")
     module = layer.module
-    width = _width(layer)
+    width = layer.width
     head_width = width // heads
     values = {
         ("num_heads", "num_attention_heads", "n_heads"): heads,
@@ -106,7 +111,14 @@ def largest_common_heads(width_s: int, width_t: int, limit: int) -> int:
     return next(count for count in range(limit, 0, -1) if width_s % count == 0 and width_t % count == 0)
 
 
-def align_heads(student: nn.Module, teacher: nn.Module, layer_s: Any, layer_t: Any, heads: Heads) -> Any:
+def align_heads(
+    student: nn.Module,
+    teacher: nn.Module,
+    layer_s: Any,
+    layer_t: Any,
+    heads: Heads,
+    runs: Callable[[], bool] = lambda: True,
+) -> Any:
     """Change the student's layer where its heads are to adapt.
 
     Args:
@@ -114,6 +126,7 @@ def align_heads(student: nn.Module, teacher: nn.Module, layer_s: Any, layer_t: A
         teacher: the network that is copied.
         layer_s: number of the student's layer, from 1, or a callable that makes its tap.
         layer_t: likewise, of the teacher.
+        runs: whether the student still runs, asked after its heads were changed.
         heads: see `Heads`.
 
     Returns:
@@ -133,18 +146,19 @@ def align_heads(student: nn.Module, teacher: nn.Module, layer_s: Any, layer_t: A
     obstacle = heads_obstacle(layer, wanted)
     if obstacle is None:
         set_heads(layer, wanted)
-        return "adaptive"
-    common = largest_common_heads(_width(layer), _width(theirs[layer_t - 1]), wanted)
+        if wanted == layer.heads or runs():
+            return "adaptive"
+        obstacle = "the network no longer runs with them"
+        set_heads(replace(layer, heads=wanted), layer.heads)
+    common = largest_common_heads(layer.width, theirs[layer_t - 1].width, wanted)
     if heads == "adaptive" or common == 1:
+        way = "heads='auto'" if common > 1 else "heads='mean'"
+        if "relative" in obstacle or "rel_pos" in obstacle:  # relation heads would mix the biases of the layer's heads
+            way = "heads='mean', or heads='auto' with qk='raw'"
         raise UserError(
-            f"the student's layer {layer.name!r} cannot run with the teacher's {wanted} heads: {obstacle}; use "
-            + ("heads='auto'" if common > 1 else "heads='mean'")
+            f"the student's layer {layer.name!r} cannot run with the teacher's {wanted} heads: {obstacle}; use {way}"
         )
     return common
-
-
-def _width(layer: Any) -> int:
-    return getattr(layer.module, layer.projections[0]).out_features // (3 if len(layer.projections) == 1 else 1)
 
 
 def relation_heads(x: Tensor, heads: int) -> Tensor:
@@ -166,18 +180,31 @@ def relation_heads(x: Tensor, heads: int) -> Tensor:
     return joined.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def regrouped(one: Tap, heads: int | Literal["mean"]) -> Tap:
+def regrouped(one: Tap, heads: int | Literal["mean"], *, attention: bool = True) -> Tap:
     """A tap with relation heads of equal width, or with the mean of its heads' logits as its only relation.
 
     Args:
         one: the tap; grouped keys and values are repeated.
         heads: number of relation heads, or ``mean``.
+        attention: whether the relation of queries and keys is asked for, which has the layer's bias.
 
     Raises:
-        UserError: the number does not divide the width, or the tap has a bias of its own for each head.
+        UserError: the number does not divide the width, or attention with a bias of its own for each head is to be
+            split into relation heads.
     """
-    if one.bias is not None and one.bias.shape[1] != 1:
-        raise UserError("relation heads need a bias that is the same for all heads; use heads='adaptive' or qk='raw'")
+    bias = one.bias
+    if bias is not None and bias.shape[1] != 1:
+        if heads == "mean":
+            one = replace(one, bias=bias.mean(1, keepdim=True))
+        elif not attention:  # what no head sees stays out of sight
+            lowest = torch.finfo(bias.dtype).min
+            excluded = (bias.detach() <= lowest / 2).all(1, keepdim=True)
+            one = replace(one, bias=torch.zeros_like(bias[:, :1]).masked_fill(excluded, lowest))
+        else:
+            raise UserError(
+                "the layer adds a bias of its own to each head (relative positions), which relation heads would mix: "
+                "use qk='raw' (queries and keys without it) or heads='mean'"
+            )
     q, k, v = one.q, repeat_heads(one.k, one.heads), repeat_heads(one.v, one.heads)
     if heads == "mean":
         # The mean over heads of q_h k_h is the product of the concatenated heads over their number.

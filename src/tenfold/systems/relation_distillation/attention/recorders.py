@@ -1,7 +1,8 @@
 """How a tap sees a layer: hooks on projections, transformers' attention interface, intercepted calls."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from tenfold.errors import UserError
-from tenfold.systems.relation_distillation.attention.layers import AttentionLayer, Tap, call
+from tenfold.systems.relation_distillation.attention.layers import AttentionLayer, Tap, call, in_eval
 
 _TRANSFORMERS_TAP = "tenfold_tap"
 _CALLS: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
@@ -47,7 +48,7 @@ class _Recorder:
 
 
 class ProjectionRecorder(_Recorder):
-    """Forward hooks on the projections."""
+    """What the projections give: seen by hooks, and where a layer calls ``linear`` with their weights itself, there."""
 
     def __init__(self, layers: Sequence[AttentionLayer], model: nn.Module, norms: bool) -> None:
         super().__init__()
@@ -60,27 +61,33 @@ class ProjectionRecorder(_Recorder):
         self.count = len(layers)
 
     def __enter__(self) -> "_Recorder":
+        by_weight: dict[int, Callable[[Tensor], None]] = {}
         for number, layer in enumerate(self.layers, 1):
             if number not in self._wanted:
                 continue
             seen: dict[str, Tensor] = {}
             for part in layer.projections:
-                hook = self._hook(number, layer, part, seen)
-                self._stack.callback(getattr(layer.module, part).register_forward_hook(hook).remove)
+                projection = getattr(layer.module, part)
+                see = partial(self._see, number, layer, part, seen)
+                if self.norms:
+                    handle = projection.register_forward_hook(lambda module, inputs, output, see=see: see(output))
+                    self._stack.callback(handle.remove)
+                else:
+                    by_weight[id(projection.weight)] = see
+        if by_weight:
+            self._stack.enter_context(_LinearMode(by_weight))
         return self
 
-    def _hook(self, number: int, layer: AttentionLayer, part: str, seen: dict[str, Tensor]) -> Callable[..., None]:
-        def hook(module: nn.Module, arguments: Any, output: Tensor) -> None:
-            seen[part] = output
-            if len(seen) == len(layer.projections):
-                self.keep(number, lambda: self._tap(layer, seen))
-
-        return hook
+    def _see(self, number: int, layer: AttentionLayer, part: str, seen: dict[str, Tensor], output: Tensor) -> None:
+        seen[part] = output
+        if len(seen) == len(layer.projections):
+            self.keep(number, lambda: self._tap(layer, seen))
 
     def _tap(self, layer: AttentionLayer, seen: dict[str, Tensor]) -> Tap:
         parts = [seen[part] for part in layer.projections]
         if len(parts) == 1:
-            q, k, v = _split_heads(parts[0], 3 * layer.heads).chunk(3, 1)
+            shared = layer.key_heads
+            q, k, v = _split_heads(parts[0], layer.heads + 2 * shared).split([layer.heads, shared, shared], 1)
         else:
             width = parts[0].shape[-1] // layer.heads
             q, k, v = (_split_heads(x, x.shape[-1] // width) for x in parts)
@@ -107,6 +114,8 @@ class TransformersRecorder(_Recorder):
         sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
 
         def look(module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **options: Any) -> Any:
+            if q.shape[-2] != k.shape[-2]:  # a pool, or attention across two sequences
+                return sdpa(module, q, k, v, mask, **options)
             self._calls += 1
             number = self.numbers.get(id(module), self._calls)
             scale = options.get("scaling")
@@ -133,7 +142,7 @@ class SdpaRecorder(_Recorder):
         self._calls = 0
         self.count = _CALLS.get(model, 0)
         if not self.count:  # a run that only counts, once for a network
-            with torch.no_grad(), self._mode, _in_eval(model):
+            with torch.no_grad(), self._mode, in_eval(model):
                 call(model, inputs)
             self.count, self._calls = self._calls, 0
             _CALLS[model] = self.count
@@ -148,6 +157,8 @@ class SdpaRecorder(_Recorder):
         return self
 
     def _see(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float | None) -> None:
+        if q.shape[-2] != k.shape[-2]:  # a pool, or attention across two sequences
+            return
         self._calls += 1
         if self.count:
             factor = q.shape[-1] ** -0.5 if scale is None else float(scale)
@@ -165,10 +176,30 @@ class _SdpaMode(TorchFunctionMode):
             names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
             given = dict(zip(names, args, strict=False)) | kwargs
             self.see(
-                given["query"], given["key"], given["value"], given.get("attn_mask"),
-                bool(given.get("is_causal", False)), given.get("scale"),
-            )  # fmt: skip
+                given["query"],
+                given["key"],
+                given["value"],
+                given.get("attn_mask"),
+                bool(given.get("is_causal", False)),
+                given.get("scale"),
+            )
         return func(*args, **kwargs)
+
+
+class _LinearMode(TorchFunctionMode):
+    """Sees what ``linear`` gives with certain weights."""
+
+    def __init__(self, by_weight: dict[int, Callable[[Tensor], None]]) -> None:
+        super().__init__()
+        self.by_weight = by_weight
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if func is F.linear:
+            weight = args[1] if len(args) > 1 else (kwargs or {})["weight"]
+            if id(weight) in self.by_weight:
+                self.by_weight[id(weight)](output)
+        return output
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:
@@ -196,14 +227,3 @@ def is_plain_timm(module: nn.Module) -> bool:
         "timm.layers.attention",
         "timm.models.vision_transformer",
     )
-
-
-@contextmanager
-def _in_eval(model: nn.Module) -> Iterator[None]:
-    flags = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, flag in flags:
-            module.training = flag

@@ -24,6 +24,7 @@ from tenfold.systems.relation_distillation.attention.layers import (
     Tap,
     Tapper,
     attention_layers,
+    bare,
     call,
     images_of,
     patch_size,
@@ -88,6 +89,7 @@ def tap_layers(
     """
     if qk not in ("effective", "raw"):
         raise UserError(f"qk must be 'effective' or 'raw'; got {qk!r}")
+    model = bare(model)
     known = attention_layers(model)
     if qk == "raw":
         recorder: Any = ProjectionRecorder(known, model, norms=False)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tenfold.errors import UserError
-from tenfold.systems.relation_distillation.attention.layers import Tap, patch_size
+from tenfold.systems.relation_distillation.attention.layers import Tap, fixed_image_size, patch_size
 
 Grid = Literal["match-input", "interpolate", "error"]
 
@@ -78,12 +78,24 @@ def matched_input(images: Tensor, student: Any, teacher: Any) -> Tensor:
         teacher: network with patches of another size; it must take the size that follows.
 
     Raises:
-        UserError: a network has no patches.
+        UserError: a network has no patches, or the teacher takes images of one other size alone.
     """
     own, other = patch_size(student), patch_size(teacher)
     if own is None or other is None:
         raise UserError("grid='match-input' needs the patch sizes of both networks; use grid='interpolate'")
     size = (images.shape[-2] // own[0] * other[0], images.shape[-1] // own[1] * other[1])
+    only = fixed_image_size(teacher)
+    if only is not None and size != only:
+        raise UserError(
+            f"the teacher takes images of {_by(only)} pixels alone, and {_by(size)} would match the student's "
+            f"{images.shape[-2] // own[0]} x {images.shape[-1] // own[1]} patches: use grid='interpolate', a student "
+            "of the teacher's grid, or a teacher that is built for that size"
+        )
+    return resized(images, size)
+
+
+def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images of another size, bicubically, with antialiasing."""
     if size == tuple(images.shape[-2:]):
         return images
     return F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False)

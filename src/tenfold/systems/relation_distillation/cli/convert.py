@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from tenfold.systems.relation_distillation.cli.loading import new_files
 from tenfold.systems.relation_distillation.vit.build import load_model_folder
 from tenfold.systems.relation_distillation.vit.official_files import load_official
 from tenfold.systems.relation_distillation.vit.transformers_vit import to_transformers
@@ -25,9 +26,10 @@ def convert(checkpoint: str, *, to: Literal["transformers", "timm"] = "timm", ou
     if to == "transformers":
         model = load_model_folder(source) if (source / "model.json").exists() else load_official(source)
         folder = Path(out) if out else source.with_name(f"{source.stem}-transformers")
-        to_transformers(model).save_pretrained(folder)
+        to_transformers(model).save_pretrained(new_files(folder, "config.json", "model.safetensors"))
         return {"transformers": str(folder)}
     model = from_transformers(load_transformers(checkpoint))
     file = Path(out) if out else source.with_name(f"{source.name}-timm.safetensors")
+    new_files(file.parent, file.name)
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, file)
     return {"timm": str(file), "heads": model.blocks[0].attn.num_heads}

@@ -5,8 +5,9 @@ from typing import Any, Literal
 
 import torch
 
-from tenfold.errors import UserError
-from tenfold.export import export_onnx, load_manifest, save_model
+from tenfold.model_folder import load_manifest, save_model
+from tenfold.onnx import export_onnx
+from tenfold.systems.relation_distillation.cli.loading import new_files
 from tenfold.systems.relation_distillation.vit.build import load_model_folder
 from tenfold.systems.relation_distillation.vit.transformers_vit import to_transformers
 
@@ -26,15 +27,13 @@ def export(
     folder = Path(out) if out else Path(run) / "export"
     if to == "transformers":
         converted = to_transformers(model)
-        converted.save_pretrained(folder)
+        converted.save_pretrained(new_files(folder, "config.json", "model.safetensors"))
         return {"transformers": str(folder)}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
     if to == "safetensors":
+        new_files(folder, "model.safetensors", "model.json")
         save_model(folder, model, **manifest.model_dump(include={"system", "builder", "arguments", "extra"}))
         return {"safetensors": str(folder / "model.safetensors"), "manifest": str(folder / "model.json")}
+    new_files(folder, "model.onnx")
     size, channels = manifest.arguments["image_size"], manifest.arguments["channels"]
     name = "logits" if manifest.arguments.get("num_classes") else "tokens"
     example = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))

@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from tenfold.cost import count_parameters
+from tenfold.data import Preprocessing
 from tenfold.errors import UserError
-from tenfold.export import save_model
-from tenfold.systems.relation_distillation.data.images import IMAGENET_STATISTICS
+from tenfold.model_folder import save_model
 from tenfold.systems.relation_distillation.vit.official_files import Kind, load_official, read_official
+from tenfold.systems.relation_distillation.vit.preprocessing import IMAGENET_STATISTICS
 
 
 def import_official(
@@ -22,8 +23,9 @@ def import_official(
         out: folder to write; the checkpoint's name without its suffix where not given.
     """
     folder = Path(out) if out else Path(Path(checkpoint).stem)
-    if (folder / "model.json").exists():
-        raise UserError(f"{folder} already holds a model; name another folder with --out")
+    for name in ("model.json", "model.safetensors"):
+        if (folder / name).exists():
+            raise UserError(f"{folder} already holds {name}; name another folder with --out")
     file = read_official(checkpoint, kind)
     if file.kind == "tinymim-star":
         raise UserError("TinyMIM* has a distillation token: load it in Python with load_official(checkpoint)")
@@ -32,10 +34,19 @@ def import_official(
     sizes.pop("prefix_tokens")
     used = file.heads(heads)
     classes = sizes["num_classes"]
-    mean, std = IMAGENET_STATISTICS
     save_model(
-        folder, model, system="relation-distillation", builder="vit", arguments=sizes | {"heads": used},
-        extra={"mean": list(mean), "std": list(std), "prefix_tokens": model.num_prefix_tokens, "kind": file.kind,
-               "classes": [str(n) for n in range(classes)]},
-    )  # fmt: skip
+        folder,
+        model,
+        system="relation-distillation",
+        builder="vit",
+        arguments=sizes | {"heads": used},
+        extra={
+            "preprocessing": Preprocessing.cropped(
+                sizes["image_size"], *IMAGENET_STATISTICS, interpolation="bicubic"
+            ).to_dict(),
+            "prefix_tokens": model.num_prefix_tokens,
+            "kind": file.kind,
+            "classes": [str(n) for n in range(classes)],
+        },
+    )
     return {"model": str(folder), "kind": file.kind, "parameters": count_parameters(model), "heads": used, **sizes}

@@ -4,8 +4,9 @@ import json
 
 import torch
 
-from tenfold.data import normalize, read_images
-from tenfold.systems.relation_distillation.cli.evaluate import load_classifier
+from tenfold.data import read_images
+from tenfold.systems.relation_distillation.cli.loading import load_classifier
+from tenfold.systems.relation_distillation.vit.preprocessing import preprocessing_of
 
 
 def predict(run: str, inputs: list[str]) -> str:
@@ -13,15 +14,15 @@ def predict(run: str, inputs: list[str]) -> str:
 
     Args:
         run: folder of the run.
-        inputs: image files; or .npy files of uint8, one image (height, width[, channels]) or several (n, channels,
-            height, width).
+        inputs: image files, which go through what the test images went through; or .npy files of uint8 that have the
+            network's size already, one image (height, width[, channels]) or several (n, channels, height, width).
     """
     model, manifest = load_classifier(run)
-    shape = [manifest.arguments["channels"], *[manifest.arguments["image_size"]] * 2]
+    preprocessing = preprocessing_of(manifest)
     lines = []
-    for name, image in read_images(inputs, shape):
+    for name, image in read_images(inputs, preprocessing):
         with torch.no_grad():
-            probabilities = model(normalize(image[None], manifest.extra["mean"], manifest.extra["std"]))[0].softmax(-1)
+            probabilities = model(preprocessing.normalize(image[None]))[0].softmax(-1)
         label = int(probabilities.argmax())
         lines.append(
             {

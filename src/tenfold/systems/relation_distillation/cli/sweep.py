@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from tenfold.errors import UserError
-from tenfold.run import open_run, write_atomically
+from tenfold.files import write_atomically
+from tenfold.run import open_run
 
 
 def sweep(

@@ -17,31 +17,37 @@ from tenfold.data import (
     load_image_archive,
     load_splits,
 )
+from tenfold.data.folder import require_readable
+from tenfold.data.options import FILE_SETS
 from tenfold.data.shards import ShardImages, find_shards, find_unlabelled
 from tenfold.errors import UserError
 
 Images = LabelledImages | ImageFiles | ShardImages
-IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def load_images(
     name: str,
     *,
     root: str | None = None,
-    validation: int = 300,
+    validation: int | None = None,
     image_size: int = 224,
     workers: int = 0,
     limit: int | None = None,
+    unreadable: str = "refuse",
+    options: str = "--data.",
 ) -> Splits:
     """Read a data set and split it.
 
     Args:
         name: ``clothing64``, or a name of `tenfold.data.load_splits`.
         root: its folder; ``TENFOLD_DATA`` where ``None``.
-        validation: images taken from the training split; ``clothing64`` has a validation split of its own.
+        validation: images taken from the training split, a usual share where ``None``; ``clothing64`` has a validation
+            split of its own.
         image_size: side of the images of ``clothing64``, ``folder`` and ``imagenet``.
         workers: processes that decode image files.
         limit: keep only the first images of the training split.
+        unreadable: ``refuse`` files of ``folder`` that cannot be read, or ``leave-out``.
+        options: what a user types before the names of these settings, for messages.
 
     Raises:
         UserError: the data are missing or damaged, or a split would be empty.
@@ -51,10 +57,21 @@ def load_images(
     splits = (
         _read_clothing(root, image_size)
         if name == "clothing64"
-        else load_splits(name, root=root, validation=validation, image_size=image_size, workers=workers)
+        else load_splits(
+            name,
+            root=root,
+            validation=validation,
+            workers=workers,
+            unreadable=unreadable,
+            options=options,
+            image_size=image_size if name in FILE_SETS else None,
+        )
     )
     splits = splits.prepared(interpolation="bicubic")  # as recipes of vision transformers resize
-    return splits if limit is None else replace(splits, train=splits.train.subset(range(min(limit, len(splits.train)))))
+    if limit is None or limit >= len(splits.train):
+        return splits
+    note = f"Of the {len(splits.train):,} training images the first {limit:,} are used."
+    return replace(splits, train=splits.train.subset(range(limit)), notes=(*splits.notes, note))
 
 
 def _read_clothing(root: str | None, image_size: int) -> Splits:
@@ -80,18 +97,20 @@ def _find_archive(folder: Path) -> Path:
     raise UserError(f"neither {folder} nor its folder natural-images holds clothing64.tar.gz")
 
 
-def unlabelled_images(place: str) -> Images:
+def unlabelled_images(place: str, *, leave_out: bool = False, option: str = "--unreadable") -> Images:
     """Images without labels for pre-training: a folder of image files at any depth, or tar shards.
 
     Args:
         place: a folder; or shards, as ``shards/train-{0000..0146}.tar`` or ``shards/*.tar``.
+        leave_out: go on without files that cannot be read, and say so in the notes of the images.
+        option: what a user types for that.
 
     Raises:
-        UserError: nothing is there, or a shard is damaged.
+        UserError: nothing is there, a shard is damaged, or a file cannot be read.
     """
     if place.endswith(".tar"):
         return find_shards(place)
-    return find_unlabelled(place)
+    return require_readable(find_unlabelled(place), Path(place), leave_out=leave_out, option=option)
 
 
 def few_per_class(data: LabelledImages | ImageFiles, count: int, seed: int) -> Any:

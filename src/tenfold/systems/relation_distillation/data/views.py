@@ -1,5 +1,6 @@
 """The views of images that pre-training sees: one crop for both networks, colours of its own for the student."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ def pretraining_batches(
     jitter: float | None = None,
     images: Images | None = None,
     views: int | None = None,
+    cache_mb: int = 2048,
 ) -> TensorBatches | FileBatches:
     """Shuffled batches of random crops that resume; labels come along and are not used.
 
@@ -43,27 +45,58 @@ def pretraining_batches(
         jitter: strength of a colour jitter; with it a batch holds two views of one crop,
             ``(batch, 2, channels, height, width)``: jittered for the student, clean for the teacher.
         images: others than the training images of ``splits``.
+        cache_mb: largest size of ``views`` of image files in memory, in MiB.
         views: so many fixed crops of each image in memory instead of new ones, see
             `FixedViews`.
     """
     data = images if images is not None else splits.train
     size = splits.image_shape[-1]
-    if views is not None and not isinstance(data, LabelledImages):
-        raise UserError("distil.views needs images in memory; set it to null for image files")
     if isinstance(data, LabelledImages):
         changes: list[Augmentation] = [random_resized_crop(size, scale=crop_scale)]
         changes += [random_flip] if flip else []
         if views is not None:
             return FixedViews(
-                data, batch_size, seed=seed, mean=splits.mean, std=splits.std, views=views, geometry=changes,
+                data,
+                batch_size,
+                seed=seed,
+                mean=splits.mean,
+                std=splits.std,
+                views=views,
+                geometry=changes,
                 jitter=None if jitter is None else color_jitter(jitter, jitter, jitter),
-            )  # fmt: skip
+            )
         changes += [two_views(color_jitter(jitter, jitter, jitter))] if jitter is not None else []
         return TensorBatches(data, batch_size, seed=seed, mean=splits.mean, std=splits.std, augmentations=changes)
-    transform = _FileViews(size, crop_scale, flip, jitter)
+    if views is not None:
+        require_memory(views, len(data), (3, size, size), cache_mb)
+        return FixedViews(
+            data,
+            batch_size,
+            seed=seed,
+            mean=splits.mean,
+            std=splits.std,
+            views=views,
+            geometry=FileViews(size, crop_scale, flip, None),
+            jitter=None if jitter is None else color_jitter(jitter, jitter, jitter),
+        )
+    transform = FileViews(size, crop_scale, flip, jitter)
     return FileBatches(
         data, batch_size, seed=seed, mean=splits.mean, std=splits.std, transform=transform, workers=splits.workers
     )
+
+
+def require_memory(views: int, images: int, shape: Sequence[int], limit_mb: int) -> None:
+    """Refuse fixed views that would not fit.
+
+    Raises:
+        UserError: they are larger than ``limit_mb``.
+    """
+    held = views * images * math.prod(shape) / 2**20
+    if held > limit_mb:
+        raise UserError(
+            f"{views} views of {images} images take {held:.0f} MiB, more than cache_mb = {limit_mb}: take fewer views, "
+            "raise cache_mb, or leave views out for new crops in every epoch"
+        )
 
 
 def two_views(jitter: Augmentation) -> Augmentation:
@@ -75,7 +108,7 @@ def two_views(jitter: Augmentation) -> Augmentation:
     return views
 
 
-class _FileViews:
+class FileViews:
     """The views of one image file; a class, so that worker processes can get it."""
 
     def __init__(self, size: int, scale: tuple[float, float], flip: bool, jitter: float | None) -> None:
@@ -86,6 +119,7 @@ class _FileViews:
         self.jitter = None if jitter is None else v2.ColorJitter(jitter, jitter, jitter)
 
     def __call__(self, image: Any) -> Tensor:
+        """A PIL image to its crop, uint8, or with a jitter to two views of it."""
         clean = self.geometry(image)
         return clean if self.jitter is None else torch.stack([self.jitter(clean), clean])
 

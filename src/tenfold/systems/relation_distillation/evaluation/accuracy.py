@@ -58,6 +58,21 @@ def accuracies(logits: Tensor, labels: Tensor) -> dict[str, float]:
     }
 
 
+def scores(logits: Tensor, labels: Tensor, metric: str) -> Tensor:
+    """A score per image whose mean is the accuracy in percent: what is resampled to tell chance.
+
+    Args:
+        logits: ``(images, classes)``.
+        labels: ``(images,)``.
+        metric: ``top1``, or ``per_class``: each image then counts by the inverse of its class's frequency.
+    """
+    correct = 100.0 * (logits.argmax(-1) == labels).double()
+    if metric == "top1":
+        return correct
+    present, place, counts = labels.unique(return_inverse=True, return_counts=True)
+    return correct * len(labels) / (len(present) * counts[place])
+
+
 def patch_features(model: Any, images: Tensor, block: int = -2) -> Tensor:
     """Mean over patches of the tokens after a block, normalized without weights: ``(batch, width)``.
 

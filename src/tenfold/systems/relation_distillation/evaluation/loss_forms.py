@@ -9,9 +9,18 @@ from tenfold.losses import relation_kl
 
 
 def compare_forms(
-    *, tokens: int, batch: int, heads: int, width_s: int, width_t: int, forms: tuple[str, ...] | None = None,
-    device: str | None = None, dtype: torch.dtype | None = None, threads: int | None = None, repeats: int = 7,
-) -> list[dict[str, Any]]:  # fmt: skip
+    *,
+    tokens: int,
+    batch: int,
+    heads: int,
+    width_s: int,
+    width_t: int,
+    forms: tuple[str, ...] | None = None,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+    threads: int | None = None,
+    repeats: int = 7,
+) -> list[dict[str, Any]]:
     """Forward and backward of the Q-K and the V-V divergence in each form, as ratios to the direct one.
 
     Args:
@@ -32,7 +41,7 @@ def compare_forms(
     """
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     kind = dtype or (torch.bfloat16 if place == "cuda" else torch.float32)
-    names = forms or ("direct", "chunked", "identity", *(("triton",) if place == "cuda" else ()))
+    names = forms or ("direct", "chunked", *(("triton",) if place == "cuda" else ()))
     generator = torch.Generator().manual_seed(0)
 
     def random(width: int) -> torch.Tensor:

@@ -6,40 +6,37 @@ from typing import Any
 
 from torch import Tensor
 
-from tenfold.data import evaluation_batches, find_image_files, imagenet_transforms
+from tenfold.data import Preprocessing, evaluation_batches, find_image_files
 from tenfold.errors import UserError
 from tenfold.systems.relation_distillation.evaluation.accuracy import accuracies, collect
 
 
 def _logits(
-    model: Any, folder: Path, size: int, mean: Sequence[float], std: Sequence[float], batch_size: int
+    model: Any, folder: Path, preprocessing: Preprocessing, batch_size: int
 ) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     files = find_image_files(folder)
-    transform = imagenet_transforms(size, training=False, interpolation="bicubic")
-    batches = evaluation_batches(files, batch_size, mean=mean, std=std, transform=transform)
-    device = next(model.parameters()).device
-    return *collect(model, model, batches, device), files.classes
+    batches = evaluation_batches(
+        files, batch_size, mean=preprocessing.mean, std=preprocessing.std, transform=preprocessing.prepare
+    )
+    return *collect(model, model, batches, next(model.parameters()).device), files.classes
 
 
 def evaluate_restricted(
-    model: Any, root: str | Path, classes: Sequence[str], *, size: int, mean: Sequence[float], std: Sequence[float],
-    batch_size: int = 256,
-) -> dict[str, Any]:  # fmt: skip
+    model: Any, root: str | Path, classes: Sequence[str], preprocessing: Preprocessing, batch_size: int = 256
+) -> dict[str, Any]:
     """Accuracy on ImageNet-A or -R: the best of the columns of the classes that the set has.
 
     Args:
         model: classifier of ImageNet.
         root: folder with ``<wnid>/*.jpg``.
         classes: the model's classes, wnids by column.
-        size: side of the images.
-        mean: per channel.
-        std: per channel.
+        preprocessing: what the model's images go through.
         batch_size: images at a time.
 
     Raises:
         UserError: a class of the set is none of the model's.
     """
-    logits, labels, found = _logits(model, Path(root), size, mean, std, batch_size)
+    logits, labels, found = _logits(model, Path(root), preprocessing, batch_size)
     columns = {name: column for column, name in enumerate(classes)}
     unknown = [name for name in found if name not in columns]
     if unknown:
@@ -49,18 +46,15 @@ def evaluate_restricted(
 
 
 def evaluate_corruptions(
-    model: Any, root: str | Path, classes: Sequence[str], *, size: int, mean: Sequence[float], std: Sequence[float],
-    batch_size: int = 256,
-) -> dict[str, Any]:  # fmt: skip
+    model: Any, root: str | Path, classes: Sequence[str], preprocessing: Preprocessing, batch_size: int = 256
+) -> dict[str, Any]:
     """MCE on ImageNet-C.
 
     Args:
         model: classifier of ImageNet.
         root: folder with ``<corruption>/<severity>/<wnid>/*.JPEG``.
         classes: the model's classes, wnids by column.
-        size: side of the images.
-        mean: per channel.
-        std: per channel.
+        preprocessing: what the model's images go through.
         batch_size: images at a time.
 
     Raises:
@@ -72,7 +66,7 @@ def evaluate_corruptions(
             folder = Path(root) / name / str(severity)
             if not folder.is_dir():
                 raise UserError(f"{root} lacks {name}/{severity}: ImageNet-C is <corruption>/<severity 1..5>/<wnid>/")
-            logits, labels, found = _logits(model, folder, size, mean, std, batch_size)
+            logits, labels, found = _logits(model, folder, preprocessing, batch_size)
             if tuple(found) != tuple(classes):
                 raise UserError(f"the classes of {folder} are not those of the network")
             wrong = (logits.argmax(-1) != labels).double().mean()
@@ -81,11 +75,22 @@ def evaluate_corruptions(
 
 
 ALEXNET_ERRORS = {
-    "gaussian_noise": 0.886428, "shot_noise": 0.894468, "impulse_noise": 0.922640, "defocus_blur": 0.819880,
-    "glass_blur": 0.826268, "motion_blur": 0.785948, "zoom_blur": 0.798360, "snow": 0.866816, "frost": 0.826572,
-    "fog": 0.819324, "brightness": 0.564592, "contrast": 0.853204, "elastic_transform": 0.646056,
-    "pixelate": 0.717840, "jpeg_compression": 0.606500,
-}  # fmt: skip
+    "gaussian_noise": 0.886428,
+    "shot_noise": 0.894468,
+    "impulse_noise": 0.922640,
+    "defocus_blur": 0.819880,
+    "glass_blur": 0.826268,
+    "motion_blur": 0.785948,
+    "zoom_blur": 0.798360,
+    "snow": 0.866816,
+    "frost": 0.826572,
+    "fog": 0.819324,
+    "brightness": 0.564592,
+    "contrast": 0.853204,
+    "elastic_transform": 0.646056,
+    "pixelate": 0.717840,
+    "jpeg_compression": 0.606500,
+}
 """Mean error rates of AlexNet on ImageNet-C, by which its authors normalize."""
 
 

@@ -14,9 +14,13 @@ from tenfold.systems.relation_distillation.vit.segmentation_network import Segme
 
 @torch.no_grad()
 def evaluate_segmentation(
-    model: SegmentationNetwork, files: SegmentationFiles, *, mean: Sequence[float], std: Sequence[float],
+    model: SegmentationNetwork,
+    files: SegmentationFiles,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
     stride: int | None = None,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """MIoU and pixel accuracy in percent, at the images' original size.
 
     Args:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from tenfold.errors import UserError
+from tenfold.settings import check_settings
 from tenfold.systems.relation_distillation.experiment.settings import Config
 from tenfold.systems.relation_distillation.training.feature_targets import TARGETS
 
@@ -89,21 +90,7 @@ def arms_of(config: Config) -> dict[str, Arm]:
             arms[name] = ARMS[name]
         else:
             raise UserError(f"arms: there is no arm {name!r}; there are: {', '.join(ARMS)}, block-N")
-    for name, value in (
-        ("seeds", config.seeds),
-        ("distil.epochs", config.distil.epochs),
-        ("finetune.epochs", config.finetune.epochs),
-        ("teacher.epochs", config.teacher.epochs),
-        ("finetune.labels", 1 if config.finetune.labels is None else config.finetune.labels),
-    ):
-        if value < 1:
-            raise UserError(f"{name} must be at least 1; got {value}")
-    for name, share in (
-        ("data.crop_scale", config.data.crop_scale),
-        ("finetune.crop_scale", config.finetune.crop_scale),
-    ):
-        if not 0 < share <= 1:
-            raise UserError(f"{name} is a share of an image's area, in (0, 1]; got {share}")
+    check_settings(config)
     return arms | {"relations": Arm()}
 
 

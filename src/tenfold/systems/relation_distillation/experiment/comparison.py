@@ -1,28 +1,43 @@
 """What the arms' numbers say: claims, metrics, plots and tables of the results page."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import numpy as np
-
+from tenfold.arms import (
+    Outcomes,
+    Quantity,
+    bars,
+    claim_of_difference,
+    difference,
+    mean,
+    over_seeds,
+    paired_bootstrap,
+)
 from tenfold.results import Claim, Plot, Series, Table
-from tenfold.statistics import claim_of_difference, paired_difference
-
-_ONE_SEED = "One seed on a small test split: a difference of a few points is chance, whatever the verdict."
-
-Outcomes = Mapping[str, Sequence[Mapping[str, Any]]]
-"""For each arm, what pre-training and fine-tuning of every seed gave."""
 
 Lengths = Mapping[str, Mapping[int, float]]
 """For arms, the first seed's accuracy by epochs of fine-tuning."""
 
 PAPER = {
-    "mae": 83.6, "cls": 80.6, "cls-reconstruct": 82.1, "feature-output": 83.7, "feature-ffn": 84.2,
-    "feature-ffn-residual": 81.8, "feature-attention": 84.1, "feature-attention-residual": 81.3, "feature-qkv": 84.3,
-    "qq-kk-vv-no-softmax": 84.4, "qq-kk-vv": 84.5, "no-softmax": 84.4, "relations": 84.6, "masked": 83.9,
-    "masked-reconstruct": 84.0, "drop-path-0": 84.3, "drop-path-0.2": 84.3, "drop-path-0.3": 84.1,
+    "mae": 83.6,
+    "cls": 80.6,
+    "cls-reconstruct": 82.1,
+    "feature-output": 83.7,
+    "feature-ffn": 84.2,
+    "feature-ffn-residual": 81.8,
+    "feature-attention": 84.1,
+    "feature-attention-residual": 81.3,
+    "feature-qkv": 84.3,
+    "qq-kk-vv-no-softmax": 84.4,
+    "qq-kk-vv": 84.5,
+    "no-softmax": 84.4,
+    "relations": 84.6,
+    "masked": 83.9,
+    "masked-reconstruct": 84.0,
+    "drop-path-0": 84.3,
+    "drop-path-0.2": 84.3,
+    "drop-path-0.3": 84.1,
     "teacher-drop-path": 83.9,
-}  # fmt: skip
+}
 """ImageNet top-1 of ViT-B after 100 epochs (TinyMIM, tables 4 to 13), where the paper has the arm."""
 
 
@@ -31,32 +46,34 @@ def metric_of(data: str) -> str:
     return "per_class" if data == "clothing64" else "top1"
 
 
-def values_of(outcomes: Outcomes, arm: str, quantity: str, data: str) -> list[float]:
-    """A number of an arm for each seed: ``full`` or ``few`` (test accuracy), ``knn``, ``linear``; in percent."""
-    runs = outcomes[arm]
-    if quantity in ("full", "few"):
-        return [run[quantity]["test"][metric_of(data)] for run in runs]
-    return [run[quantity] for run in runs]
+def quantity_of(name: str, data: str) -> Quantity:
+    """A number of a run: ``full`` or ``few`` (test accuracy), ``knn``, ``linear``; in percent."""
+    if name in ("full", "few"):
+        return lambda run: run[name]["test"][metric_of(data)]
+    return name
 
 
 def claims_of(outcomes: Outcomes, data: str, lengths: Lengths) -> list[Claim]:
-    """The paper's claims, as far as the arms of the run allow to measure them."""
+    """The paper's claims, as far as the arms of the run allow to measure them.
+
+    Intervals are over seeds; with one seed, over its test images.
+    """
     claims: list[Claim] = []
-    few = "few" in outcomes["relations"][0]
-    alone = _ONE_SEED if len(outcomes["relations"]) == 1 else ""
+    alone = len(outcomes["relations"]) == 1
 
     def compare(
         id: str, statement: str, ours: str, other: str, quantity: str = "full", target: str = "> 0", note: str = ""
     ) -> None:
-        if ours in outcomes and other in outcomes and (quantity != "few" or few):
-            found = paired_difference(
-                values_of(outcomes, ours, quantity, data), values_of(outcomes, other, quantity, data)
-            )
-            claims.append(
-                claim_of_difference(
-                    id, statement, found, baseline=other, target=target, unit="accuracy points", note=note or alone
-                )
-            )
+        if ours not in outcomes or other not in outcomes or quantity not in outcomes["relations"][0]:
+            return
+        if alone:
+            found = paired_bootstrap(*(outcomes[arm][0][quantity]["scores"] for arm in (ours, other)))
+            note = f"{note} One seed: the interval is over its test images, not over trainings.".strip()
+        else:
+            found = difference(outcomes, quantity_of(quantity, data), ours, other)
+        claims.append(
+            claim_of_difference(id, statement, found, baseline=other, target=target, unit="accuracy points", note=note)
+        )
 
     compare(
         "mim-small",
@@ -64,17 +81,15 @@ def claims_of(outcomes: Outcomes, data: str, lengths: Lengths) -> list[Claim]:
         "mae",
         "scratch",
         target="<= 0",
+        note=_of_length(lengths),
     )
-    if claims and not claims[0].holds:
-        claims[0] = claims[0].model_copy(update={"note": f"{claims[0].note} {_of_length(lengths)}".strip()})
     compare("scratch", "Relation distillation beats training from scratch, all labels", "relations", "scratch")
     compare(
         "scratch-few", "Relation distillation beats training from scratch, few labels", "relations", "scratch", "few"
     )
     compare("mae", "Relations beat masked image modelling on the student", "relations", "mae")
     compare("cls", "Relations beat the class token as target", "relations", "cls")
-    features = [arm for arm in outcomes if arm.startswith("feature-")]
-    for arm in features:
+    for arm in (arm for arm in outcomes if arm.startswith("feature-")):
         name = arm.removeprefix("feature-")
         compare(arm, f"Relations beat features ({name}) as target, all labels", "relations", arm)
         compare(f"{arm}-few", f"Relations beat features ({name}) as target, few labels", "relations", arm, "few")
@@ -90,6 +105,27 @@ def claims_of(outcomes: Outcomes, data: str, lengths: Lengths) -> list[Claim]:
         compare(other, statement, "relations", other, target=">= 0" if other == "qq-kk-vv" else "> 0")
     compare("chain", "Distilling through a network in between helps", "chain", "relations")
     return claims
+
+
+def summary_of(outcomes: Outcomes, data: str, params: int) -> str:
+    """What the reader gets, in one sentence of measured numbers."""
+    full = quantity_of("full", data)
+    ours = mean(outcomes["relations"], full)
+    sentence = (
+        f"A student of {params:,} parameters that learnt its teacher's relations without labels reaches {ours:.1f} %"
+    )
+    others = {"scratch": "from scratch", "mae": "as a masked autoencoder itself", "feature-qkv": "by features"}
+    known = [(name, words) for name, words in others.items() if name in outcomes]
+    if known:
+        sentence += " after fine-tuning, against " + ", ".join(
+            f"{mean(outcomes[name], full):.1f} % {words}" for name, words in known
+        )
+    if "few" in outcomes["relations"][0] and "scratch" in outcomes:
+        few = quantity_of("few", data)
+        sentence += (
+            f"; with few labels {mean(outcomes['relations'], few):.1f} % against {mean(outcomes['scratch'], few):.1f} %"
+        )
+    return sentence + "."
 
 
 def _of_length(lengths: Lengths) -> str:
@@ -111,14 +147,14 @@ def summarise(outcomes: Outcomes, data: str) -> dict[str, dict[str, float | list
     for arm, runs in outcomes.items():
         row: dict[str, float | list[float | None] | None] = {}
         for quantity in _quantities(outcomes):
-            found = values_of(outcomes, arm, quantity, data)
-            row[quantity] = float(np.mean(found))
-            row[f"{quantity}_by_seed"] = list(found)
-        row["validation"] = float(np.mean([run["full"]["validation"][metric_of(data)] for run in runs]))
-        row["pretraining_seconds"] = float(np.mean([run["pretraining_seconds"] for run in runs]))
-        row["head_reset"] = float(np.max([run["full"]["head_reset"] for run in runs]))
+            found = over_seeds(runs, quantity_of(quantity, data)).tolist()
+            row[quantity] = mean(runs, quantity_of(quantity, data))
+            row[f"{quantity}_by_seed"] = found
+        row["validation"] = mean(runs, lambda run: run["full"]["validation"][metric_of(data)])
+        row["pretraining_seconds"] = mean(runs, "pretraining_seconds")
+        row["head_reset"] = float(over_seeds(runs, lambda run: run["full"]["head_reset"]).max())
         for name in runs[0]["agreement"]:
-            row[name] = float(np.mean([run["agreement"][name] for run in runs]))
+            row[name] = mean(runs, lambda run, name=name: run["agreement"][name])  # type: ignore[misc]
         table[arm] = row
     return table
 
@@ -132,18 +168,7 @@ _TITLES = {"full": "all labels", "few": "few labels", "knn": "nearest neighbours
 
 def plots_of(outcomes: Outcomes, data: str, teacher: Sequence[Mapping[str, float]]) -> list[Plot]:
     """Accuracy by arm, training curves of the pre-trainings."""
-    arms = list(outcomes)
-    accuracy = []
-    for quantity in _quantities(outcomes):
-        found = [values_of(outcomes, arm, quantity, data) for arm in arms]
-        accuracy.append(
-            Series(
-                name=_TITLES[quantity],
-                x=arms,
-                y=[float(np.mean(values)) for values in found],
-                error=[float(np.std(values, ddof=1)) for values in found] if len(found[0]) > 1 else None,
-            )
-        )
+    accuracy = [bars(_TITLES[name], outcomes, quantity_of(name, data)) for name in _quantities(outcomes)]
     plots = [
         Plot(
             id="accuracy",
@@ -199,8 +224,8 @@ def tables_of(outcomes: Outcomes, data: str, lengths: Lengths) -> list[Table]:
     rows = [
         [
             arm,
-            *(round(float(np.mean(values_of(outcomes, arm, q, data))), 2) for q in quantities),
-            round(float(np.mean([run["pretraining_seconds"] for run in runs])), 1),
+            *(round(mean(runs, quantity_of(name, data)), 2) for name in quantities),
+            round(mean(runs, "pretraining_seconds"), 1),
             PAPER.get(arm),
         ]
         for arm, runs in outcomes.items()
@@ -248,4 +273,4 @@ def tables_of(outcomes: Outcomes, data: str, lengths: Lengths) -> list[Table]:
 
 def _mean_or_none(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    return round(float(np.mean(known)), 4) if known else None
+    return round(sum(known) / len(known), 4) if known else None

@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tenfold.checkpoints import load_strictly, read_safetensors
 from tenfold.cost import count_parameters
-from tenfold.data import Batches, FileBatches, Splits, TensorBatches, normalize
+from tenfold.data import Batches, FileBatches, Splits, TensorBatches
+from tenfold.files import atomic_path
 from tenfold.parallel import rank, wait_for_all_ranks
 from tenfold.run import Run
 from tenfold.systems.relation_distillation.attention.heads import heads_per_block
-from tenfold.systems.relation_distillation.data.fixed_views import FixedViews
 from tenfold.systems.relation_distillation.data.images import unlabelled_images
-from tenfold.systems.relation_distillation.data.views import pretraining_batches, renormalized
+from tenfold.systems.relation_distillation.data.views import pretraining_batches
 from tenfold.systems.relation_distillation.evaluation.accuracy import (
     collect,
     knn_accuracy,
@@ -26,16 +27,20 @@ from tenfold.systems.relation_distillation.evaluation.accuracy import (
 from tenfold.systems.relation_distillation.experiment.arms import Arm
 from tenfold.systems.relation_distillation.experiment.settings import Config
 from tenfold.systems.relation_distillation.method import RelationDistiller
-from tenfold.systems.relation_distillation.training.epoch_log import EpochLog, Progress
+from tenfold.systems.relation_distillation.training.epoch_log import Progress
 from tenfold.systems.relation_distillation.training.feature_targets import FeatureDistiller
-from tenfold.systems.relation_distillation.training.optimizers import adamw, cosine_schedule, parameter_groups
-from tenfold.systems.relation_distillation.training.teacher_cache import TeacherCache
+from tenfold.systems.relation_distillation.training.pretrain import (
+    Pretraining,
+    agreement_on,
+    pretrain,
+    pretrain_from_teacher,
+)
 from tenfold.systems.relation_distillation.vit.build import build_vit, pretraining_student
 from tenfold.systems.relation_distillation.vit.masked_autoencoder import MAEDecoder, MaskedAutoencoder
 from tenfold.systems.relation_distillation.vit.official_files import load_teacher_weights
 from tenfold.systems.relation_distillation.vit.teachers import Teacher, fingerprint, load_transformers
 from tenfold.systems.relation_distillation.vit.vision_transformer import set_drop_path
-from tenfold.training import FitResult, Validation, fit
+from tenfold.training import FitResult
 
 # --- networks -------------------------------------------------------------------------------------------------------
 
@@ -43,19 +48,30 @@ from tenfold.training import FitResult, Validation, fit
 def make_student(config: Config, splits: Splits, width: int | None = None) -> Any:
     """The student before pre-training, or a network between teacher and student, of another width."""
     return pretraining_student(
-        config.student.name, image_size=splits.image_shape[-1], channels=splits.image_shape[0],
-        patch=config.teacher.patch, width=width or config.student.width, depth=config.student.depth,
+        config.student.name,
+        image_size=splits.image_shape[-1],
+        channels=splits.image_shape[0],
+        patch=config.teacher.patch,
+        width=width or config.student.width,
+        depth=config.student.depth,
         heads=config.student.heads,
-    )  # fmt: skip
+        arguments=config.student.arguments,
+    )
 
 
 def make_classifier(config: Config, splits: Splits, heads: Sequence[int]) -> Any:
     """The student with a classifier's head."""
     return build_vit(
-        config.student.name, image_size=splits.image_shape[-1], channels=splits.image_shape[0],
-        num_classes=len(splits.classes), patch=config.teacher.patch, width=config.student.width,
-        depth=config.student.depth, heads=heads,
-    )  # fmt: skip
+        config.student.name,
+        image_size=splits.image_shape[-1],
+        channels=splits.image_shape[0],
+        num_classes=len(splits.classes),
+        patch=config.teacher.patch,
+        width=config.student.width,
+        depth=config.student.depth,
+        heads=heads,
+        arguments=config.student.arguments,
+    )
 
 
 def make_teacher(config: Config, splits: Splits, weights: Path | None) -> Teacher:
@@ -73,14 +89,19 @@ def make_teacher(config: Config, splits: Splits, weights: Path | None) -> Teache
         network = load_transformers(options.weights)
         return Teacher(network, mean, std, fingerprint(network), f"transformers, {options.weights}")
     network = build_vit(
-        options.name, image_size=splits.image_shape[-1], channels=splits.image_shape[0], patch=options.patch,
-        width=options.width, depth=options.depth,
+        options.name,
+        image_size=splits.image_shape[-1],
+        channels=splits.image_shape[0],
+        patch=options.patch,
+        width=options.width,
+        depth=options.depth,
         heads=options.heads[0] if len(options.heads) == 1 else options.heads,
-    )  # fmt: skip
+        arguments=options.arguments,
+    )
     if options.weights is not None:
         load_teacher_weights(network, options.weights)
     elif weights is not None:
-        network.load_state_dict(load_file(weights))
+        load_strictly(network, read_safetensors(weights), weights)
     source = options.weights or f"masked autoencoder trained here for {options.epochs} epochs"
     return Teacher(network.eval(), mean, std, fingerprint(network), source)
 
@@ -98,11 +119,15 @@ def train_teacher(config: Config, splits: Splits, folder: Path, run: Run) -> dic
         network = teacher.network.train()
         network.pos_embed.requires_grad_(False)
         autoencoder = _autoencoder(config, network, options.mask_ratio)
-        fitted = _fit_unlabelled(
-            config, autoencoder, lambda batch: batch[0], _unlabelled(config, splits, options.batch_size, config.seed),
-            epochs=options.epochs, learning_rate=options.learning_rate, warmup=options.warmup_epochs,
-            folder=folder, run=run, step="teacher",
-        )  # fmt: skip
+        fitted = pretrain(
+            autoencoder,
+            _unlabelled(config, splits, options.batch_size, config.seed),
+            Pretraining(options.epochs, options.learning_rate, config.distil.weight_decay, options.warmup_epochs),
+            folder=folder,
+            inputs=lambda batch: batch[0],
+            trainer=config.trainer,
+            on_epoch=lambda epoch, row: run.progress("teacher", epoch, options.epochs, f"loss {row['train/loss']:.4f}"),
+        )
         history = fitted.history
     knn = None
     if options.name != "transformers":
@@ -133,8 +158,13 @@ def make_task(config: Config, splits: Splits, arm: Arm, teacher: Teacher, studen
     if arm.target != "relations":
         auxiliary = _autoencoder(config, student, options.mask_ratio) if arm.reconstruct else None
         return FeatureDistiller(
-            student, teacher.network, arm.target, teacher_layer=layer, autoencoder=auxiliary, example=example  # type: ignore[arg-type]
-        )  # fmt: skip
+            student,
+            teacher.network,
+            arm.target,  # type: ignore[arg-type]
+            teacher_layer=layer,
+            autoencoder=auxiliary,
+            example=example,
+        )
     if arm.teacher_drop_path:
         set_drop_path(teacher.network, arm.teacher_drop_path)
     elif config.teacher.name == "vit":
@@ -173,7 +203,7 @@ def pretrain_arm(
     fitted, task = distil_student(config, splits, arm, teacher, student, seed, folder, run, step)
     agreement = {}
     if isinstance(task, RelationDistiller):
-        agreement = agreement_with(task.to(config.trainer.device).eval(), splits, teacher, config.trainer.device)
+        agreement = agreement_on(task.to(config.trainer.device), splits, teacher, config.trainer.device)
     features = _neighbours(config, splits, student)
     student.cpu()
     if rank() == 0:
@@ -194,9 +224,16 @@ def pretrain_arm(
 
 
 def distil_student(
-    config: Config, splits: Splits, arm: Arm, teacher: Teacher, student: Any, seed: int, folder: Path, run: Progress,
+    config: Config,
+    splits: Splits,
+    arm: Arm,
+    teacher: Teacher,
+    student: Any,
+    seed: int,
+    folder: Path,
+    run: Progress,
     step: str,
-) -> tuple[FitResult | None, Any]:  # fmt: skip
+) -> tuple[FitResult | None, Any]:
     """Train a student in place by an arm's objective.
 
     Args:
@@ -213,44 +250,31 @@ def distil_student(
     Returns:
         The training, and the module whose loss it minimised; ``None`` for both from scratch.
     """
-    options = config.distil
+    options, device = config.distil, config.trainer.device
     task = make_task(config, splits, arm, teacher, student)
     if task is None:
         return None, None
-    taught = arm.target != "mae"
     set_drop_path(student, options.drop_path if arm.drop_path is None else arm.drop_path)
 
-    batches = _unlabelled(
-        config, splits, options.batch_size, seed, jitter=config.data.jitter if taught else None, views=options.views
-    )
-
-    def for_teacher(images: Tensor) -> Tensor:
-        return renormalized(images, splits, teacher.mean or splits.mean, teacher.std or splits.std)
-
-    cache = None
-    if isinstance(batches, FixedViews) and taught and task.fixed_teacher:
-        device = config.trainer.device
-        task.teacher.to(device)
-        cache = TeacherCache(
-            task.of_teacher, batches.crops,
-            lambda crops: for_teacher(normalize(crops.to(device), splits.mean, splits.std)), limit_mb=options.cache_mb,
-        )  # fmt: skip
-
-    def views(batch: Sequence[Tensor]) -> Any:
-        if not taught:
-            return batch[0]
-        ours, clean = batch[0].unbind(1)
-        return ours, cache.at(batch[2]) if cache is not None else for_teacher(clean)
-
     def watch(module: nn.Module) -> dict[str, float]:
-        device = config.trainer.device
-        found = agreement_with(module, splits, teacher, device) if isinstance(module, RelationDistiller) else {}
+        found = agreement_on(module, splits, teacher, device) if isinstance(module, RelationDistiller) else {}
         return found | (validation_neighbours(config, splits, student) if options.watch_knn else {})
 
-    fitted = _fit_unlabelled(
-        config, task, views, batches, epochs=options.epochs, learning_rate=options.learning_rate,
-        warmup=options.warmup_epochs, folder=folder, run=run, step=step, watch=watch,
-    )  # fmt: skip
+    schedule = Pretraining(options.epochs, options.learning_rate, options.weight_decay, options.warmup_epochs)
+    shared: dict[str, Any] = {
+        "folder": folder,
+        "trainer": config.trainer,
+        "validate": watch,
+        "on_epoch": lambda epoch, row: run.progress(step, epoch, options.epochs, f"loss {row['train/loss']:.4f}"),
+    }
+    if arm.target == "mae":
+        batches = _unlabelled(config, splits, options.batch_size, seed, views=options.views)
+        fitted = pretrain(task, batches, schedule, inputs=lambda batch: batch[0], **shared)
+    else:
+        batches = _unlabelled(config, splits, options.batch_size, seed, jitter=config.data.jitter, views=options.views)
+        fitted = pretrain_from_teacher(
+            task, batches, schedule, splits=splits, teacher=teacher, cache_mb=options.cache_mb, **shared
+        )
     set_drop_path(student, 0.0)
     return fitted, task
 
@@ -274,72 +298,44 @@ def _unlabelled(
     """Batches of the images of pre-training, the labelled ones or others."""
     images = unlabelled_images(config.data.unlabelled) if config.data.unlabelled else None
     return pretraining_batches(
-        splits, batch_size, seed=seed, crop_scale=(config.data.crop_scale, 1.0), flip=config.data.flip, jitter=jitter,
-        images=images, views=views,
-    )  # fmt: skip
-
-
-def _fit_unlabelled(
-    config: Config, task: nn.Module, views: Any, batches: TensorBatches | FileBatches, *, epochs: int,
-    learning_rate: float, warmup: float, folder: Path, run: Progress, step: str, watch: Validation | None = None,
-) -> FitResult:  # fmt: skip
-    def objective(model: nn.Module, batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        losses = model(views(batch))
-        return losses["loss"], {name: value for name, value in losses.items() if name != "loss"}
-
-    groups = parameter_groups(
-        task.named_parameters(), learning_rate=learning_rate, weight_decay=config.distil.weight_decay,
-        decay_tokens=True,
-    )  # fmt: skip
-    optimizer = adamw(groups, (0.9, 0.95), config.trainer)
-    log = EpochLog(folder, optimizer, len(batches) * batches.batch_size)
-
-    def on_epoch(epoch: int, row: dict[str, float]) -> None:
-        log(epoch, row)
-        run.progress(step, epoch, epochs, f"loss {row['train/loss']:.4f}")
-
-    return fit(
-        task,
-        objective,
-        batches,
-        epochs=epochs,
-        optimizer=optimizer,
-        schedule=cosine_schedule(epochs=epochs, steps=len(batches), warmup=min(warmup, epochs / 2)),
-        folder=folder,
-        options=config.trainer,
-        validate=watch,
-        on_epoch=on_epoch,
+        splits,
+        batch_size,
+        seed=seed,
+        crop_scale=(config.data.crop_scale, 1.0),
+        flip=config.data.flip,
+        jitter=jitter,
+        images=images,
+        views=views,
     )
 
 
 def _autoencoder(config: Config, network: Any, mask_ratio: float) -> MaskedAutoencoder:
     options = config.teacher
     return MaskedAutoencoder(
-        network, mask_ratio=mask_ratio, decoder_width=options.decoder_width, decoder_depth=options.decoder_depth,
-        decoder_heads=options.decoder_heads, normalize=options.normalize_pixels,
-    )  # fmt: skip
+        network,
+        mask_ratio=mask_ratio,
+        decoder_width=options.decoder_width,
+        decoder_depth=options.decoder_depth,
+        decoder_heads=options.decoder_heads,
+        normalize=options.normalize_pixels,
+    )
 
 
 def _decoder(config: Config, network: Any) -> MAEDecoder:
     options = config.teacher
     return MAEDecoder(
-        network, width=options.decoder_width, depth=options.decoder_depth, heads=options.decoder_heads,
+        network,
+        width=options.decoder_width,
+        depth=options.decoder_depth,
+        heads=options.decoder_heads,
         normalize=options.normalize_pixels,
-    )  # fmt: skip
+    )
 
 
 def _layer_of(task: Any) -> int | None:
     if isinstance(task, RelationDistiller):
         return task.layers[0][1]
     return task.teacher_layer if isinstance(task, FeatureDistiller) else None
-
-
-def agreement_with(
-    task: RelationDistiller, splits: Splits, teacher: Teacher, device: torch.device, images: int = 64
-) -> dict[str, float]:
-    """Agreement of the relations on the first validation images, on the device where both networks are."""
-    ours = next(iter(splits.validation_batches(images)))[0].to(device)
-    return task.agreement((ours, renormalized(ours, splits, teacher.mean or splits.mean, teacher.std or splits.std)))
 
 
 def _neighbours(config: Config, splits: Splits, network: Any, block: int = -2) -> dict[str, float]:
@@ -374,4 +370,5 @@ def labelled(config: Config, splits: Splits) -> Splits:
 
 def save_weights(module: nn.Module, path: Path) -> None:
     """A state dict as safetensors."""
-    save_file({name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}, path)
+    with atomic_path(path) as temporary:
+        save_file({name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}, temporary)

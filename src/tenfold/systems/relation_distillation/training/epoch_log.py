@@ -8,7 +8,9 @@ from typing import Protocol
 import torch
 from torch.optim import Optimizer
 
-from tenfold.run import peak_process_memory_mb, write_atomically
+from tenfold.errors import UserError
+from tenfold.files import write_atomically
+from tenfold.run import peak_process_memory_mb
 
 LOG = "epochs.jsonl"
 
@@ -46,6 +48,9 @@ class EpochLog:
             **({} if self.images is None else {"images_per_second": round(self.images / seconds, 1)}),
             "peak_memory_mb": round(memory, 1),
         }
-        earlier = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        kept = [text for text in earlier if json.loads(text)["epoch"] < epoch]
+        earlier = self.path.read_text(encoding="utf-8", errors="replace").splitlines() if self.path.exists() else []
+        try:
+            kept = [text for text in earlier if json.loads(text)["epoch"] < epoch]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self.path} is damaged; remove it and resume: only the log so far is lost") from error
         write_atomically(self.path, "\n".join([*kept, json.dumps(line)]) + "\n")

@@ -1,6 +1,7 @@
 """Fine-tuning of a classifier by the published recipe, switchable part by part."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,69 +13,81 @@ from tenfold.data import (
     FileBatches,
     TensorBatches,
 )
+from tenfold.options import TrainerOptions
 from tenfold.systems.relation_distillation.training.epoch_log import EpochLog
-from tenfold.systems.relation_distillation.training.optimizers import adamw, cosine_schedule, parameter_groups
+from tenfold.systems.relation_distillation.training.optimizers import adamw, layered_groups
 from tenfold.systems.relation_distillation.vit.vision_transformer import set_drop_path
-from tenfold.training import FitResult, TrainerOptions, fit
+from tenfold.training import FitResult, fit, learning_rate_factor
 
 
-def finetune(
-    model: Any,
-    batches: TensorBatches | FileBatches,
-    *,
-    epochs: int,
-    learning_rate: float,
-    folder: str | Path,
-    weight_decay: float = 0.05,
-    layer_decay: float = 0.65,
-    warmup_epochs: float = 5.0,
-    lowest: float = 1e-6,
-    drop_path: float = 0.0,
-    mixup: float = 0.0,
-    cutmix: float = 0.0,
-    smoothing: float = 0.0,
-    erase: float = 0.0,
-    trainer: TrainerOptions | None = None,
-    on_epoch: Callable[[int, dict[str, float]], None] | None = None,
-) -> FitResult:
-    """Train a classifier in place: AdamW (0.9, 0.999), layer-wise decay, cosine, no clipping.
+@dataclass(frozen=True)
+class Finetuning:
+    """How a classifier is fine-tuned: AdamW (0.9, 0.999), layer-wise decay, warm-up from 0, cosine, no clipping.
 
-    Args:
-        model: classifier of `vision_transformer`.
-        batches: ``(images, labels)``.
-        epochs: passes over them.
+    Attributes:
+        epochs: passes over the batches.
         learning_rate: of the head.
-        folder: where checkpoints go; a training resumes from there.
         weight_decay: of matrices.
         layer_decay: factor of the learning rate from one layer to the one below.
-        warmup_epochs: epochs of linear warm-up.
+        warmup_epochs: epochs of linear warm-up; at most half of the epochs.
         lowest: learning rate at the end.
         drop_path: of the last block, rising linearly from 0.
         mixup: alpha of mixup; 0 for none.
         cutmix: alpha of CutMix; 0 for none. With both, a batch gets one or the other.
         smoothing: of the labels.
         erase: probability that a random rectangle of an image is replaced by noise.
+    """
+
+    epochs: int
+    learning_rate: float
+    weight_decay: float = 0.05
+    layer_decay: float = 0.65
+    warmup_epochs: float = 5.0
+    lowest: float = 1e-6
+    drop_path: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    smoothing: float = 0.0
+    erase: float = 0.0
+
+
+def finetune(
+    model: Any,
+    batches: TensorBatches | FileBatches,
+    recipe: Finetuning,
+    *,
+    folder: str | Path,
+    trainer: TrainerOptions | None = None,
+    on_epoch: Callable[[int, dict[str, float]], None] | None = None,
+) -> FitResult:
+    """Train a classifier in place.
+
+    Args:
+        model: classifier of `vision_transformer`, or a timm vision transformer with classes.
+        batches: ``(images, labels)``.
+        recipe: how long and how.
+        folder: where checkpoints go; a training resumes from there.
         trainer: where it runs.
         on_epoch: called after every epoch.
     """
-    set_drop_path(model, drop_path, "linear")
+    set_drop_path(model, recipe.drop_path, "linear")
     model.train()
-    model.pos_embed.requires_grad_(True)
-    groups = parameter_groups(
-        model.named_parameters(), learning_rate=learning_rate, weight_decay=weight_decay, layer_decay=layer_decay,
-        depth=len(model.blocks),
-    )  # fmt: skip
-    mix = _mixing(mixup, cutmix, model.num_classes)
+    if isinstance(getattr(model, "pos_embed", None), nn.Parameter):
+        model.pos_embed.requires_grad_(True)
+    groups = layered_groups(
+        model, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay
+    )
+    mix = _mixing(recipe.mixup, recipe.cutmix, model.num_classes)
 
     def objective(model: nn.Module, batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         images, labels = batch
-        if erase:
-            images = random_erase(images, erase)
+        if recipe.erase:
+            images = random_erase(images, recipe.erase)
         if mix is not None:
             images, labels = mix(images, labels)
-        return F.cross_entropy(model(images), labels, label_smoothing=smoothing), {}
+        return F.cross_entropy(model(images), labels, label_smoothing=recipe.smoothing), {}
 
-    optimizer = adamw(groups, (0.9, 0.999), trainer)
+    optimizer = adamw(groups, recipe.learning_rate, (0.9, 0.999), trainer)
     log = EpochLog(folder, optimizer, len(batches) * batches.batch_size)
 
     def logged(epoch: int, row: dict[str, float]) -> None:
@@ -82,15 +95,22 @@ def finetune(
         if on_epoch is not None:
             on_epoch(epoch, row)
 
+    steps = len(batches)
+    factor = learning_rate_factor(
+        "cosine",
+        total_steps=recipe.epochs * steps,
+        steps_per_epoch=steps,
+        warmup_from=0.0,
+        warmup_epochs=min(recipe.warmup_epochs, recipe.epochs / 2),
+        lowest=recipe.lowest / recipe.learning_rate,
+    )
     return fit(
         model,
         objective,
         batches,
-        epochs=epochs,
+        epochs=recipe.epochs,
         optimizer=optimizer,
-        schedule=cosine_schedule(
-            epochs=epochs, steps=len(batches), warmup=min(warmup_epochs, epochs / 2), lowest=lowest / learning_rate
-        ),
+        schedule=factor,
         folder=folder,
         options=trainer,
         on_epoch=logged,

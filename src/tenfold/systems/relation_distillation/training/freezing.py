@@ -1,9 +1,43 @@
-"""What a distillation leaves alone: the teacher, and the parts of the student that its loss does not reach."""
+"""What a distillation changes in the networks that it is given, and gives back: frozen parts, modes, head counts."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from tenfold.systems.relation_distillation.attention.heads import heads_per_block, set_heads_per_block
+from tenfold.systems.relation_distillation.attention.layers import bare
+
+
+class Lent:
+    """The state of a network before a distillation: which parameters learn, modes, device, heads of each layer.
+
+    Args:
+        network: the network.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self.learns = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
+        self.training = {name: module.training for name, module in network.named_modules()}
+        self.heads = heads_per_block(bare(network))
+        first = next(network.parameters(), None)
+        self.device = None if first is None else first.device
+
+    def give_back(self, *, keep_heads: bool = False) -> None:
+        """Put the network back into that state; its weights stay.
+
+        Args:
+            keep_heads: leave the layers with the head counts that they have now.
+        """
+        if self.device is not None:
+            self.network.to(self.device)
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad_(self.learns.get(name, True))
+        for name, module in self.network.named_modules():
+            module.training = self.training.get(name, module.training)
+        if not keep_heads and heads_per_block(bare(self.network)) != self.heads:
+            set_heads_per_block(bare(self.network), self.heads)
 
 
 def freeze_unreached(student: nn.Module, loss: Tensor) -> list[str]:

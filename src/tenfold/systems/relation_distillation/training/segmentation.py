@@ -1,6 +1,7 @@
 """Fine-tuning of a segmentation network on ADE20K, as published."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,73 +9,104 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tenfold.data import FileBatches
+from tenfold.options import TrainerOptions
+from tenfold.settings import Count, NonNegativeFloat, PositiveFloat, PositiveInt, PositiveShare, ProperShare
 from tenfold.systems.relation_distillation.data.ade20k import (
     IGNORED,
     SegmentationFiles,
     TrainingCrop,
 )
-from tenfold.systems.relation_distillation.training.optimizers import adamw, layer_number
+from tenfold.systems.relation_distillation.training.optimizers import adamw, layered_groups, plain_groups
 from tenfold.systems.relation_distillation.vit.segmentation_network import SegmentationNetwork
 from tenfold.systems.relation_distillation.vit.vision_transformer import (
     set_drop_path,
 )
-from tenfold.training import FitResult, TrainerOptions, fit
+from tenfold.training import FitResult, fit, learning_rate_factor
 
 
 def segmentation_groups(
     model: SegmentationNetwork, learning_rate: float, weight_decay: float, layer_decay: float
-) -> Any:
-    """Optimizer groups: the backbone's layers by their depth, neck and heads at the full rate."""
-    depth = len(model.backbone.blocks)
-    groups: dict[tuple[float, float], dict[str, Any]] = {}
-    for name, parameter in model.named_parameters():
-        inner = name.removeprefix("backbone.")
-        layer = layer_number(inner, depth) if inner != name else depth + 1
-        plain = parameter.ndim <= 1 or inner in ("pos_embed", "cls_token", "reg_token") or "relative_position" in name
-        key = (layer_decay ** (depth + 1 - layer), 0.0 if plain else weight_decay)
-        group = groups.setdefault(
-            key, {"params": [], "names": [], "lr": learning_rate * key[0], "weight_decay": key[1]}
-        )
-        group["params"].append(parameter)
-        group["names"].append(name)
-    return list(groups.values())
+) -> list[dict[str, Any]]:
+    """Optimizer groups: the backbone's layers by their depth, neck and heads, one layer above, at the full rate."""
+    backbone = layered_groups(
+        model.backbone, learning_rate=layer_decay * learning_rate, weight_decay=weight_decay, layer_decay=layer_decay
+    )
+    above = [module for name, module in model.named_children() if name != "backbone"]
+    heads = plain_groups(nn.ModuleList(above), weight_decay=weight_decay)
+    return [*backbone, *({**group, "lr": learning_rate} for group in heads)]
 
 
-def train_segmentation(
-    model: SegmentationNetwork, files: SegmentationFiles, *, folder: str | Path, mean: Sequence[float],
-    std: Sequence[float], iterations: int = 160_000, batch_size: int = 16, learning_rate: float = 1e-4,
-    weight_decay: float = 0.05, layer_decay: float = 0.75, drop_path: float = 0.1, warmup: int = 1500, seed: int = 0,
-    workers: int = 0, trainer: TrainerOptions | None = None,
-) -> FitResult:  # fmt: skip
-    """Fine-tune in place: cross-entropy, 0.4 of the auxiliary head's, AdamW with layer-wise decay, linear decay to 0.
+@dataclass(frozen=True)
+class SegmentationTraining:
+    """How a segmentation network is fine-tuned (UPerNet on ADE20K, as published).
 
-    Args:
-        model: the network.
-        files: training pairs.
-        folder: where checkpoints go; a training resumes from there.
-        mean: per channel.
-        std: per channel.
+    Attributes:
         iterations: optimizer steps, rounded up to whole epochs.
         batch_size: images of a step, over all processes.
         learning_rate: of neck and heads.
         weight_decay: of matrices.
         layer_decay: factor of the learning rate from one layer to the one below; 0.8 for TinyMIM*.
         drop_path: of the last block, rising linearly.
-        warmup: steps of linear warm-up from a millionth.
+        warmup: steps of linear warm-up from a millionth; at most half of all.
+    """
+
+    iterations: PositiveInt = 160_000
+    batch_size: PositiveInt = 16
+    learning_rate: PositiveFloat = 1e-4
+    weight_decay: NonNegativeFloat = 0.05
+    layer_decay: PositiveShare = 0.75
+    drop_path: ProperShare = 0.1
+    warmup: Count = 1500
+
+
+def train_segmentation(
+    model: SegmentationNetwork,
+    files: SegmentationFiles,
+    recipe: SegmentationTraining,
+    *,
+    folder: str | Path,
+    mean: Sequence[float],
+    std: Sequence[float],
+    seed: int = 0,
+    workers: int = 0,
+    trainer: TrainerOptions | None = None,
+    on_epoch: Callable[[int, dict[str, float]], None] | None = None,
+) -> FitResult:
+    """Fine-tune in place: cross-entropy, 0.4 of the auxiliary head's, AdamW with layer-wise decay, linear decay to 0.
+
+    Args:
+        model: the network.
+        files: training pairs.
+        recipe: how long and how.
+        folder: where checkpoints go; a training resumes from there.
+        mean: per channel.
+        std: per channel.
         seed: of order and crops.
         workers: processes that read images.
         trainer: where it runs.
+        on_epoch: called after every epoch.
     """
-    set_drop_path(model.backbone, drop_path, "linear")
+    set_drop_path(model.backbone, recipe.drop_path, "linear")
     model.train()
     batches = FileBatches(
-        files, batch_size, seed=seed, transform=TrainingCrop(model.crop, mean),  # type: ignore[arg-type]
+        files,  # type: ignore[arg-type]
+        recipe.batch_size,
+        seed=seed,
+        transform=TrainingCrop(model.crop, mean),
         # Labels travel as a fourth channel: this normalizes them to themselves.
-        mean=(*mean, 0.0), std=(*std, 1 / 255), workers=workers,
-    )  # fmt: skip
-    epochs = -(-iterations // len(batches))
-    total = epochs * len(batches)
-    warmup = min(warmup, total // 2)
+        mean=(*mean, 0.0),
+        std=(*std, 1 / 255),
+        workers=workers,
+    )
+    steps = len(batches)
+    epochs = -(-recipe.iterations // steps)
+    factor = learning_rate_factor(
+        "linear",
+        total_steps=epochs * steps,
+        steps_per_epoch=1,
+        warmup_from=1e-6,
+        warmup_epochs=min(recipe.warmup, epochs * steps // 2),
+    )
 
     def objective(model: nn.Module, batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         images, labels = batch[0][:, :3], batch[0][:, 3].round().long()
@@ -82,15 +114,19 @@ def train_segmentation(
         losses = [_cross_entropy(x, labels) for x in (logits, auxiliary)]
         return losses[0] + 0.4 * losses[1], {"decoder": losses[0], "auxiliary": losses[1]}
 
-    def schedule(step: int) -> float:
-        decay = 1 - step / total
-        return decay if step >= warmup else decay * (1e-6 + (1 - 1e-6) * step / warmup)
-
-    groups = segmentation_groups(model, learning_rate, weight_decay, layer_decay)
+    groups = segmentation_groups(model, recipe.learning_rate, recipe.weight_decay, recipe.layer_decay)
+    optimizer = adamw(groups, recipe.learning_rate, (0.9, 0.999), trainer)
     return fit(
-        model, objective, batches, epochs=epochs, optimizer=adamw(groups, (0.9, 0.999), trainer), schedule=schedule,
-        folder=folder, options=trainer,
-    )  # fmt: skip
+        model,
+        objective,
+        batches,
+        epochs=epochs,
+        optimizer=optimizer,
+        schedule=factor,
+        folder=folder,
+        options=trainer,
+        on_epoch=on_epoch,
+    )
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,15 +1,47 @@
-"""Teachers and students by name and weights: the sizes of the settings, timm's networks, transformers' folders."""
+"""Vision transformers by name and sizes: those of the settings, and timm's."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tenfold.errors import UserError, require
-from tenfold.export import load_manifest, load_weights
+from tenfold.model_folder import Manifest, load_manifest, load_weights, refuse_code
 from tenfold.systems.relation_distillation.attention.heads import set_heads_per_block
+from tenfold.systems.relation_distillation.vit.preprocessing import preprocessing_of
 from tenfold.systems.relation_distillation.vit.vision_transformer import freeze_positions, vision_transformer
+
+SYSTEM = "relation-distillation"
+
+TIMM_ARGUMENTS = frozenset(
+    {
+        "attn_drop_rate",
+        "class_token",
+        "depth",
+        "drop_path_rate",
+        "drop_rate",
+        "dynamic_img_size",
+        "embed_dim",
+        "init_values",
+        "mlp_ratio",
+        "no_embed_class",
+        "num_heads",
+        "patch_size",
+        "pos_drop_rate",
+        "proj_drop_rate",
+        "qk_norm",
+        "qkv_bias",
+        "reg_tokens",
+        "use_abs_pos_emb",
+        "use_rel_pos_bias",
+        "use_rot_pos_emb",
+    }
+)
+"""Arguments of timm's networks that settings and files may name: sizes and switches, no file and no class."""
+
+_SIZES = {"image_size": 16384, "channels": 64, "num_classes": 10**7, "patch": 4096, "width": 65536, "depth": 1024}
+"""The sizes that a model folder may name, and the largest that is taken from one."""
 
 
 def build_vit(
@@ -22,6 +54,7 @@ def build_vit(
     width: int = 192,
     depth: int = 12,
     heads: int | Sequence[int] = 3,
+    arguments: Mapping[str, Any] | None = None,
 ) -> Any:
     """A vision transformer to be pre-trained (no classes) or fine-tuned.
 
@@ -34,29 +67,50 @@ def build_vit(
         width: of ``vit``.
         depth: of ``vit``.
         heads: of all blocks or one number per block; of ``timm/NAME`` only where one per block.
+        arguments: further ones of ``timm/NAME``, out of `TIMM_ARGUMENTS`.
 
     Raises:
-        UserError: an unknown name, or sizes that do not fit.
+        UserError: an unknown name, or sizes or arguments that do not fit.
     """
     if name == "vit":
+        if arguments:
+            raise UserError("only timm/NAME takes further arguments; the sizes of vit have settings of their own")
         return vision_transformer(
-            image_size=image_size, patch=patch, width=width, depth=depth, heads=heads, channels=channels,
+            image_size=image_size,
+            patch=patch,
+            width=width,
+            depth=depth,
+            heads=heads,
+            channels=channels,
             num_classes=num_classes,
-        )  # fmt: skip
+        )
     library, _, architecture = name.partition("/")
     if library != "timm" or not architecture:
         raise UserError(f"there is no network {name!r}; there are: vit, timm/NAME")
+    options = {"img_size": image_size, "in_chans": channels, "num_classes": num_classes, **_plain(arguments or {})}
     timm = require("timm", "timm")
-    options = {"img_size": image_size, "in_chans": channels, "num_classes": num_classes}
+    if not timm.is_model(architecture):  # its own addresses of files and hubs among them
+        near = ", ".join(timm.list_models(f"*{architecture.partition('_')[0]}*")[:3]) or "vit_tiny_patch16_224"
+        raise UserError(f"timm has no network {architecture!r}; it has such as {near}")
     try:
-        model = timm.create_model(architecture, global_pool="avg" if num_classes else "", **options)
+        model = timm.create_model(architecture, pretrained=False, global_pool="avg" if num_classes else "", **options)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        raise UserError(f"timm cannot build {architecture!r} for images of {image_size} pixels: {error}") from error
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"timm cannot build {architecture!r} for images of {image_size} pixels: {said}") from error
     if not hasattr(model, "blocks") or not hasattr(model, "num_prefix_tokens"):
         raise UserError(f"timm's {architecture!r} is no vision transformer; choose a vit_..., deit3_... or eva02_...")
     if not isinstance(heads, int):
         set_heads_per_block(model, list(heads))
     return model
+
+
+def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    for name, value in arguments.items():
+        if name not in TIMM_ARGUMENTS:
+            raise UserError(f"the argument {name!r} is not taken; there are: {', '.join(sorted(TIMM_ARGUMENTS))}")
+        if not isinstance(value, bool | int | float):
+            raise UserError(f"the argument {name!r} is a number or true or false; got {value!r}")
+    return dict(arguments)
 
 
 def pretraining_student(name: str, **sizes: Any) -> Any:
@@ -67,16 +121,59 @@ def pretraining_student(name: str, **sizes: Any) -> Any:
     return model
 
 
+def network_of(manifest: Manifest) -> Any:
+    """The network that a manifest describes, with weights of its own.
+
+    Raises:
+        UserError: the manifest is of another system, or names what no network here has.
+    """
+    if manifest.system != SYSTEM:
+        raise UserError(f"the model is of {manifest.system!r}, not of {SYSTEM}")
+    sizes = dict(manifest.arguments)
+    heads, further = sizes.pop("heads", 3), sizes.pop("arguments", {})
+    for name, value in sizes.items():
+        if name not in _SIZES or type(value) is not int or not 0 <= value <= _SIZES[name]:
+            raise UserError(f"the model's manifest names {name} = {value!r}, which no vision transformer here has")
+    counts = heads if isinstance(heads, list) else [heads]
+    if not all(type(count) is int and count > 0 for count in counts) or not isinstance(further, dict):
+        raise UserError("the model's manifest names heads or arguments that no vision transformer here has")
+    missing = {"image_size", "channels"} - set(sizes)
+    if missing:
+        raise UserError(f"the model's manifest lacks {sorted(missing)[0]}")
+    return build_vit(manifest.builder, **sizes, heads=heads, arguments=further)
+
+
+def load(folder: str | Path, *, factory: str | None = None) -> Any:
+    """The served network of a run or model folder, in eval mode: maps normalized images to logits, or to tokens.
+
+    Args:
+        folder: of a run, of a verb's training, or of a model; ``RUN/pretrained`` is the student before fine-tuning.
+        factory: code of the user's own that may run; models of this system have none.
+
+    Returns:
+        The network; ``preprocessing`` on it says what its images go through, ``classes`` what its logits mean (empty
+        for a pre-trained one).
+
+    Raises:
+        UserError: the folder holds no such model, or its files are damaged.
+    """
+    manifest = load_manifest(folder, SYSTEM)
+    refuse_code(manifest, factory)
+    model = load_model_folder(folder)
+    model.preprocessing, model.classes = preprocessing_of(manifest), tuple(manifest.extra.get("classes") or ())
+    return model
+
+
 def load_model_folder(folder: str | Path) -> Any:
     """The network of a model folder of this system, in eval mode.
 
     Raises:
         UserError: the folder holds no such network, or its weights are damaged or do not fit.
     """
-    manifest = load_manifest(folder)
-    if manifest.system != "relation-distillation":
-        raise UserError(f"{folder} holds a model of {manifest.system!r}, not of relation-distillation")
-    model = build_vit(manifest.builder, **manifest.arguments)
+    try:
+        model = network_of(load_manifest(folder))
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from error
     load_weights(model, folder)
     return model.eval()
 

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from tenfold.checkpoints import load_strictly, read_checkpoint, read_torch_file
 from tenfold.errors import UserError
-from tenfold.export import load_strictly, read_checkpoint, read_torch_file
 from tenfold.systems.relation_distillation.vit.masked_autoencoder import MAEDecoder
 from tenfold.systems.relation_distillation.vit.tinymim_star import TinyMIMStar
 from tenfold.systems.relation_distillation.vit.vision_transformer import resize_positions, vision_transformer
@@ -49,14 +49,19 @@ class OfficialFile:
     def architecture(self) -> dict[str, int]:
         """``image_size``, ``patch``, ``width``, ``depth``, ``channels``, ``num_classes``, ``prefix_tokens``."""
         width, channels, patch, _ = self.encoder["patch_embed.proj.weight"].shape
-        depth = 1 + max(int(found[1]) for name in self.encoder if (found := re.match(r"blocks\.(\d+)\.", name)))
+        depth = len({found[1] for name in self.encoder if (found := re.match(r"blocks\.(\d+)\.", name))})
         prefix = 2 if "dist_token" in self.encoder else 1
         side = round((self.encoder["pos_embed"].shape[1] - prefix) ** 0.5)
         head = self.encoder.get("head.weight")
         return {
-            "image_size": side * patch, "patch": patch, "width": width, "depth": depth, "channels": channels,
-            "num_classes": 0 if head is None else len(head), "prefix_tokens": prefix,
-        }  # fmt: skip
+            "image_size": side * patch,
+            "patch": patch,
+            "width": width,
+            "depth": depth,
+            "channels": channels,
+            "num_classes": 0 if head is None else len(head),
+            "prefix_tokens": prefix,
+        }
 
     def heads(self, given: Sequence[int] | None = None) -> list[int]:
         """Heads of each block: those given, one for all or one per block, else the published ones.
@@ -71,7 +76,10 @@ class OfficialFile:
                 raise UserError(f"the checkpoint has {depth} blocks; got heads for {len(heads)}")
             return heads
         if width not in _HEADS[self.kind]:
-            raise UserError(f"no {self.kind} network of width {width} was published: name its heads")
+            raise UserError(
+                f"no {self.kind} network of width {width} was published, and a file does not tell its heads: name its "
+                "heads (--teacher_heads of distil, --heads of import), or give it as the weights of timm/NAME"
+            )
         most, last = _HEADS[self.kind][width]
         return [most] * (depth - 1) + [last]
 
@@ -105,6 +113,9 @@ def read_official(path: str | Path, kind: Kind | None = None) -> OfficialFile:
             raise UserError(f"{path} is no checkpoint of MAE, TinyMIM or a timm vision transformer: it lacks {name!r}")
     if state["patch_embed.proj.weight"].ndim != 4 or state["pos_embed"].ndim != 3:
         raise UserError(f"{path} is of another architecture: its patch embedding or positions have another shape")
+    blocks = {int(found[1]) for name in state if (found := re.match(r"blocks\.(\d{1,6})\.", name))}
+    if blocks != set(range(len(blocks))):  # before anything of that depth is built
+        raise UserError(f"{path} is damaged: its blocks are not numbered from 0 without a gap")
     decoder = {name: value for name, value in state.items() if name.startswith(_DECODER)}
     encoder = {name: value for name, value in state.items() if name not in decoder}
     return OfficialFile(encoder, decoder, kind or _kind_of(encoder, path, settings))
@@ -162,7 +173,7 @@ def load_decoder(path: str | Path, encoder: Any, heads: int = 16) -> MAEDecoder:
     state = read_official(path).decoder
     if "decoder_embed.weight" not in state:
         raise UserError(f"{path} holds no decoder; the files mae_visualize_... do")
-    depth = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("decoder_blocks."))
+    depth = len({name.split(".")[1] for name in state if name.startswith("decoder_blocks.")})
     decoder = MAEDecoder(encoder, width=len(state["decoder_embed.weight"]), depth=depth, heads=heads)
     load_strictly(decoder, state, path)
     return decoder.eval()

@@ -32,23 +32,39 @@ class SegmentationNetwork(nn.Module):
     """
 
     def __init__(
-        self, backbone: Any, *, classes: int = CLASSES, crop: int = 512, channels: int = 768,
-        auxiliary_channels: int = 256, layer_scale: float = 1.0,
-    ) -> None:  # fmt: skip
+        self,
+        backbone: Any,
+        *,
+        classes: int = CLASSES,
+        crop: int = 512,
+        channels: int = 768,
+        auxiliary_channels: int = 256,
+        layer_scale: float = 1.0,
+    ) -> None:
         super().__init__()
         upernet = require("transformers.models.upernet.modeling_upernet", "transformers")
         settings = require("transformers", "transformers").UperNetConfig(
-            pool_scales=[1, 2, 3, 6], hidden_size=channels, auxiliary_channels=auxiliary_channels,
-            auxiliary_num_convs=1, auxiliary_in_channels=None, auxiliary_concat_input=False, num_labels=classes,
-        )  # fmt: skip
+            pool_scales=[1, 2, 3, 6],
+            hidden_size=channels,
+            auxiliary_channels=auxiliary_channels,
+            auxiliary_num_convs=1,
+            auxiliary_in_channels=None,
+            auxiliary_concat_input=False,
+            num_labels=classes,
+        )
         width, patch = backbone.embed_dim, backbone.patch_embed.patch_size[0]
         if crop % patch:
             raise UserError(f"the crop of {crop} pixels is not a multiple of the patch of {patch}")
         self.classes, self.crop = classes, crop
         self.backbone = vision_transformer(
-            image_size=crop, patch=patch, width=width, depth=len(backbone.blocks), heads=heads_per_block(backbone),
-            channels=backbone.patch_embed.proj.in_channels, prefix_tokens=backbone.num_prefix_tokens,
-        )  # fmt: skip
+            image_size=crop,
+            patch=patch,
+            width=width,
+            depth=len(backbone.blocks),
+            heads=heads_per_block(backbone),
+            channels=backbone.patch_embed.proj.in_channels,
+            prefix_tokens=backbone.num_prefix_tokens,
+        )
         load_backbone(self.backbone, backbone.state_dict())
         _add_relative_positions(self.backbone, layer_scale)
         self.backbone.norm = nn.Identity()
@@ -58,14 +74,16 @@ class SegmentationNetwork(nn.Module):
         self.neck = nn.ModuleList(
             [
                 nn.Sequential(
-                    nn.ConvTranspose2d(width, width, 2, 2), nn.BatchNorm2d(width), nn.GELU(),
+                    nn.ConvTranspose2d(width, width, 2, 2),
+                    nn.BatchNorm2d(width),
+                    nn.GELU(),
                     nn.ConvTranspose2d(width, width, 2, 2),
                 ),
                 nn.ConvTranspose2d(width, width, 2, 2),
                 nn.Identity(),
                 nn.MaxPool2d(2, 2),
             ]
-        )  # fmt: skip
+        )
         self.decoder = upernet.UperNetHead(settings, [width] * 4)
         self.decoder.classifier = nn.Sequential(nn.Dropout2d(0.1), self.decoder.classifier)
         self.auxiliary = upernet.UperNetFCNHead(settings, [width] * 4)

@@ -27,14 +27,27 @@ class TinyMIMStar(nn.Module):
     """
 
     def __init__(
-        self, *, image_size: int, patch: int, width: int, depth: int, heads: int = 12, channels: int = 3,
-        num_classes: int = 1000, bottleneck: int = 1280,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        image_size: int,
+        patch: int,
+        width: int,
+        depth: int,
+        heads: int = 12,
+        channels: int = 3,
+        num_classes: int = 1000,
+        bottleneck: int = 1280,
+    ) -> None:
         super().__init__()
         base = vision_transformer(
-            image_size=image_size, patch=patch, width=width, depth=depth, heads=heads, channels=channels,
+            image_size=image_size,
+            patch=patch,
+            width=width,
+            depth=depth,
+            heads=heads,
+            channels=channels,
             prefix_tokens=2,
-        )  # fmt: skip
+        )
         self.cls_token, self.dist_token = base.cls_token, base.reg_token
         self.pos_embed, self.patch_embed, self.blocks = base.pos_embed, base.patch_embed, base.blocks
         self.embed_dim, self.num_prefix_tokens, self.num_classes = width, 2, num_classes

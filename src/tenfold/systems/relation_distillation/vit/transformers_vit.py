@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tenfold.checkpoints import load_strictly
 from tenfold.errors import UserError, require
-from tenfold.export import load_strictly
 from tenfold.systems.relation_distillation.attention.heads import heads_per_block
 from tenfold.systems.relation_distillation.vit.vision_transformer import vision_transformer
 
@@ -33,11 +33,17 @@ def to_transformers(model: Any) -> Any:
         raise UserError("only a pre-training ViT with a class token alone has an equal among transformers' models")
     projection = model.patch_embed.proj
     config = transformers.ViTConfig(
-        hidden_size=model.embed_dim, num_hidden_layers=len(model.blocks), num_attention_heads=heads.pop(),
-        intermediate_size=model.blocks[0].mlp.fc1.out_features, image_size=model.patch_embed.img_size[0],
-        patch_size=projection.kernel_size[0], num_channels=projection.in_channels, layer_norm_eps=1e-6,
-        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-    )  # fmt: skip
+        hidden_size=model.embed_dim,
+        num_hidden_layers=len(model.blocks),
+        num_attention_heads=heads.pop(),
+        intermediate_size=model.blocks[0].mlp.fc1.out_features,
+        image_size=model.patch_embed.img_size[0],
+        patch_size=projection.kernel_size[0],
+        num_channels=projection.in_channels,
+        layer_norm_eps=1e-6,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
     other = transformers.ViTModel(config, add_pooling_layer=False).eval()
     other.load_state_dict(_to_their_names(model.state_dict(), len(model.blocks)))
     return other
@@ -58,10 +64,14 @@ def from_transformers(other: Any) -> Any:
     if not config.qkv_bias:
         raise UserError("projections without bias have no equal among the official networks")
     model = vision_transformer(
-        image_size=config.image_size, patch=config.patch_size, width=config.hidden_size,
-        depth=config.num_hidden_layers, heads=config.num_attention_heads, channels=config.num_channels,
+        image_size=config.image_size,
+        patch=config.patch_size,
+        width=config.hidden_size,
+        depth=config.num_hidden_layers,
+        heads=config.num_attention_heads,
+        channels=config.num_channels,
         mlp_ratio=config.intermediate_size / config.hidden_size,
-    )  # fmt: skip
+    )
     for norm in (module for module in model.modules() if isinstance(module, nn.LayerNorm)):
         norm.eps = config.layer_norm_eps
     load_strictly(model, _to_our_names(other.state_dict(), config.num_hidden_layers), type(other).__name__)
@@ -79,9 +89,12 @@ _OUTSIDE = {
 
 
 _INSIDE = {
-    "norm1": "layernorm_before", "norm2": "layernorm_after", "attn.proj": "attention.o_proj", "mlp.fc1": "mlp.fc1",
+    "norm1": "layernorm_before",
+    "norm2": "layernorm_after",
+    "attn.proj": "attention.o_proj",
+    "mlp.fc1": "mlp.fc1",
     "mlp.fc2": "mlp.fc2",
-}  # fmt: skip
+}
 
 
 def _to_their_names(state: Mapping[str, Tensor], depth: int) -> dict[str, Tensor]:

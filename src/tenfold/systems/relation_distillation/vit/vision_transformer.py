@@ -185,10 +185,15 @@ def load_backbone(model: Any, state: Mapping[str, Tensor]) -> list[str]:
 
 
 def resize_positions(positions: Tensor, grid: tuple[int, int], prefix: int) -> Tensor:
-    """Positions ``(1, prefix + patches, width)`` of a square grid, resized bicubically to another grid."""
+    """Positions ``(1, prefix + patches, width)`` of a square grid, resized bicubically to another grid.
+
+    Without antialiasing, as MAE and TinyMIM resize theirs.
+    """
     from timm.layers import resample_abs_pos_embed
 
     side = math.isqrt(positions.shape[1] - prefix)
     if side * side != positions.shape[1] - prefix:
         raise UserError(f"{positions.shape[1]} positions are no square grid after {prefix} prefix tokens")
-    return resample_abs_pos_embed(positions, list(grid), old_size=[side, side], num_prefix_tokens=prefix)
+    return resample_abs_pos_embed(
+        positions, list(grid), old_size=[side, side], num_prefix_tokens=prefix, antialias=False
+    )

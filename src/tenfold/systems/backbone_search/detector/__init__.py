@@ -1,0 +1,1 @@
+"""YOLOX-Lite: backbones, neck, head, label assignment, losses, post-processing."""

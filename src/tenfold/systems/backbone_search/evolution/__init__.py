@@ -1,0 +1,1 @@
+"""Multi-objective evolution on Optuna: ranking, sampler, storages, workers, archive."""

@@ -1,0 +1,119 @@
+"""The run's problem: seed network, space, search; what workers on other machines build again from the run folder."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from tenfold.errors import UserError
+from tenfold.options import TrainerOptions
+from tenfold.systems.backbone_search.data.letterbox import LetterboxedImages
+from tenfold.systems.backbone_search.data.splits import DetectionSplits, load_detection
+from tenfold.systems.backbone_search.detector.darknet import DarknetPlan
+from tenfold.systems.backbone_search.detector.official import load_official
+from tenfold.systems.backbone_search.detector.yolox_lite import DetectorPlan, YOLOXLite, yolox
+from tenfold.systems.backbone_search.evolution.candidates import EvolutionOptions, SearchTask
+from tenfold.systems.backbone_search.experiment.settings import Config
+from tenfold.systems.backbone_search.mapping.map_weights import map_weights
+from tenfold.systems.backbone_search.method import CandidateOptions, DetectorSearch
+from tenfold.systems.backbone_search.objectives.latency import latency_costs
+from tenfold.systems.backbone_search.space.darknet_space import DarknetSpace
+from tenfold.systems.backbone_search.space.mobile_space import SMALL_SEED, MobileSeed, MobileSpace
+
+QUIET = TrainerOptions(accelerator="cpu", loggers=[], gradient_clip=20.0)
+
+
+class Problem:
+    """Data, space and template of a run, built once per process.
+
+    Attributes:
+        config: the settings.
+        splits: the data.
+        images: letterboxed images of the splits ``fit`` and ``search``; those of ``test`` are made when they are read.
+        space: genes.
+        template: the seed detector's plan.
+    """
+
+    def __init__(self, config: Config, splits: DetectionSplits | None = None) -> None:
+        self.config = config
+        self.splits = splits or load_detection(config.data, config.seed)
+        size = (config.data.height, config.data.width)
+        self.images = {name: LetterboxedImages(getattr(self.splits, name), *size) for name in ("fit", "search")}
+        self.space, self.template = space_of(config, len(self.splits.classes))
+
+    def test_images(self) -> LetterboxedImages:
+        """The test images, read when the last networks are trained."""
+        return LetterboxedImages(self.splits.test, self.config.data.height, self.config.data.width)
+
+    def fresh_seed(self, seed: int) -> YOLOXLite:
+        """The seed detector before its training: fresh, or with official weights as far as they fit."""
+        torch.manual_seed(seed)
+        model, path = YOLOXLite(self.template), self.config.space.weights
+        if path is not None:
+            backbone = self.template.backbone
+            assert isinstance(backbone, DarknetPlan)
+            official = load_official(path, backbone.stem)
+            if official.plan.backbone != backbone:
+                raise UserError(f"{path} holds another network than space.seed {self.config.space.seed}")
+            map_weights(official, model)
+        return model
+
+    def search(self, seed: int, folder: Path, *, mapping: str | None = None, with_seed: bool = True) -> DetectorSearch:
+        """The search of one seed.
+
+        Args:
+            seed: of the search.
+            folder: the run's; the seed detector's weights are in it.
+            mapping: another rule than that of the settings; ``none`` is from scratch.
+            with_seed: load the seed detector.
+        """
+        config, model = self.config, None
+        if with_seed:
+            model = YOLOXLite(self.template)
+            model.load_state_dict(load_file(folder / f"steps/seed/{seed}/weights.safetensors"))
+            model.eval()
+        rule: Any = mapping or config.search.mapping
+        asks = config.search.objective == "latency_ms" or "latency_ms" in config.search.limits
+        options = CandidateOptions(rule, config.search.importance, config.search.growth, untuned=mapping is None)
+        return DetectorSearch(
+            self.space, self.template, model, self.images["fit"], self.images["search"], config.tuning, options,
+            seed=seed, trainer=self.trainer(), most_detections=config.data.most_detections,
+            latency=latency_costs(config.search.latency_command) if asks else None,
+        )  # fmt: skip
+
+    def trainer(self) -> TrainerOptions:
+        """Where short trainings run: like the long ones, without loggers."""
+        return replace(self.config.trainer, loggers=[], devices=1, num_nodes=1, strategy="auto")
+
+    def limits(self, search: DetectorSearch) -> dict[str, float]:
+        """The budget as an absolute cost, and the further limits."""
+        name = self.config.search.objective
+        costs = search.costs(self.space.seed)
+        return {name: self.config.search.budget * costs[name], **self.config.search.limits}
+
+    def task(self, search: DetectorSearch) -> SearchTask:
+        """The search as evolution takes it."""
+        return search.task((self.config.search.objective,), self.limits(search))
+
+    def evolution(self, strategy: str, seed: int) -> EvolutionOptions:
+        """How genomes are drawn for a strategy."""
+        search = self.config.search
+        chosen: Any = "nsga2" if strategy == "nomap" else strategy
+        mode = search.mode if strategy == "nsga2" else "sync"
+        return EvolutionOptions(chosen, search.population, search.generations, seed, search.weight, mode)
+
+
+def space_of(config: Config, num_classes: int) -> tuple[MobileSpace | DarknetSpace, DetectorPlan]:
+    """The space of the settings and the plan of its seed detector."""
+    options = config.space
+    if options.seed.startswith("yolox-"):
+        name: Any = options.seed.removeprefix("yolox-")
+        plan = yolox(name, num_classes, stem="conv")
+        assert isinstance(plan.backbone, DarknetPlan)
+        return DarknetSpace(plan.backbone), plan
+    network = SMALL_SEED if options.seed == "small" else MobileSeed()
+    space = MobileSpace(network, options.mode, options.per_stage)
+    n3, n4, n5 = options.neck
+    return space, DetectorPlan(space.plan(space.seed), num_classes, (n3, n4, n5), options.head)

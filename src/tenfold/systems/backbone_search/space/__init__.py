@@ -1,0 +1,1 @@
+"""Search spaces: genes, canonical genomes, the networks they stand for."""

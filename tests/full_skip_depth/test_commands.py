@@ -1,0 +1,265 @@
+"""The command line on a finished run: what it writes, what it scores, what it refuses."""
+
+import csv
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import tenfold
+from tenfold import load_results
+from tenfold.cli import main
+from tenfold.systems.full_skip_depth import build_network, load_encoder, read_depth
+from tenfold.systems.full_skip_depth.delivery.point_clouds import to_points
+
+SYSTEM = "full-skip-depth"
+
+
+@pytest.fixture(scope="module")
+def run(finished_run):
+    return finished_run(SYSTEM)
+
+
+def call(capsys, *arguments):
+    capsys.readouterr()
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def refused(capsys, *arguments):
+    code, out, err = call(capsys, *arguments)
+    assert (code, out) == (2, "") and err.count("\n") == 1, err
+    return err
+
+
+@pytest.fixture
+def model(run, tmp_path):
+    """A copy of the run that may be changed."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("model.json", "model.safetensors", "config.yaml"):
+        (folder / name).write_bytes((run / name).read_bytes())
+    return folder
+
+
+def photo(path, height=48, width=70):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(1).integers(0, 255, (height, width, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def test_the_page_says_what_was_measured(run):
+    results = load_results(run / "results.json")
+    assert {claim.baseline for claim in results.claims} == {"unet"} and all(c.interval for c in results.claims)
+    assert {picture.id for picture in results.pictures} == {"predictions-rooms", "sources-rooms"}
+    assert "abs rel" in results.summary and results.plots[0].id == "abs-rel-rooms"
+    history = json.loads((run / "steps/rooms/fscn/seed0/result.json").read_text())
+    errors = [row["validation/abs_rel"] for row in history["history"]]
+    assert history["best_epoch"] == errors.index(min(errors)) + 1  # one epoch, by one metric, on validation frames
+
+
+def test_predictions_in_every_form(run, tmp_path, capsys):
+    photo(tmp_path / "frames" / "a.png")
+    photo(tmp_path / "frames" / "b.png", 40, 56)
+    code, out, err = call(
+        capsys, "predict", run, tmp_path / "frames", "--out", tmp_path / "out", "--intrinsics", "[60]"
+    )
+    assert code == 0, err
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line["height"] for line in lines] == [48, 40] and lines[0]["depth_min"] > 0
+    depth = np.load(tmp_path / "out/a.npy")
+    assert depth.shape == (48, 70) and depth.dtype == np.float32
+    np.testing.assert_allclose(read_depth(tmp_path / "out/a.png", 1000), depth, atol=0.00051)
+    assert Image.open(tmp_path / "out/a-colour.png").size == (70, 48)
+    header, body = (tmp_path / "out/a.ply").read_bytes().split(b"end_header\n", 1)
+    assert b"element vertex 3360\n" in header and len(body) == 3360 * 15
+    first = np.frombuffer(body[:12], "<f4")
+    np.testing.assert_allclose(first, to_points(depth, (60, 60, 34.5, 23.5))[0], rtol=1e-6)
+    assert first[0] == pytest.approx(-34.5 / 60 * depth[0, 0], rel=1e-5)
+    # What is loaded in Python says the same.
+    served = tenfold.load(run)
+    image = torch.from_numpy(np.array(Image.open(tmp_path / "frames/b.png"))).permute(2, 0, 1)[None].float() / 255
+    with torch.no_grad():
+        np.testing.assert_allclose(served(image)[0, 0].numpy(), np.load(tmp_path / "out/b.npy"), rtol=1e-5)
+
+
+def test_calibration_from_one_measured_distance(model, tmp_path, capsys):
+    photo(tmp_path / "a.png")
+    _, out, _ = call(capsys, "predict", model, tmp_path / "a.png", "--out", tmp_path / "before")
+    before = np.load(tmp_path / "before/a.npy")
+    around = float(np.median(before[18:23, 28:33]))
+    with (tmp_path / "d.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["image", "x", "y", "metres"], ["a.png", 30, 20, 2 * around]])
+    code, out, err = call(capsys, SYSTEM, "calibrate", model, "--distances", tmp_path / "d.csv", "--save", "true")
+    answer = json.loads(out)
+    assert code == 0 and answer["scale"] == pytest.approx(2, rel=1e-5) and answer["interval"] is None, err
+    call(capsys, "predict", model, tmp_path / "a.png", "--out", tmp_path / "after")
+    np.testing.assert_allclose(np.load(tmp_path / "after/a.npy"), 2 * before, rtol=1e-5)
+    # A tape measures along the ray: what it says of a pixel off the axis is more than its depth.
+    code, out, _ = call(capsys, SYSTEM, "calibrate", model, "--distances", tmp_path / "d.csv", "--intrinsics", "[30]")
+    assert json.loads(out)["along_axis"][0] == pytest.approx(
+        2 * around / np.sqrt(1 + (4.5 / 30) ** 2 + (3.5 / 30) ** 2), rel=1e-3
+    )
+    for rows, words in (
+        ("a.png,99,1,2", "not in the 70 x 48"),
+        ("a.png,1,1,-2", "above 0"),
+        ("../a.png,1,1,2", "leaves"),
+        ("a.png,x,1,2", "numbers"),
+    ):
+        (tmp_path / "d.csv").write_text(f"image,x,y,metres\n{rows}\n")
+        assert words in refused(capsys, SYSTEM, "calibrate", model, "--distances", tmp_path / "d.csv")
+
+
+def test_onnx_takes_any_size_and_gives_metres(run, tmp_path, capsys):
+    code, out, err = call(capsys, "export", run, "--out", tmp_path / "onnx")
+    assert code == 0, err
+    answer = json.loads(out)
+    assert answer["largest_difference"] < 1e-4 and len({tuple(size) for size in answer["checked_sizes"]}) == 3
+    from tenfold.onnx import onnx_session
+
+    session = onnx_session(answer["onnx"])
+    image = np.random.default_rng(0).random((1, 3, 61, 83), np.float32)
+    (depth,) = session.run(None, {"images": image})
+    with torch.no_grad():
+        expected = tenfold.load(run)(torch.from_numpy(image)).numpy()
+    np.testing.assert_allclose(depth, expected, atol=1e-4)
+    assert session.get_modelmeta().custom_metadata_map["tenfold.output"].startswith("metres")
+    lines = [call(capsys, "predict", given, photo(tmp_path / "a.png"))[1] for given in (run, answer["onnx"])]
+    ours, theirs = map(json.loads, lines)
+    assert ours["depth_median"] == pytest.approx(theirs["depth_median"], abs=2e-4)
+
+
+def test_scores_of_anybodys_files(tmp_path, capsys):
+    random = np.random.default_rng(0)
+    for name in ("truth", "ours"):
+        (tmp_path / name).mkdir()
+    for n in range(2):
+        truth = random.uniform(1, 9, (20, 30)).astype(np.float32)
+        np.save(tmp_path / f"truth/{n}.npy", truth)
+        np.save(tmp_path / f"ours/{n}.npy", truth * 1.1)
+    code, out, err = call(
+        capsys, SYSTEM, "score", tmp_path / "ours", tmp_path / "truth", "--protocol", "[all, median]",
+        "--distances", "[0, 5, 10]", "--out", tmp_path / "rows.json",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "0.100000" in out and "all: every valid pixel, no crop" in out and "0-5 m: abs rel 0.1000" in out
+    kept = json.loads((tmp_path / "rows.json").read_text())
+    assert kept[1]["metrics"]["abs_rel"] == pytest.approx(0, abs=1e-6) and len(kept[0]["rows"]) == 2
+    (tmp_path / "ours/1.npy").unlink()
+    assert "no prediction, the first is '1'" in refused(capsys, SYSTEM, "score", tmp_path / "ours", tmp_path / "truth")
+    np.save(tmp_path / "ours/1.npy", truth[:5])
+    assert "1: the prediction has 5 x 30" in refused(capsys, SYSTEM, "score", tmp_path / "ours", tmp_path / "truth")
+    assert "no protocol" in refused(
+        capsys, SYSTEM, "score", tmp_path / "ours", tmp_path / "truth", "--protocol", "[eigen]"
+    )
+    code, out, _ = call(capsys, SYSTEM, "protocols")
+    assert code == 0 and "kitti-garg-cropped" in out
+
+
+def test_archive_for_the_server(run, tmp_path, capsys):
+    for n in range(2):
+        photo(tmp_path / f"image/{n:010d}.png", 352, 1216)
+    code, out, err = call(capsys, SYSTEM, "kitti-zip", run, tmp_path, "--out", tmp_path / "s.zip")
+    assert code == 0 and json.loads(out)["complete"] is False, err
+    with zipfile.ZipFile(tmp_path / "s.zip") as archive:
+        assert archive.namelist() == ["0000000000.png", "0000000001.png"]
+        with archive.open("0000000001.png") as file, Image.open(file) as image:
+            assert image.size == (1216, 352) and image.mode.startswith("I")
+    photo(tmp_path / "image/0000000001.png", 300, 1216)
+    assert "not 352 x 1216" in refused(capsys, SYSTEM, "kitti-zip", run, tmp_path, "--out", tmp_path / "s.zip")
+
+
+def test_own_pairs_from_doctor_to_score(run, tmp_path, capsys):
+    from tenfold.systems.full_skip_depth import render_rooms, write_depth_png
+
+    rooms = render_rooms(4, height=40, width=56, boxes=3)
+    for name in ("rgb", "depth"):
+        (tmp_path / "own" / name).mkdir(parents=True)
+    for n in range(4):
+        Image.fromarray(rooms.images[n].permute(1, 2, 0).numpy()).save(tmp_path / f"own/rgb/{n}.png")
+        sparse = np.where(np.random.default_rng(n).random((40, 56)) < 0.1, rooms.depths[n].numpy(), 0)
+        write_depth_png(tmp_path / f"own/depth/{n}.png", sparse, 1000)
+    code, out, err = call(capsys, SYSTEM, "doctor", tmp_path / "own", "--depth_scale", "1000")
+    report = json.loads(out)
+    assert code == 0 and report["findings"] == [] and 0.05 < report["valid_share"] < 0.2, err
+    own = ["--data.name=pairs", f"--data.root={tmp_path / 'own'}", "--data.depth_scale=1000", "--arms=[]",
+           "--optimizer.epochs=1", "--optimizer.auxiliary=[0.5]", "--model.encoder=tiny-4-6-8", "--model.width=16",
+           "--data.crop=[32, 32]", "--data.degrees=2", "--seeds=1"]  # fmt: skip
+    code, out, err = call(capsys, "run", SYSTEM, "--out", tmp_path / "run", "--quiet", *own)
+    assert code == 0, err
+    results = load_results(tmp_path / "run/results.json")
+    assert any("2 train, 1 validation, 1 test frames" in note for note in results.notes)
+    manifest = json.loads((tmp_path / "run/model.json").read_text())
+    largest = float(rooms.depths[:2].max())
+    assert 0.9 * largest < manifest["arguments"]["max_depth"] <= 1.05 * largest + 0.2  # of its own training frames
+    code, out, err = call(capsys, "evaluate", tmp_path / "run", "--protocol", "[all, median]", "--flip", "true")
+    assert code == 0 and len(json.loads(out)["scores"]) == 2, err
+    code, out, err = call(capsys, SYSTEM, "sources", tmp_path / "run")
+    assert code == 0 and "E1" in out, err
+    os_depth = tmp_path / "own/depth/0.png"
+    Image.fromarray(np.zeros((40, 56), np.uint8)).save(os_depth)
+    assert "8 bits" in refused(capsys, "run", SYSTEM, "--out", tmp_path / "bad", "--quiet", *own)
+    assert not (tmp_path / "bad").exists()
+
+
+def test_a_manifest_asks_for_nothing_but_a_network(model, capsys):
+    manifest = json.loads((model / "model.json").read_text())
+    for name, value in (
+        ("encoder", "timm/hf-hub:stranger/net"),
+        ("encoder", "/tmp/x"),
+        ("pretrained", True),
+        ("checkpoint_path", "x.pth"),
+        ("width", "wide"),
+    ):
+        changed = {**manifest, "arguments": {**manifest["arguments"], name: value}}
+        (model / "model.json").write_text(json.dumps(changed))
+        refused(capsys, SYSTEM, "sources", model)
+
+
+def test_encoders_of_official_checkpoints(tmp_path, capsys):
+    torchvision = pytest.importorskip("torchvision")
+    pytest.importorskip("timm")
+    torch.manual_seed(0)
+    source = torchvision.models.resnet18(weights=None).eval()
+    bts = {f"module.encoder.base_model.{name}": value for name, value in source.state_dict().items()}
+    torch.save({"model": bts | {"module.decoder.x": torch.zeros(1)}, "global_step": 5}, tmp_path / "bts.pth")
+    arguments = ["--format", "bts", "--encoder", "timm/resnet18", "--width", "16", "--out", tmp_path / "model"]
+    code, out, err = call(capsys, "import", SYSTEM, tmp_path / "bts.pth", *arguments)
+    assert code == 0 and json.loads(out)["unused_tensors"] == 2, err  # the classifier's
+    network = tenfold.load(tmp_path / "model").network
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        x = source.maxpool(source.relu(source.bn1(source.conv1(images))))
+        for layer in (source.layer1, source.layer2, source.layer3, source.layer4):
+            x = layer(x)
+        torch.testing.assert_close(network.encoder(images)[-1], x)
+    from tenfold.errors import UserError
+
+    for path, words in (("bts.pth", "no encoder of adabins"), ("none.pth", "")):
+        with pytest.raises(UserError, match=words):
+            load_encoder(build_network("timm/resnet18", width=16).encoder, tmp_path / path, "adabins")
+
+
+def test_a_depth_model_of_transformers_in_the_same_scorer(tmp_path, capsys):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    backbone = transformers.Dinov2Config(
+        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, mlp_ratio=2, image_size=42, patch_size=14,
+        out_indices=[1, 2, 3, 4], reshape_hidden_states=False, apply_layernorm=True,
+    )  # fmt: skip
+    config = transformers.DepthAnythingConfig(
+        backbone_config=backbone, patch_size=14, reassemble_hidden_size=16, neck_hidden_sizes=[8, 8, 16, 16],
+        fusion_hidden_size=8, head_hidden_size=8, depth_estimation_type="metric", max_depth=10,
+    )  # fmt: skip
+    transformers.DepthAnythingForDepthEstimation(config).save_pretrained(tmp_path / "dav2")
+    code, out, err = call(
+        capsys, SYSTEM, "evaluate-transformers", tmp_path / "dav2", "--image_size", "[42, 56]", "--data", "rooms-easy"
+    )
+    assert code == 0, err
+    answer = json.loads(out)
+    assert answer["gives"] == "metres" and 0 < answer["scores"][0]["metrics"]["abs_rel"] < 5
+    assert "config.json" in refused(capsys, SYSTEM, "evaluate-transformers", tmp_path)
