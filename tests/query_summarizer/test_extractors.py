@@ -52,7 +52,7 @@ def test_windows_hold_every_sentence_once_and_never_the_query_as_a_candidate(qbe
     assert 4 in starts  # a document begins a new window
     pair = pack_windows([10], documents, qbert.tokenizer, Packing(80, 12, 30, "pair"))
     assert all(set(window.types[window.cls[0] :]) == {1} for window in pair)
-    twice = pack_windows([10], documents, qbert.tokenizer, Packing(60, 12, 30, overlap=1))
+    twice = pack_windows([10], documents, qbert.tokenizer, Packing(50, 12, 30, overlap=1))
     assert len([n for window in twice for n in window.sentences]) > 7
     places = [torch.tensor([float(place) for place in window.cls]) for window in windows]
     assert merge_scores(windows, places, 7).tolist() == [float(p) for w in windows for p in w.cls]

@@ -143,6 +143,9 @@ def decode_positions(codes: Tensor) -> Tensor:
 def load_diff(path: str | Path) -> Diff:
     """Read a diff file, checked in full before anything uses it.
 
+    Args:
+        path: of the file.
+
     Raises:
         UserError: the file is missing, damaged, or no diff file.
     """

@@ -145,7 +145,15 @@ def diff_states(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], most: f
 def save_diff(
     model: nn.Module, base: Snapshot, path: str | Path, *, dense: Sequence[str] = (), mask: Mask | None = None
 ) -> Path:
-    """Write what training changed to a file; see :func:`take_diff` for the arguments."""
+    """Write what training changed to a file.
+
+    Args:
+        model: see :func:`take_diff`.
+        base: see there.
+        path: the file.
+        dense: see :func:`take_diff`.
+        mask: see there.
+    """
     return take_diff(model, base, dense=dense, mask=mask).save(path)
 
 
@@ -187,7 +195,13 @@ def check_base(model: Model, diff: Diff) -> dict[str, Tensor]:
 
 
 class AppliedDiff:
-    """A diff in a model; reverts when a ``with`` block ends, or by :meth:`revert`."""
+    """A diff in a model; reverts when a ``with`` block ends, or by :meth:`revert`. Made by :func:`apply_diff`.
+
+    Args:
+        model: the base.
+        diff: what is applied.
+        own: the model's tensors by name, checked.
+    """
 
     def __init__(self, model: Model, diff: Diff, own: Mapping[str, Tensor]) -> None:
         self.model, self.diff = model, diff

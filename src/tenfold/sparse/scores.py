@@ -209,12 +209,22 @@ def random_scores(parameters: Mapping[str, nn.Parameter], seed: int) -> dict[str
 
 
 def sample_bernoulli(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """Labels 0 or 1 drawn from ``sigmoid(logits)``, of the same shape, for ``fisher_sampled``."""
+    """Labels 0 or 1 drawn from ``sigmoid(logits)``, of the same shape, for ``fisher_sampled``.
+
+    Args:
+        logits: any shape.
+        generator: of the draws, on the CPU.
+    """
     return torch.bernoulli(logits.detach().float().sigmoid().cpu(), generator=generator).to(logits)
 
 
 def sample_categorical(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """Classes ``(...,)`` int64 drawn from ``softmax(logits)`` ``(..., classes)``, for ``fisher_sampled``."""
+    """Classes ``(...,)`` int64 drawn from ``softmax(logits)`` ``(..., classes)``, for ``fisher_sampled``.
+
+    Args:
+        logits: ``(..., classes)``.
+        generator: of the draws, on the CPU.
+    """
     shares = logits.detach().float().softmax(-1).cpu()
     drawn = torch.multinomial(shares.reshape(-1, shares.shape[-1]), 1, generator=generator)
     return drawn.reshape(shares.shape[:-1]).to(logits.device)

@@ -117,6 +117,9 @@ def minilm_folder() -> Path | None:
 def load_sentence_vectors(name: str) -> SentenceVectors:
     """Sentence vectors by name: ``hashed-WIDTH``, ``minilm``, or a local folder with an encoder.
 
+    Args:
+        name: one of these.
+
     Raises:
         UserError: the extra is not installed, its weights are not the pinned ones, or the folder holds no encoder.
     """

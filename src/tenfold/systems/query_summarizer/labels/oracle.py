@@ -120,7 +120,12 @@ def hard_labels(sentences: Sequence[str], references: Sequence[Sequence[str]], w
 
 
 def soft_labels(sentences: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-    """ROUGE-2 F + 0.15 ROUGE-1 F of each sentence with the references, in [0, 1.15] (MARGE's target)."""
+    """ROUGE-2 F + 0.15 ROUGE-1 F of each sentence with the references, in [0, 1.15] (MARGE's target).
+
+    Args:
+        sentences: of all documents of a topic.
+        references: sentences of each reference.
+    """
     wanted = [all_words(" ".join(reference)) for reference in references]
     labels = []
     for sentence in sentences:

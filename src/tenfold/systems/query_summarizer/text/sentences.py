@@ -59,6 +59,9 @@ def split_sentences(text: str) -> list[Sentence]:
 
     A sentence ends at ``.``, ``!`` or ``?`` (and closing quotes or brackets) before white space and something that can
     begin a sentence, but not after an abbreviation or an initial; and at an empty line.
+
+    Args:
+        text: any.
     """
     found, start = [], 0
     for match in _END.finditer(text):

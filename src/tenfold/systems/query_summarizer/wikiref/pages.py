@@ -208,6 +208,9 @@ def main_text(page: CitedPage, reader: Reader = "resiliparse") -> str:
 def open_pages(path: str | Path) -> PageProvider:
     """The provider that a path is for: ``.warc``/``.warc.gz`` files or a folder of them, JSONL, SQLite, a folder.
 
+    Args:
+        path: of files or a folder.
+
     Raises:
         UserError: the path is none of these.
     """
