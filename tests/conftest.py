@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -43,17 +44,35 @@ def finished_run(tmp_path_factory):
     return run_of
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """A file stays in one process, since its tests share what they made; so do all tests on one system's finished run.
-
-    Long groups come first, so that no process works alone at the end.
-    """
-    rooms = {system.id.replace("-", "_") for system in SYSTEMS}
-    for item in items:
-        own = getattr(getattr(item, "callspec", None), "params", {}).get("system")
-        room = next((part for part in item.path.parts if part in rooms), None)
-        if own is None and room and "finished_run" in item.fixturenames:
-            own = room.replace("_", "-")
-        item.add_marker(pytest.mark.xdist_group(f"run of {own}" if own else str(item.path)))
+    """What uses a finished run comes first: long groups first, so that no process works alone at the end."""
     items.sort(key=lambda item: "finished_run" not in item.fixturenames)
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """A file stays in one process, since its tests share what they made; so does all that uses one system's run."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class BySystem(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return group_of(nodeid)
+
+    return BySystem(config, log)
+
+
+def group_of(nodeid):
+    """The group of a test by its name: its system where it uses that system's finished run, else its file."""
+    file = nodeid.partition("::")[0]
+    system = next((known for known in _SYSTEMS if f"[{known}" in nodeid or f"-{known}]" in nodeid), None)
+    room = next((known for known in _SYSTEMS if f"/{known.replace('-', '_')}/" in file), None)
+    if system and _uses_runs(file):
+        return f"run of {system}"
+    return f"run of {room}" if room and _uses_runs(file) else file
+
+
+@cache
+def _uses_runs(file):
+    return "finished_run" in (Path(__file__).parents[1] / file).read_text(encoding="utf-8")
+
+
+_SYSTEMS = [system.id for system in SYSTEMS]
