@@ -143,7 +143,7 @@ def test_updates_follow_network_training_but_not_the_last_image_step(data):
     assert len(calls) == 3
     settings.outer = 1
     GradientMatching(data, 1, small_factory(), settings, seed=0, on_network_trained=lambda *_: calls.append(1)).step(0)
-    assert len(calls) == 3  # one image per class: no update at all (spec 2.9 d)
+    assert len(calls) == 3  # one image per class: no update at all
 
 
 def test_batch_norm_has_the_statistics_of_real_images(data):  # trap 17
@@ -236,7 +236,7 @@ def test_experts_are_kept_and_read(data, tmp_path):
     first = train_experts(data, small_factory(), settings, folder=tmp_path)
     again = train_experts(data, small_factory(), settings, folder=tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    with pytest.raises(UserError, match="snapshots of"):
+    with pytest.raises(UserError, match="made from other images"):
         train_experts(data, factory_of("mlp", image_shape=(1, 8, 8), num_classes=3), settings, folder=tmp_path)
     (tmp_path / "expert-000.safetensors").write_bytes(b"no tensors")
     with pytest.raises(UserError, match="not an expert's file"):
@@ -407,10 +407,10 @@ def test_any_network_of_the_user(data):
         ({"method": "dx"}, "no method 'dx'"),
         ({"method": "dm", "iteration": 3}, "dm has no setting 'iteration'"),
         ({"method": "dm", "images_per_class": 0}, "at least 1"),
-        ({"method": "dm", "start": "zeros"}, "no start 'zeros'"),
+        ({"method": "dm", "start": "zeros"}, "settings.dm: start must be"),
         ({"method": "dsa", "strategy": "blur"}, "no augmentation 'blur'"),
         ({"method": "mtt", "max_start": 9, "expert_length": 4}, "reach beyond the 4 epochs"),
-        ({"method": "dd", "initialisation": "some"}, "must be known or unknown"),
+        ({"method": "dd", "initialisation": "some"}, "settings.dd: initialisation must be"),
         ({"method": "random", "images_per_class": 13}, "13 cannot be selected"),
     ],
 )

@@ -16,6 +16,7 @@ from tenfold.cost import count_flops, count_parameters
 from tenfold.model_folder import save_model
 from tenfold.results import Cost, Results
 from tenfold.run import Run, environment, peak_process_memory_mb
+from tenfold.systems.condensation_audit.condensers.condense import settings_of_method
 from tenfold.systems.condensation_audit.data.load import Data, load_data
 from tenfold.systems.condensation_audit.experiment.attack_arms import (
     ATTACKS,
@@ -34,7 +35,7 @@ from tenfold.systems.condensation_audit.experiment.set_arms import (
     network_seeds,
     read_own_set,
 )
-from tenfold.systems.condensation_audit.experiment.settings import PRESETS, Config
+from tenfold.systems.condensation_audit.experiment.settings import PRESETS, Config, settings_of
 from tenfold.systems.condensation_audit.experiment.steps import (
     ablation_step,
     attack_step,
@@ -48,6 +49,7 @@ from tenfold.systems.condensation_audit.networks.factories import Factory
 from tenfold.systems.condensation_audit.sets.files import save_set
 from tenfold.systems.condensation_audit.training.ensembles import load_ensemble
 from tenfold.systems.condensation_audit.training.quality import evaluate_set
+from tenfold.systems.condensation_audit.training.siamese_augmentation import operations_of
 from tenfold.workers import do_steps
 
 __all__ = ["PRESETS", "Config", "deliver", "make_set", "measure_set", "run", "transfer"]
@@ -64,6 +66,10 @@ def run(config: Config, run: Run) -> Results:
     factory = network_of(config, data)
     check_attacks(config, data)
     methods = list(dict.fromkeys(["random", *config.methods]))
+    operations_of(config.training.augmentation)
+    for method in (*methods, config.attack.method):
+        for size in (*config.images_per_class, config.attack.images_per_class):
+            settings_of_method(method, settings_of(config, method, size))
     phases = phases_of(config, methods)
     run.say(
         f"{sum(map(len, phases))} steps on {len(data.real):,} images of {data.name}: {len(phases[0])} condense or "
