@@ -1,4 +1,4 @@
-"""The steps of the experiment: preparation, stage 1, learning rates, arms, baselines; each is one unit of resumable work."""
+"""The steps of the experiment, each a unit of resumable work: preparation, stage 1, rates, arms, baselines."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
