@@ -16,11 +16,11 @@ from tenfold.data import (
     FileBatches,
     ImageFiles,
     LabelledImages,
+    Preprocessing,
     RowBatches,
     TensorBatches,
     evaluation_batches,
     find_image_files,
-    imagenet_transforms,
     normalize,
     random_crop,
     random_flip,
@@ -30,6 +30,7 @@ from tenfold.errors import UserError
 Batch = tuple[Tensor, Tensor]
 PLAIN: dict[str, Any] = {"mean": (0.0,), "std": (1.0,)}
 RGB: dict[str, Any] = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
+SMALL = Preprocessing.cropped(6, **RGB)
 
 
 def numbered(n: int) -> LabelledImages:
@@ -66,7 +67,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> ImageFiles:
 
 
 def file_batches(files: ImageFiles, workers: int = 0, seed: int = 5) -> FileBatches:
-    return FileBatches(files, 2, seed=seed, transform=imagenet_transforms(6, training=True), workers=workers, **RGB)
+    return FileBatches(files, 2, seed=seed, transform=SMALL.random_crop(), workers=workers, **RGB)
 
 
 # --- Order -------------------------------------------------------------------------------------------------------
@@ -106,7 +107,7 @@ def test_the_global_generator_is_left_alone(files: ImageFiles) -> None:
     list(augmented(numbered(9), 3))
     for workers in (0, 2):
         list(file_batches(files, workers))
-    list(evaluation_batches(files, 3, transform=imagenet_transforms(6, training=False), **RGB))
+    list(evaluation_batches(files, 3, transform=SMALL.prepare, **RGB))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -202,9 +203,7 @@ def test_random_changes_differ_between_images_batches_and_epochs(files: ImageFil
     same = LabelledImages(one_image.expand(4, 1, 40, 40), torch.zeros(4, dtype=torch.int64), ("a",))
     in_memory = TensorBatches(same, 2, seed=0, augmentations=[random_crop(30)], **PLAIN)
     path = files.paths[0]
-    on_disk = FileBatches(
-        ImageFiles((path,) * 4, (0,) * 4, ("a",)), 2, seed=0, transform=imagenet_transforms(6, training=True), **RGB
-    )
+    on_disk = FileBatches(ImageFiles((path,) * 4, (0,) * 4, ("a",)), 2, seed=0, transform=SMALL.random_crop(), **RGB)
     for batches in (in_memory, on_disk):
         images = torch.cat([images for _ in range(2) for images, _ in batches])
         assert len(images.unique(dim=0)) == 8
@@ -216,7 +215,7 @@ def test_a_broken_file_is_one_line_from_any_worker(tmp_path: Path, workers: int)
         (tmp_path / name).mkdir()
         (tmp_path / name / "broken.png").write_bytes(b"no image")
     broken = find_image_files(tmp_path)
-    transform = imagenet_transforms(6, training=False)
+    transform = SMALL.prepare
     for batches in (
         FileBatches(broken, 1, seed=0, transform=transform, workers=workers, **RGB),
         evaluation_batches(broken, 1, transform=transform, workers=workers, **RGB),
@@ -235,7 +234,7 @@ def test_evaluation_shards_merge_by_index(
     files: ImageFiles, kind: str, ranks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Seven images, so that with nine ranks some have none."""
-    transform = imagenet_transforms(6, training=False)
+    transform = SMALL.prepare
     if kind == "tensors":
         data: LabelledImages | ImageFiles = numbered(7)
         expected, labels = normalize(numbered(7).images, **PLAIN), torch.arange(7)

@@ -23,7 +23,6 @@ from tenfold.data import (
     find_image_files,
     find_imagenet,
     has_idx,
-    imagenet_transforms,
     images_from_arrays,
     load_cifar,
     load_idx,
@@ -394,14 +393,6 @@ def test_flat_imagenet_with_a_cut_or_missing_kit_is_refused(flat_imagenet: Path)
     kit.rename(flat_imagenet / "elsewhere")
     with pytest.raises(UserError, match="ILSVRC2012_devkit_t12"):
         find_imagenet(flat_imagenet, "val")
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_imagenet_transforms_give_one_size_of_uint8(training: bool) -> None:
-    for size in ((50, 30), (30, 50), (9, 9)):
-        image = imagenet_transforms(16, training=training)(Image.new("RGB", size, (5, 6, 7)))
-        assert (tuple(image.shape), image.dtype) == ((3, 16, 16), torch.uint8)
-        assert image[:, 8, 8].tolist() == [5, 6, 7]
 
 
 # --- Arrays ------------------------------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ def test_damaged_arrays_get_one_line(tmp_path, content):
     path = tmp_path / "images.npy"
     path.write_bytes(content)
     with pytest.raises(UserError, match="cannot read the array"):
-        list(read_images([str(path)], (1, 8, 8)))
+        list(read_images([str(path)], Preprocessing.squeezed((1, 8, 8))))
 
 
 def test_an_array_whose_header_asks_for_more_than_there_is_gets_one_line(tmp_path):
@@ -97,7 +97,7 @@ def test_an_array_whose_header_asks_for_more_than_there_is_gets_one_line(tmp_pat
     content = header.ljust(117) + "\n"
     path.write_bytes(b"\x93NUMPY\x01\x00" + len(content).to_bytes(2, "little") + content.encode() + b"\x01" * 64)
     with pytest.raises(UserError, match="cannot read the array"):
-        list(read_images([str(path)], (1, 8, 8)))
+        list(read_images([str(path)], Preprocessing.squeezed((1, 8, 8))))
 
 
 def test_all_bad_files_are_named_at_once_and_left_out_only_when_asked(photos):
@@ -131,6 +131,9 @@ def test_crop_is_imagenets_evaluation_and_squeeze_is_pillows_filter():
     squeezed = Preprocessing.squeezed((3, 20, 30)).prepare(image)
     assert torch.equal(squeezed.permute(1, 2, 0), torch.from_numpy(np.array(image.resize((30, 20), 2))))
     assert Preprocessing.squeezed((1, 40, 90)).prepare(image).shape == (1, 40, 90)
+    for size in ((50, 30), (30, 50), (9, 9)):
+        flat = Preprocessing.cropped(16, (0.5,) * 3, (0.5,) * 3).random_crop()(Image.new("RGB", size, (5, 6, 7)))
+        assert (tuple(flat.shape), flat.dtype, flat[:, 8, 8].tolist()) == ((3, 16, 16), torch.uint8, [5, 6, 7])
 
 
 def test_a_saved_preprocessing_comes_back_and_damaged_ones_are_refused():

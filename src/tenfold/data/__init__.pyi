@@ -10,7 +10,6 @@ from .batches import evaluation_batches as evaluation_batches
 from .folder import ImageFiles as ImageFiles
 from .folder import find_image_files as find_image_files
 from .folder import find_imagenet as find_imagenet
-from .folder import imagenet_transforms as imagenet_transforms
 from .formats.archive import load_image_archive as load_image_archive
 from .formats.cifar import load_cifar as load_cifar
 from .formats.emnist import load_emnist as load_emnist

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch.utils.data import Dataset
 
@@ -190,27 +190,3 @@ def _kaggle_validation(root: Path, folder: Path) -> ImageFiles:
     classes = tuple(sorted(set(wnids.values())))
     rank = {wnid: index for index, wnid in enumerate(classes)}
     return ImageFiles(paths, tuple(rank[wnids[path.stem]] for path in paths), classes)
-
-
-def imagenet_transforms(
-    size: int, *, training: bool, interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-) -> Any:
-    """Torchvision transforms of ImageNet: random crop and flip for training; resize and centre crop otherwise.
-
-    Args:
-        size: side of the crop; images are resized to ``size * 256 / 224`` before a centre crop.
-        training: which of the two.
-        interpolation: of the resize; always with antialias.
-
-    Returns:
-        A transform from a PIL image to a uint8 tensor ``(3, size, size)``.
-    """
-    from torchvision.transforms import v2
-
-    how: dict[str, Any] = {"interpolation": v2.InterpolationMode(interpolation), "antialias": True}
-    steps = (
-        [v2.RandomResizedCrop(size, **how), v2.RandomHorizontalFlip()]
-        if training
-        else [v2.Resize(round(size * 256 / 224), **how), v2.CenterCrop(size)]
-    )
-    return v2.Compose([v2.PILToTensor(), *steps])

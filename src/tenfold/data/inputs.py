@@ -11,19 +11,17 @@ from tenfold.data.reading import load_image_array, read_image
 from tenfold.errors import UserError
 
 
-def read_images(inputs: Sequence[str], preprocessing: Preprocessing | Sequence[int]) -> Iterator[tuple[str, Tensor]]:
+def read_images(inputs: Sequence[str], preprocessing: Preprocessing) -> Iterator[tuple[str, Tensor]]:
     """Images that a user names on the command line, each with its name: uint8 ``(channels, height, width)``.
 
     Args:
         inputs: image files, which go through the preprocessing; or ``.npy`` files of uint8 that have its size already:
             one image ``(height, width[, channels])`` or several ``(n, channels, height, width)``.
-        preprocessing: of the model; a shape ``(channels, height, width)`` stands for squeezing to that size.
+        preprocessing: of the model.
 
     Raises:
         UserError: a file is missing, no image, or an array of another type or shape.
     """
-    if not isinstance(preprocessing, Preprocessing):
-        preprocessing = Preprocessing.squeezed(preprocessing)
     for name in inputs:
         if name.endswith(".npy"):
             yield from _read_array(name, preprocessing.image_shape)
