@@ -266,7 +266,7 @@ def examine(seed, cases, runs, report=lambda line: None):
 
 
 def examine_apart(seed, cases, runs, folder):
-    """:func:`examine` in a forked process; a signal that ends it is a problem of the case that ran."""
+    """``examine`` in a forked process; a signal that ends it is a problem of the case that ran."""
     log, answer = folder / "log.json", folder / "answer.json"
     child = os.fork()
     if child == 0:

@@ -4,7 +4,9 @@ from .cost import count_flops, count_parameters, measure_latency, measure_peak_m
 from .errors import RunStopped, TenfoldWarning, UserError
 from .options import TrainerOptions
 from .results import Claim, Results, load_results
+from .sparse import SparseTuner, find_mask
 from .systems.activation_uncertainty import ActivationUncertainty, UncertainModel
+from .systems.backbone_search import SearchSpace, YOLOXLite, map_weights
 from .systems.boosted_exits import (
     BoostedExitLoss,
     EarlyExitModel,
@@ -16,6 +18,7 @@ from .systems.boosted_exits import (
 from .systems.condensation_audit import CondensedSet, Doorping, NaiveAttack, audit, condense
 from .systems.full_skip_depth import AdaptiveConcat, FullSkipDepth
 from .systems.graph_fusion import KnowledgeGraph, fuse_encoders
+from .systems.query_summarizer import QuerySummarizer, build_wikiref
 from .systems.relation_distillation import RelationDistiller, RelationLoss, distill_relations
 from .training import FitResult, fit
 
@@ -35,25 +38,32 @@ __all__ = [
     "KnowledgeGraph",
     "NaiveAttack",
     "PairedDifference",
+    "QuerySummarizer",
     "RelationDistiller",
     "RelationLoss",
     "Results",
     "RunStopped",
+    "SearchSpace",
+    "SparseTuner",
     "TenfoldWarning",
     "TrainerOptions",
     "UncertainModel",
     "UserError",
+    "YOLOXLite",
     "attach_exits",
     "audit",
+    "build_wikiref",
     "condense",
     "count_flops",
     "count_parameters",
     "cut",
     "distill_relations",
+    "find_mask",
     "fit",
     "fuse_encoders",
     "load",
     "load_results",
+    "map_weights",
     "measure_latency",
     "measure_peak_memory",
     "paired_bootstrap",

@@ -62,7 +62,7 @@ def mean(runs: Runs, quantity: Quantity) -> Any:
 
 
 def spread(runs: Runs, quantity: Quantity) -> Any:
-    """Standard deviation over seeds (of a sample), in the form of :func:`mean`; ``None`` with one seed."""
+    """Standard deviation over seeds (of a sample), in the form of ``mean``; ``None`` with one seed."""
     values = over_seeds(runs, quantity)
     return values.std(axis=0, ddof=1).tolist() if len(values) > 1 else None
 
@@ -135,8 +135,8 @@ def difference(outcomes: Outcomes, quantity: Quantity, ours: str, baseline: str 
     """Paired difference of a number between two arms, seed by seed.
 
     Args:
-        outcomes: see :data:`Outcomes`.
-        quantity: see :data:`Quantity`; must be one number.
+        outcomes: see ``Outcomes``.
+        quantity: see ``Quantity``; must be one number.
         ours: an arm.
         baseline: the arm that is subtracted; nothing is where it is ``None``.
     """
@@ -152,7 +152,7 @@ def claim_of_difference(
     """A claim about a paired difference; its verdict follows from the whole interval.
 
     Args:
-        id: see :class:`tenfold.results.Claim`.
+        id: see ``tenfold.results.Claim``.
         statement: see there.
         found: what was measured.
         baseline: see there.

@@ -81,7 +81,7 @@ def unwrap_state(
     """The state dict within a checkpoint, whatever the program wrapped it in.
 
     Args:
-        checkpoint: what :func:`read_checkpoint` gave.
+        checkpoint: what ``read_checkpoint`` gave.
         source: its file, for messages.
         keys: names under which the state dict may lie; the first that holds a mapping is taken, again and again.
         prefixes: what is taken off the names where all of them have it, such as ``DataParallel``'s ``module.``.

@@ -125,7 +125,7 @@ def run_system(
     """Run a system's recipe in a run folder; a complete run that is resumed gives its results back.
 
     Returns:
-        The run's :class:`tenfold.results.Results`.
+        The run's ``tenfold.results.Results``.
     """
     from tenfold.parallel import rank
     from tenfold.results import load_results

@@ -32,7 +32,7 @@ def one_line(message: str) -> str:
 
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """Within the block SIGTERM raises :class:`Terminated`."""
+    """Within the block SIGTERM raises ``Terminated``."""
 
     def end(signum: int, frame: Any) -> None:
         raise Terminated

@@ -30,7 +30,6 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary name beside ``path``, for writers that want a path; renamed when the block ends well.
 
-    ::
 
         with atomic_path("weights.safetensors") as temporary:
             save_file(state, temporary)

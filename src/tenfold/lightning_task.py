@@ -1,4 +1,4 @@
-"""Lightning's side of :func:`tenfold.training.fit`: the task, the batches, the checkpoints. Imported when it trains."""
+"""Lightning's side of ``tenfold.training.fit``: the task, the batches, the checkpoints. Imported when it trains."""
 
 import logging
 import math
@@ -40,7 +40,7 @@ def train(
     select: str | None,
     on_epoch: Callable[[int, dict[str, float]], None] | None,
 ) -> dict[str, Any]:
-    """What :func:`tenfold.training.fit` does, which see; gives the fields of its result."""
+    """What ``tenfold.training.fit`` does, which see; gives the fields of its result."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -105,7 +105,7 @@ def random_states() -> dict[str, Any]:
 
 
 def set_random_states(states: dict[str, Any]) -> None:
-    """Put the generators where :func:`random_states` found them."""
+    """Put the generators where ``random_states`` found them."""
     torch.set_rng_state(states["torch"])
     kind, keys, position, has_gauss, gauss = states["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002
@@ -157,14 +157,14 @@ class ResumableBatches:
         return {"seen": seen, "states": self._at_start if seen else self._states()}
 
     def go_to(self, place: Any) -> None:
-        """Go where :meth:`place` was asked."""
+        """Go where ``place`` was asked."""
         if self._keeps_position:
             self.batches.load_state_dict(place)  # type: ignore[attr-defined]
         else:
             self._resume = (place["states"], place["seen"])
 
     def begins_an_epoch(self, place: Any) -> bool:
-        """Whether :meth:`go_to` sets the random states of an epoch's start."""
+        """Whether ``go_to`` sets the random states of an epoch's start."""
         return not self._keeps_position and place["seen"] == 0
 
     @property

@@ -55,10 +55,10 @@ def save_model(
     Args:
         folder: made if need be.
         module: its whole state dict is written; tensors that share memory are written once each.
-        system: see :class:`Manifest`.
-        builder: see :class:`Manifest`.
-        arguments: see :class:`Manifest`; plain JSON values.
-        extra: see :class:`Manifest`; plain JSON values.
+        system: see ``Manifest``.
+        builder: see ``Manifest``.
+        arguments: see ``Manifest``; plain JSON values.
+        extra: see ``Manifest``; plain JSON values.
 
     Raises:
         UserError: the folder cannot be written.

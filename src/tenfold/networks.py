@@ -31,11 +31,11 @@ def named_network(
         name: ``torchvision/NAME``, ``timm/NAME`` or ``factory``.
         num_classes: number of classes.
         arguments: further arguments of the network.
-        factory: for ``factory``, see :func:`network_from_factory`.
+        factory: for ``factory``, see ``network_from_factory``.
         weights: checkpoint to load strictly: safetensors, or a torch file of plain tensors.
         others: names that the caller knows beside these, for the message about an unknown name.
         from_file: the file that gave name and arguments, if it was not the user: then nothing is fetched or opened, and
-            only plain arguments are taken (:func:`tenfold.model_folder.plain_arguments`).
+            only plain arguments are taken (``tenfold.model_folder.plain_arguments``).
 
     Raises:
         UserError: unknown name, arguments that the network does not take, or weights that do not fit.

@@ -45,7 +45,7 @@ class Claim(_Strict):
         value: what was measured; ``None`` where it could not be.
         baseline: what it is measured against.
         target: comparison that decides, such as ``">= 0.5"``.
-        verdict: see :func:`verdict_of`; computed, never typed.
+        verdict: see ``verdict_of``; computed, never typed.
         interval: 95 % confidence interval of ``value``, over seeds or test examples.
         chance: whether chance plays a part in ``value``; not in equalities of bits or counts of what can be counted.
         note: why it does not hold, or what limits it.
@@ -152,7 +152,7 @@ def claim(
     """Make a claim; its verdict follows from what was measured.
 
     Args:
-        id: see :class:`Claim`.
+        id: see ``Claim``.
         statement: see there.
         value: see there.
         target: see there.

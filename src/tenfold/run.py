@@ -1,6 +1,5 @@
 """One run: its folder, configuration, finished steps, log, results and report.
 
-::
 
     runs/<system>/<name>/
       config.yaml        complete: `tenfold run --config` on it reproduces the run
@@ -49,7 +48,7 @@ log = logging.getLogger("tenfold")
 
 
 class Run:
-    """The folder of one run. Open it with :func:`open_run`.
+    """The folder of one run. Open it with ``open_run``.
 
     Attributes:
         folder: where everything goes.
@@ -335,7 +334,7 @@ def system_of(folder: str | Path) -> str:
 
 
 def finished_results(folder: str | Path) -> Results:
-    """Results of a complete run; a :class:`UserError` where the run is not complete."""
+    """Results of a complete run; a ``UserError`` where the run is not complete."""
     folder = Path(folder)
     if (folder / "config.yaml").exists() and not (folder / "results.json").exists():
         raise UserError(f"the run in {folder} is not finished; continue it with: tenfold run SYSTEM --out ... --resume")

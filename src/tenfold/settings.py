@@ -1,6 +1,5 @@
 """Settings are refused before any work: ranges stand in the types of dataclass fields, and one function checks them.
 
-::
 
     @dataclass
     class OptimizerOptions:
@@ -9,9 +8,9 @@
 
     check_settings(OptimizerOptions(learning_rate=-1))  # UserError: learning_rate must be greater than 0; got -1
 
-The command line checks each value as it is given (jsonargparse reads the same types), and :func:`check_settings` all of
+The command line checks each value as it is given (jsonargparse reads the same types), and ``check_settings`` all of
 them, however they were made. What one field's type cannot say (one setting against another) is said by a method
-``check(self)`` of the dataclass, which raises :class:`~tenfold.errors.UserError`.
+``check(self)`` of the dataclass, which raises ``UserError``.
 """
 
 import dataclasses

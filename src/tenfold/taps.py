@@ -1,6 +1,5 @@
 """Hooks on named layers: read, or replace, what a module inside a network gives, without touching the network.
 
-::
 
     with collect_taps(model, ["layer1", "layer3"]) as outputs:
         model(x)
@@ -54,12 +53,12 @@ def first_tensor(output: Any) -> Tensor | None:
 def tap_hooks(model: nn.Module, paths: Sequence[str], visit: Visit, *, this_thread: bool = False) -> Iterator[None]:
     """Within the block, call ``visit`` whenever a named module has run, in the order of execution.
 
-    An output that is not one tensor is represented by its first tensor (:func:`first_tensor`), as transformer layers
+    An output that is not one tensor is represented by its first tensor (``first_tensor``), as transformer layers
     give ``(hidden states, attentions)``; a replacement takes that tensor's place.
 
     Args:
         model: the network.
-        paths: names of modules, see :func:`find_module`. Of a module that runs several times in a forward pass, such
+        paths: names of modules, see ``find_module``. Of a module that runs several times in a forward pass, such
             as a shared activation, ``name#n`` is the n-th run, counted from 0.
         visit: called with the name and the tensor; what it returns, if anything, replaces the tensor.
         this_thread: leave passes alone that other threads make through the same network meanwhile.
@@ -113,14 +112,14 @@ def collect_taps(model: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, T
 
     Args:
         model: the network.
-        paths: names of modules, see :func:`find_module`.
+        paths: names of modules, see ``find_module``.
 
     Yields:
         The outputs by name, in the order of execution; a module that did not run has no entry. An output that is not
         one tensor is represented by its first tensor.
 
     Raises:
-        UserError: see :func:`tap_hooks`.
+        UserError: see ``tap_hooks``.
     """
     outputs: dict[str, Tensor] = {}
     with tap_hooks(model, paths, outputs.__setitem__):

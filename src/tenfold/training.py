@@ -3,7 +3,7 @@
 The recipe gives a module, an objective and batches; where it runs (CPU, GPUs, several processes, precision) is
 options only. A training that was killed continues from its last checkpoint, in mid-epoch too, and ends with the
 same numbers: where the batches stand and all random states are part of the checkpoint, and library defaults that
-would break this are set here and in :mod:`tenfold.lightning_task` and nowhere else. Lightning itself is imported when
+would break this are set here and in ``tenfold.lightning_task`` and nowhere else. Lightning itself is imported when
 something trains.
 """
 
@@ -64,9 +64,9 @@ def fit(
     Args:
         model: any module; its parameters are those of ``optimizer``. If it comes in eval mode (as another training
             leaves it) it is put into training mode; of one in training mode, parts that are in eval mode stay so.
-        objective: see :data:`Objective`; a module's buffers (moving averages) are saved and resumed with it.
+        objective: see ``Objective``; a module's buffers (moving averages) are saved and resumed with it.
         batches: sized iterable of batches: a ``DataLoader``, a list, or anything with ``state_dict`` and
-            ``load_state_dict`` (see :class:`tenfold.data.TensorBatches`), which resumes in mid-epoch at no cost. Of
+            ``load_state_dict`` (see ``tenfold.data.TensorBatches``), which resumes in mid-epoch at no cost. Of
             others the epoch's order is drawn again from the random states that are kept, and the batches that were
             seen are passed over; what makes them random must draw from torch, numpy or ``random``, or from the
             loader's or its sampler's own generator.

@@ -4,7 +4,6 @@ On networks of the sizes that a CPU trains, a second thread gains next to nothin
 step. What a step finds depends on its settings only, so that any number of workers gives the same numbers and a killed
 run resumes as one without workers does.
 
-::
 
     def work(config: Config, data: Data, step: Step, folder: Path, run: Run) -> dict: ...
 
@@ -66,7 +65,7 @@ def do_steps(
     Args:
         run: the run's folder.
         phases: steps of a phase depend on earlier phases only.
-        open_place: see :data:`Opener`.
+        open_place: see ``Opener``.
         workers: processes; one per free core where ``None``. With one, this process does all steps itself.
         threads: threads of torch's operations in each process.
         work: what ``open_place`` gives, where the calling process has made it already.

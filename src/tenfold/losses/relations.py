@@ -1,6 +1,5 @@
 """Divergence of the token relations of two attention layers, in forms that hold no ``N x N`` map.
 
-::
 
     S = c_s A B^T          student's logits        T = c_t U W^T          teacher's logits
     KL_i = sum_j softmax(T)_ij (log softmax(T)_ij - log softmax(S)_ij)    row i, in nats

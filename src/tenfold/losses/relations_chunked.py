@@ -1,7 +1,7 @@
 """The chunked form of `tenfold.losses.relation_kl`: a block of heads and rows at a time.
 
 A block's logits give its divergence and, since the loss is a scalar whose row weights are known, its gradients at
-once::
+once:
 
     G = weight c_s (P_s - P_t)        dA = G B        dB = G^T A
 

@@ -22,7 +22,7 @@ def picture(id: str, title: str, png: bytes, *, alt: str, caption: str = "") -> 
     Args:
         id: short name, unique within the run.
         title: what it shows.
-        png: the file, such as :func:`image_grid` makes.
+        png: the file, such as ``image_grid`` makes.
         alt: what is to be seen, for those who do not see it.
         caption: how to read it.
     """

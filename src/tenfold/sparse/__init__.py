@@ -1,6 +1,5 @@
 """Entry-sparse fine-tuning of any model: choose entries, train them with sparse state, ship the diff, take it back.
 
-::
 
     mask = find_mask(model, loss, examples, fraction=0.01, dense=["head.*"])   which entries matter
     tuner = SparseTuner(model, mask, dense=["head.*"])                          remembers the base at those entries

@@ -1,6 +1,6 @@
 """Diff files: a fine-tuned model as the entries that differ, in safetensors.
 
-Layout of ``NAME.sft.safetensors``, for each tensor of the model that differs::
+Layout of ``NAME.sft.safetensors``, for each tensor of the model that differs:
 
     NAME::idx   positions, as the gaps between them (see encode_positions)
     NAME::val   VALUES, not differences: subtracting a difference does not give the old bits back
@@ -127,7 +127,7 @@ def encode_positions(positions: Tensor) -> Tensor:
 
 
 def decode_positions(codes: Tensor) -> Tensor:
-    """Positions ``(k,)`` int64 of what :func:`encode_positions` wrote.
+    """Positions ``(k,)`` int64 of what ``encode_positions`` wrote.
 
     Raises:
         UserError: the codes end in the middle of a gap.

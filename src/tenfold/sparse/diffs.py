@@ -90,7 +90,7 @@ def take_diff(model: nn.Module, base: Snapshot, *, dense: Sequence[str] = (), ma
 
     Args:
         model: as trained.
-        base: from :func:`take_snapshot`, before training.
+        base: from ``take_snapshot``, before training.
         dense: patterns of names that were trained whole; they are stored whole, and so are buffers that changed.
         mask: tells the diff how its entries were chosen.
     """
@@ -148,10 +148,10 @@ def save_diff(
     """Write what training changed to a file.
 
     Args:
-        model: see :func:`take_diff`.
+        model: see ``take_diff``.
         base: see there.
         path: the file.
-        dense: see :func:`take_diff`.
+        dense: see ``take_diff``.
         mask: see there.
     """
     return take_diff(model, base, dense=dense, mask=mask).save(path)
@@ -195,7 +195,7 @@ def check_base(model: Model, diff: Diff) -> dict[str, Tensor]:
 
 
 class AppliedDiff:
-    """A diff in a model; reverts when a ``with`` block ends, or by :meth:`revert`. Made by :func:`apply_diff`.
+    """A diff in a model; reverts when a ``with`` block ends, or by ``revert``. Made by ``apply_diff``.
 
     Args:
         model: the base.

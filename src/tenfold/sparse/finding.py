@@ -43,13 +43,13 @@ def find_mask(
         loss: of one example; for the criteria by gradient.
         examples: of the task, one at a time; with ``chunk``, batches.
         fraction: share of the candidates to choose, in (0, 1].
-        criterion: see :mod:`tenfold.sparse.scores`.
-        granularity: see :func:`top_entries`.
+        criterion: see ``tenfold.sparse.scores``.
+        granularity: see ``top_entries``.
         per_tensor: the same share of every tensor, instead of one ranking over all.
         exclude: patterns of names that stay as they are.
         dense: patterns of names that will be trained whole.
         heads: attention heads, for granularity ``head``.
-        sampler: draws labels from the model, for ``fisher_sampled``; see :func:`sample_bernoulli`.
+        sampler: draws labels from the model, for ``fisher_sampled``; see ``sample_bernoulli``.
         train: trains the model in place, for ``change``.
         seed: of ``random`` and of the sampled labels.
         chunk: examples at a time by ``vmap``; 0 for one by one.

@@ -2,7 +2,7 @@
 
 A threshold at a percentile would choose *everything* where more scores are zero than are to be left out (unused
 embeddings). Here exactly the k largest positive scores are chosen, ties by position; where fewer are positive, fewer
-are chosen, and :attr:`Mask.chosen` says so.
+are chosen, and ``Mask.chosen`` says so.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ class Mask:
             the tensor has fewer than 2^31 entries.
         shapes: shape of each of these parameters.
         candidates: entries that could have been chosen.
-        wanted: entries that were to be chosen; more than :attr:`chosen` where too few had a positive score.
+        wanted: entries that were to be chosen; more than ``chosen`` where too few had a positive score.
         about: plain values that tell how: criterion, granularity, examples, seed.
     """
 

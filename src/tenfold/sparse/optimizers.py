@@ -1,6 +1,5 @@
 """Optimizers that hold state for the chosen entries only: ``SparseAdamW`` and ``SparseSGD``.
 
-::
 
     backward pass:  as soon as a parameter's gradient is complete
                         packed += gradient.view(-1)[idx]        (k_t numbers)
@@ -36,7 +35,7 @@ class SparseOptimizer(Optimizer):
     Args:
         model: whose parameters are trained. Parameters that are neither in the mask nor dense get
             ``requires_grad = False``, which also ends the backward pass below the first trained layer;
-            :meth:`release` gives it back.
+            ``release`` gives it back.
         mask: the chosen entries, or ``None`` for dense parameters alone.
         defaults: settings of the parameter groups.
         dense: patterns of names that are trained whole, such as a new head.
@@ -246,7 +245,7 @@ class SparseAdamW(SparseOptimizer):
     ``DistributedDataParallel``. With transformers' Trainer pass it as ``optimizers=(optimizer, scheduler)``.
 
     Args:
-        model: see :class:`SparseOptimizer`.
+        model: see ``SparseOptimizer``.
         mask: see there.
         lr: learning rate.
         betas: decay of the moments.
@@ -339,7 +338,7 @@ class SparseSGD(SparseOptimizer):
     """Stochastic gradient descent with momentum on chosen entries; with all chosen, bit for bit ``torch.optim.SGD``.
 
     Args:
-        model: see :class:`SparseOptimizer`.
+        model: see ``SparseOptimizer``.
         mask: see there.
         lr: learning rate.
         momentum: of the chosen entries.

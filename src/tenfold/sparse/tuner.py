@@ -19,7 +19,7 @@ class SparseTuner:
 
     Args:
         model: the base; remembered here as far as training can change it.
-        mask: from :func:`find_mask`; ``None`` trains only ``dense``.
+        mask: from ``find_mask``; ``None`` trains only ``dense``.
         dense: patterns of names that are trained and stored whole, such as a new head.
 
     Example:
@@ -36,14 +36,14 @@ class SparseTuner:
         self.optimizer: SparseOptimizer | None = None
 
     def adamw(self, lr: float = 1e-3, **settings: Any) -> SparseAdamW:
-        """A :class:`SparseAdamW` on the mask and the dense parameters; replaces an earlier optimizer."""
+        """A ``SparseAdamW`` on the mask and the dense parameters; replaces an earlier optimizer."""
         self.release()
         made = SparseAdamW(self.model, self.mask, lr, dense=self.dense, **settings)
         self.optimizer = made
         return made
 
     def sgd(self, lr: float = 1e-3, **settings: Any) -> SparseSGD:
-        """A :class:`SparseSGD` on the mask and the dense parameters; replaces an earlier optimizer."""
+        """A ``SparseSGD`` on the mask and the dense parameters; replaces an earlier optimizer."""
         self.release()
         made = SparseSGD(self.model, self.mask, lr, dense=self.dense, **settings)
         self.optimizer = made
@@ -66,7 +66,7 @@ class SparseTuner:
         return take_diff(self.model, self.base, dense=self.dense, mask=self.mask)
 
     def save(self, path: str | Path) -> Path:
-        """Write :meth:`diff` to a file; gives its name."""
+        """Write ``diff`` to a file; gives its name."""
         return self.diff().save(path)
 
     def release(self) -> None:

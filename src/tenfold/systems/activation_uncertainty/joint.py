@@ -1,6 +1,5 @@
 """The estimator as a cheap auxiliary task of the main training (paper A), without a trace in the main model.
 
-::
 
     loss = main_loss(main(x), y)
     on a random share of the rows, from a warm-up on:

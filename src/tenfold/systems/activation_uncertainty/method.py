@@ -1,6 +1,5 @@
 """Dropout uncertainty from activation strength (Yu et al., arXiv 2110.06435; Chen et al., WSDM 2021).
 
-::
 
     label    T passes with dropout over held-out inputs:  U(x) = spread of the outputs
     read     one pass without dropout:                    f(x) = how strongly each hidden unit fires

@@ -1,6 +1,5 @@
 """The method (arXiv 2211.02791): candidates inherit from one trained seed, evolution keeps accuracy and cost apart.
 
-::
 
     train the seed detector S                                          -> theta0
     every candidate a:   theta = map(theta0, S -> a)                   map_weights
@@ -12,7 +11,7 @@
 
 That candidates are tuned shortly, and statistics re-estimated before and after, is a reconstruction (the abstract
 names only the mapping); so is promotion. Nothing here knows files or commands; any other triple of space, training
-and score is a :class:`SearchTask`, too.
+and score is a ``SearchTask``, too.
 """
 
 import hashlib
@@ -53,7 +52,7 @@ class CandidateOptions:
     """How a candidate is made and judged.
 
     Attributes:
-        mapping: ``tenfold`` or ``fna``, see :func:`map_weights`; ``none`` begins from scratch.
+        mapping: ``tenfold`` or ``fna``, see ``map_weights``; ``none`` begins from scratch.
         importance: which channels stay.
         growth: how new channels begin.
         deepen: how new blocks begin.
@@ -84,7 +83,7 @@ class DetectorSearch:
         fit: images to learn from.
         search: images to score on.
         tuning: the short training.
-        options: see :class:`CandidateOptions`.
+        options: see ``CandidateOptions``.
         seed: of order and draws, beside the genome's hash.
         trainer: where it runs.
         most_detections: of an image, that count.

@@ -37,7 +37,7 @@ class ServedDetector:
         return list(self.extra["classes"])
 
     def __call__(self, image: np.ndarray, confidence: float = 0.3, overlap: float = 0.65) -> Detections:
-        """The same as :meth:`detect`."""
+        """The same as ``detect``."""
         return self.detect(image, confidence, overlap)
 
     def detect(self, image: np.ndarray, confidence: float = 0.3, overlap: float = 0.65) -> Detections:
@@ -91,7 +91,7 @@ def export_detector(model: YOLOXLite, path: Path, extra: Mapping[str, Any]) -> O
     Args:
         model: the detector.
         path: the file.
-        extra: see :class:`ServedDetector`.
+        extra: see ``ServedDetector``.
 
     Raises:
         UserError: a package is missing, or onnxruntime's answers differ from PyTorch's; no file is left.

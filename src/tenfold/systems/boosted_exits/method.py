@@ -1,6 +1,6 @@
 """Boosted early exits (BoostNet, AAAI 2023): the heads of a network as one additive model.
 
-Head n gives logits ``f_n``; exit n predicts with the sum of its own and the discounted older ones::
+Head n gives logits ``f_n``; exit n predicts with the sum of its own and the discounted older ones:
 
     z_1 = f_1
     z_n = f_n + r_{n-1} z_{n-1}                               the ensemble

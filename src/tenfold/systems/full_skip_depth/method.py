@@ -1,7 +1,7 @@
 """The scale-invariant logarithmic loss of the whole batch, and what else training minimizes.
 
 Depth networks are trained with it since BTS (arXiv 1907.10326, equation 4); the original form is Eigen et al.'s
-(NeurIPS 2014, equation 4)::
+(NeurIPS 2014, equation 4):
 
     g = log prediction - log truth on the valid pixels of the whole batch
     L = alpha sqrt(mean(g^2) - lambda mean(g)^2 + eps)
@@ -93,12 +93,12 @@ def _nearest(points: Tensor, line: Tensor) -> Tensor:
 
 
 class DepthObjective(nn.Module):
-    """The loss of a batch of a depth network, in the form that :func:`tenfold.fit` takes.
+    """The loss of a batch of a depth network, in the form that ``tenfold.fit`` takes.
 
     Args:
         loss: of depth against truth.
         auxiliary: weights of coarser levels' depths, the finer first.
-        bins: weight of :func:`bins_chamfer`; 0.1 as published.
+        bins: weight of ``bins_chamfer``; 0.1 as published.
     """
 
     def __init__(self, loss: SiLogLoss, *, auxiliary: tuple[float, ...] = (), bins: float = 0.1) -> None:

@@ -1,6 +1,5 @@
 """VEM2L's losses.
 
-::
 
     warm start   train S (structure) and T (text) alone
     M2L          L_S = sup_S + lam tau^2 KL(sg p_T || p_S)       on observed queries; S and T exchanged for L_T

@@ -31,7 +31,7 @@ def load(folder: str | Path, *, factory: str | None = None) -> QuerySummarizer:
 
     Args:
         folder: of a run, or of an imported model.
-        factory: no extractor is made by code of the user's own; as in :func:`tenfold.load`.
+        factory: no extractor is made by code of the user's own; as in ``tenfold.load``.
 
     Raises:
         UserError: the folder holds no extractor, or the sentence encoder it was trained on is not installed.

@@ -1,6 +1,5 @@
 """Q-BERT as published, in the order in which it happens (Zhu et al., TASLP 2022; arXiv 1911.03324).
 
-::
 
     WikiRef     a statement of Wikipedia that cites a page is the summary, title and section titles are the query,
                 the cited page is the document                                        (wikiref/)
@@ -41,7 +40,7 @@ def sentence_loss(logits: Tensor, labels: Tensor, there: Tensor) -> Tensor:
 
 
 def objective(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of a batch, as :func:`tenfold.training.fit` takes it."""
+    """The loss of a batch, as ``tenfold.training.fit`` takes it."""
     return sentence_loss(model(batch), batch["labels"], batch["there"]), {}
 
 
@@ -64,8 +63,8 @@ def choose_subnetwork(
         model: the extractor after stage 1.
         examples: batches of one window each.
         fraction: share of the entries.
-        criterion: see :mod:`tenfold.sparse.scores`; not ``change``, which needs a training.
-        granularity: see :func:`tenfold.sparse.top_entries`.
+        criterion: see ``tenfold.sparse.scores``; not ``change``, which needs a training.
+        granularity: see ``tenfold.sparse.top_entries``.
         dense: parameters that are trained whole.
         seed: of ``random`` and of sampled labels.
     """

@@ -1,6 +1,5 @@
 """Relation distillation (TinyMIM, CVPR 2023; MiniLM and MiniLMv2 for text): the algorithm.
 
-::
 
     teacher: frozen; runs up to the queries, keys and values of its block l_t, without gradient
     student: runs up to those of its last block, which has as many heads as the teacher's block (the adaptive block)

@@ -1,6 +1,6 @@
 """The auxiliary model g: activation features to uncertainty.
 
-Three losses, for labels of T passes::
+Three losses, for labels of T passes:
 
     mse_std   squared error on the standardised U            as published; needs many passes
     mse_var   squared error on s^2 / mean(s^2)

@@ -1,6 +1,5 @@
 """T passes with dropout, and what they say about each input: the labels that the estimator learns.
 
-::
 
     per batch:  y0, features = one pass without dropout;  k = its class
                 the modules before the first dropout are recorded once

@@ -1,6 +1,5 @@
 """What is called uncertainty: a number per input, from the outputs of T passes with dropout.
 
-::
 
     regression     U = std_t(o_t)
     binary         U = std_t(sigmoid(o_t));                  binary-logit: std_t(o_t)

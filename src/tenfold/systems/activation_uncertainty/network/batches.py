@@ -1,7 +1,7 @@
 """What a batch holds: inputs, ids, labels. It is said, and not guessed from types.
 
 Without a word, a batch is what the network is called with, built like the learner's example. Ids come with it as
-``Batch(inputs, ids)``; of the tuples or mappings of a data loader, ``parts`` says what each part is::
+``Batch(inputs, ids)``; of the tuples or mappings of a data loader, ``parts`` says what each part is:
 
     learner.fit(loader, parts=["inputs", "labels"])            # (x, y): the classes are not needed
     learner.label(loader, parts=["inputs", "inputs", "ids"])   # (users, items, ids) of a network that takes two

@@ -1,6 +1,5 @@
 """Dropout on in a network that is otherwise in eval mode, and off again without a trace.
 
-::
 
     dropout = DropoutController(model, example, rate=0.1)
     with dropout.on(seed=0):

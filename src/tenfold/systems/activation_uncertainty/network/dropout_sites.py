@@ -1,6 +1,6 @@
 """Where a network drops units: found by running it, so that functional and attention dropout are seen, too.
 
-Five kinds of sites::
+Five kinds of sites:
 
     module      nn.Dropout and its kin, recurrent layers with dropout between them
     attention   nn.MultiheadAttention

@@ -31,7 +31,7 @@ def detect_all(
     """What a detector finds in every image, in the images' own pixels.
 
     Args:
-        model: a :class:`YOLOXLite`; evaluated in eval mode and left in the mode it came in.
+        model: a ``YOLOXLite``; evaluated in eval mode and left in the mode it came in.
         images: letterboxed.
         device: where it computes.
         confidence: least score that is kept.

@@ -54,7 +54,7 @@ class DetectionBatches(ResumableBatches):
         images: letterboxed.
         batch_size: images of a step, over all processes together.
         seed: of order and augmentation.
-        augment: see :class:`AugmentOptions`.
+        augment: see ``AugmentOptions``.
         epochs: of the whole training; with ``plain_epochs`` it tells when mosaics end.
         plain_epochs: last epochs without mosaic and with the L1 term.
         size: height and width of the batches where not those of the images.
@@ -160,7 +160,7 @@ class DetectionBatches(ResumableBatches):
 
 
 def _compacted(boxes: Tensor, classes: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes that are there first, at most :data:`MOST_BOXES`, without columns that no image uses."""
+    """Boxes that are there first, at most ``MOST_BOXES``, without columns that no image uses."""
     order = present.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
     order = order[:, : min(MOST_BOXES, int(present.sum(1).max()) if present.numel() else 0)]
     return boxes.gather(1, order[..., None].expand(-1, -1, 4)), classes.gather(1, order), present.gather(1, order)

@@ -158,7 +158,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_rgb(path: str | Path) -> np.ndarray:
-    """An image file as ``(height, width, 3)`` uint8 RGB, upright; see :mod:`tenfold.data.reading` for kinds of pixels.
+    """An image file as ``(height, width, 3)`` uint8 RGB, upright; see ``tenfold.data.reading`` for kinds of pixels.
 
     Raises:
         UserError: the file is missing, damaged, cut short, or has more than ``PIXELS_AT_MOST`` pixels.

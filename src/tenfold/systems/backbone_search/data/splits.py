@@ -42,7 +42,7 @@ def load_detection(options: DetectionOptions, seed: int = 0) -> DetectionSplits:
     """Read the three splits of the options.
 
     Args:
-        options: see :class:`DetectionOptions`.
+        options: see ``DetectionOptions``.
         seed: of scenes and of what is cut out of the training split.
 
     Raises:

@@ -1,6 +1,5 @@
 """SimOTA, YOLOX's label assignment (arXiv 2107.08430, section 2.1; the public code's present form), over a whole batch.
 
-::
 
     candidates: cells whose centre lies strictly within 1.5 strides of a true box's centre, in both directions
     cost(g, a) = sum_k BCE(sqrt(class * objectness), onehot) - 3 log(IoU + 1e-8) + 1e6 where a is no candidate of g
@@ -75,7 +74,7 @@ def assign(
         present: ``(batch, n)`` bool, false for padding.
 
     Returns:
-        See :class:`Assignment`. A true box that no cell's centre is near takes the cheapest candidate of the others, as
+        See ``Assignment``. A true box that no cell's centre is near takes the cheapest candidate of the others, as
         in the public code; where an image has no candidate at all (there the public code raises), all is background.
     """
     batch, cells = objectness.shape

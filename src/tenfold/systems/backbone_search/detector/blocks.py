@@ -72,7 +72,7 @@ class ConvBNAct(nn.Module):
         return self.act(self.bn(self.conv(x)))
 
     def record(self, layout: ChannelLayout, name: str, flow: Flow, group: str | Axis | None = None) -> Flow:
-        """Tell ``layout`` what this computes; see :class:`ChannelLayout`."""
+        """Tell ``layout`` what this computes; see ``ChannelLayout``."""
         return layout.convolution(
             f"{name}.conv",
             flow,
@@ -100,7 +100,7 @@ class DepthwiseSeparable(nn.Module):
         return self.pconv(self.dconv(x))
 
     def record(self, layout: ChannelLayout, name: str, flow: Flow, group: str | Axis | None = None) -> Flow:
-        """See :class:`ChannelLayout`."""
+        """See ``ChannelLayout``."""
         flow = self.dconv.record(layout, f"{name}.dconv", flow)
         return self.pconv.record(layout, f"{name}.pconv", flow, group)
 
@@ -134,7 +134,7 @@ class SqueezeExcite(nn.Module):
         return x * gate.sigmoid()
 
     def record(self, layout: ChannelLayout, name: str, flow: Flow) -> Flow:
-        """See :class:`ChannelLayout`."""
+        """See ``ChannelLayout``."""
         point = Flow(flow.axis, 1, 1)
         inner = self.reduce.out_channels
         squeezed = layout.convolution(f"{name}.reduce", point, f"{name}.reduce", out=inner, kernel=1, gate=True)
@@ -182,7 +182,7 @@ class InvertedBottleneck(_Residual):
         return self._finish(x, self.dw(inner))
 
     def record(self, layout: ChannelLayout, name: str, flow: Flow) -> Flow:
-        """See :class:`ChannelLayout`."""
+        """See ``ChannelLayout``."""
         inner = flow if self.expand is None else self.expand.record(layout, f"{name}.expand", flow, f"{name}.hidden")
         inner = self.dw.record(layout, f"{name}.dw", inner)
         return self._record_end(layout, name, flow, inner)
@@ -207,7 +207,7 @@ class FusedBottleneck(_Residual):
         return self._finish(x, self.fused(x))
 
     def record(self, layout: ChannelLayout, name: str, flow: Flow) -> Flow:
-        """See :class:`ChannelLayout`."""
+        """See ``ChannelLayout``."""
         inner = self.fused.record(layout, f"{name}.fused", flow, f"{name}.hidden")
         return self._record_end(layout, name, flow, inner)
 
@@ -232,7 +232,7 @@ class TuckerBottleneck(_Residual):
         return self._finish(x, self.core(self.reduce(x)))
 
     def record(self, layout: ChannelLayout, name: str, flow: Flow) -> Flow:
-        """See :class:`ChannelLayout`."""
+        """See ``ChannelLayout``."""
         inner = self.reduce.record(layout, f"{name}.reduce", flow, f"{name}.rank_in")
         inner = self.core.record(layout, f"{name}.core", inner, f"{name}.hidden")
         return self._record_end(layout, name, flow, inner)
@@ -253,7 +253,7 @@ class Bottleneck(nn.Module):
         return x + out if self.shortcut else out
 
     def record(self, layout: ChannelLayout, name: str, flow: Flow) -> Flow:
-        """See :class:`ChannelLayout`."""
+        """See ``ChannelLayout``."""
         inner = self.conv1.record(layout, f"{name}.conv1", flow)
         return self.conv2.record(layout, f"{name}.conv2", inner, flow.axis if self.shortcut else None)
 
@@ -293,7 +293,7 @@ class CSPLayer(nn.Module):
         return self.conv3(torch.cat([self.m(self.conv1(x)), self.conv2(x)], dim=1))
 
     def record(self, layout: ChannelLayout, name: str, flow: Flow, group: str | Axis | None = None) -> Flow:
-        """See :class:`ChannelLayout`."""
+        """See ``ChannelLayout``."""
         first = self.conv1.record(layout, f"{name}.conv1", flow)
         for index, block in enumerate(self.m):
             first = block.record(layout, f"{name}.m.{index}", first)  # type: ignore[operator]

@@ -90,7 +90,7 @@ class ChannelLayout:
             stride: of both axes.
             depthwise: one filter per channel; the output has the input's axis.
             norm: name of the batch normalization that follows.
-            gate: see :class:`ConvolutionRecord`.
+            gate: see ``ConvolutionRecord``.
         """
         height, columns = -(-flow.height // stride), -(-flow.width // stride)
         outgoing = flow.axis if depthwise else (Segment(group, out),) if isinstance(group, str) else group

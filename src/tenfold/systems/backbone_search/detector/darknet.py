@@ -33,12 +33,12 @@ class DarknetPlan:
     act: Activation = "silu"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; :meth:`from_dict` reads them back."""
+        """Plain JSON values; ``from_dict`` reads them back."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "DarknetPlan":
-        """A plan from what :meth:`to_dict` gave.
+        """A plan from what ``to_dict`` gave.
 
         Raises:
             UserError: a value is missing, unknown or out of range.
@@ -71,13 +71,13 @@ class Focus(nn.Module):
         return self.conv(torch.cat([left[..., ::2, :], left[..., 1::2, :], right[..., ::2, :], right[..., 1::2, :]], 1))
 
     def record(self, layout: ChannelLayout, name: str, flow: Flow) -> Flow:
-        """See :class:`ChannelLayout`."""
+        """See ``ChannelLayout``."""
         quarter = Flow(flow.axis * 4, -(-flow.height // 2), -(-flow.width // 2))
         return self.conv.record(layout, f"{name}.conv", quarter)
 
 
 class StemConvolution(nn.Module):
-    """A 6 x 6 convolution of stride 2 and padding 2: what a :class:`Focus` computes, in one operation."""
+    """A 6 x 6 convolution of stride 2 and padding 2: what a ``Focus`` computes, in one operation."""
 
     def __init__(self, outgoing: int, act: Activation) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class StemConvolution(nn.Module):
         return self.conv(images)
 
     def record(self, layout: ChannelLayout, name: str, flow: Flow) -> Flow:
-        """See :class:`ChannelLayout`."""
+        """See ``ChannelLayout``."""
         return self.conv.record(layout, f"{name}.conv", flow)
 
 
@@ -127,7 +127,7 @@ class PyramidPooling(nn.Module):
         return self.conv2(torch.cat(maps, dim=1))
 
     def record(self, layout: ChannelLayout, name: str, flow: Flow, group: str | Axis | None = None) -> Flow:
-        """See :class:`ChannelLayout`."""
+        """See ``ChannelLayout``."""
         half = self.conv1.record(layout, f"{name}.conv1", flow)
         return self.conv2.record(layout, f"{name}.conv2", concatenate(half, half, half, half), group)
 
@@ -145,7 +145,7 @@ class TinyPyramidPooling(PyramidPooling):
 
 
 class CSPDarknet(nn.Module):
-    """YOLOX's backbone of a :class:`DarknetPlan`."""
+    """YOLOX's backbone of a ``DarknetPlan``."""
 
     def __init__(self, plan: DarknetPlan) -> None:
         super().__init__()
@@ -174,7 +174,7 @@ class CSPDarknet(nn.Module):
         return maps[1:]
 
     def record(self, layout: ChannelLayout, name: str, flow: Flow) -> list[Flow]:
-        """See :class:`ChannelLayout`."""
+        """See ``ChannelLayout``."""
         flow, maps = self.stem.record(layout, f"{name}.stem", flow), []
         for number in range(2, 6):
             for index, part in enumerate(getattr(self, f"dark{number}")):

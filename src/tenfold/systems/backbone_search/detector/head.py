@@ -68,7 +68,7 @@ class DecoupledHead(nn.Module):
         return torch.cat(outputs, 2).transpose(1, 2)
 
     def record(self, layout: ChannelLayout, name: str, maps: Sequence[Flow]) -> None:
-        """See :class:`ChannelLayout`."""
+        """See ``ChannelLayout``."""
         for level, flow in enumerate(maps):
             stem = self.stems[level].record(layout, f"{name}.stems.{level}", flow)  # type: ignore[operator]
             ends = {}
@@ -108,8 +108,8 @@ def decode(raw: Tensor, places: Tensor, strides: Tensor, clamp: bool = False) ->
 
     Args:
         raw: ``(batch, cells, 4+)`` outputs of the head, of which the first four are used.
-        places: ``(cells, 2)`` of :func:`make_grid`.
-        strides: ``(cells,)`` of :func:`make_grid`.
+        places: ``(cells, 2)`` of ``make_grid``.
+        strides: ``(cells,)`` of ``make_grid``.
         clamp: hold log sides at 8 or less, so that no exponential overflows in training.
 
     Returns:

@@ -65,7 +65,7 @@ class DetectionLoss(nn.Module):
         Args:
             raw: ``(batch, cells, 5 + classes)`` outputs of the head.
             image_size: height and width of the images.
-            truth: see :class:`Truth`.
+            truth: see ``Truth``.
             offsets: add the L1 term, as in the epochs without strong augmentation.
         """
         with torch.autocast(raw.device.type, enabled=False):

@@ -62,12 +62,12 @@ class MobilePlan:
     se: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; :meth:`from_dict` reads them back."""
+        """Plain JSON values; ``from_dict`` reads them back."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "MobilePlan":
-        """A plan from what :meth:`to_dict` gave.
+        """A plan from what ``to_dict`` gave.
 
         Raises:
             UserError: a value is missing, unknown or out of range.
@@ -122,7 +122,7 @@ def _block(plan: BlockPlan, incoming: int, act: Activation, se: bool) -> nn.Modu
 
 
 class MobileBackbone(nn.Module):
-    """Stem and stages of a :class:`MobilePlan`.
+    """Stem and stages of a ``MobilePlan``.
 
     Weights are drawn as He et al. (fan-out), which the MobileDets' code does, too.
     """
@@ -160,7 +160,7 @@ class MobileBackbone(nn.Module):
         return maps
 
     def record(self, layout: ChannelLayout, name: str, flow: Flow) -> list[Flow]:
-        """See :class:`ChannelLayout`."""
+        """See ``ChannelLayout``."""
         flow, taps = self.stem.record(layout, f"{name}.stem", flow), []
         for number, stage in enumerate(self.stages):
             blocks: Any = stage
@@ -196,7 +196,7 @@ def mobiledet(name: MobileDet, multiplier: float = 1.0, act: Activation | None =
 
     Args:
         name: ``cpu`` (gates everywhere, h-swish), ``dsp`` or ``edgetpu`` (ReLU6).
-        multiplier: of every width, each rounded by :func:`round8`.
+        multiplier: of every width, each rounded by ``round8``.
         act: another activation than the published one.
 
     Example:
@@ -243,7 +243,7 @@ def mobiledet(name: MobileDet, multiplier: float = 1.0, act: Activation | None =
 
 
 def scale_widths(plan: MobilePlan, multiplier: float) -> MobilePlan:
-    """The same backbone with every width times ``multiplier``, rounded by :func:`round8`."""
+    """The same backbone with every width times ``multiplier``, rounded by ``round8``."""
     scaled: Sequence[Sequence[BlockPlan]] = [
         [BlockPlan(**{**asdict(block), "width": round8(block.width * multiplier)}) for block in stage]
         for stage in plan.stages

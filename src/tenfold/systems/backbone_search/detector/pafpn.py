@@ -57,7 +57,7 @@ class PAFPN(nn.Module):
         return [o3, o4, o5]
 
     def record(self, layout: ChannelLayout, name: str, maps: Sequence[Flow]) -> list[Flow]:
-        """See :class:`ChannelLayout`."""
+        """See ``ChannelLayout``."""
         c3, c4, c5 = maps
 
         def up(flow: Flow) -> Flow:

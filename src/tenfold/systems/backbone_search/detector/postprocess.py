@@ -33,7 +33,7 @@ def postprocess(
     """Detections of a batch in pixels of the network's input.
 
     Args:
-        output: ``(batch, cells, 5 + classes)`` of :meth:`YOLOXLite.detect`.
+        output: ``(batch, cells, 5 + classes)`` of ``YOLOXLite.detect``.
         confidence: least score that is kept.
         overlap: of two boxes of one class with more overlap the worse goes.
         most: detections an image at most, the best by score.

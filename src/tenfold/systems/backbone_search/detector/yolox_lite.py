@@ -36,13 +36,13 @@ class DetectorPlan:
     spp: Literal["none", "max", "ti"] = "none"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; :meth:`from_dict` reads them back."""
+        """Plain JSON values; ``from_dict`` reads them back."""
         family = "mobile" if isinstance(self.backbone, MobilePlan) else "csp"
         return {**asdict(self), "backbone": {"family": family, **self.backbone.to_dict()}}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "DetectorPlan":
-        """A plan from what :meth:`to_dict` gave.
+        """A plan from what ``to_dict`` gave.
 
         Raises:
             UserError: a value is missing, unknown or out of range.
@@ -64,7 +64,7 @@ class YOLOXLite(nn.Module):
     """The detector. Images are BGR, 0 to 255, sides multiples of 32, without further normalization.
 
     Args:
-        plan: see :class:`DetectorPlan`.
+        plan: see ``DetectorPlan``.
 
     Example:
         >>> import torch

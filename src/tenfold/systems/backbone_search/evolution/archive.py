@@ -88,7 +88,7 @@ def front_table(candidates: Sequence[Candidate], names: Sequence[str]) -> str:
 
 
 def read_archive(text: str, source: str) -> list[Candidate]:
-    """Candidates from what :func:`archive_lines` wrote.
+    """Candidates from what ``archive_lines`` wrote.
 
     Raises:
         UserError: the text is not that.

@@ -45,7 +45,7 @@ def stored_genome(space: SearchSpace, trial: FrozenTrial) -> Genome | None:
 
 
 class EvolutionSampler(BaseGASampler):
-    """Genomes of :class:`EvolutionOptions` for a :class:`SearchTask`.
+    """Genomes of ``EvolutionOptions`` for a ``SearchTask``.
 
     Args:
         task: the problem.

@@ -65,7 +65,7 @@ def open_study(storage: BaseStorage, name: str, task: SearchTask, sampler: optun
     """Open or make a study, and refuse one that belongs to another space, seed, or setting.
 
     Args:
-        storage: see :func:`open_storage`.
+        storage: see ``open_storage``.
         name: of the study.
         task: whose fingerprints the study must have.
         sampler: asks for genomes.

@@ -64,7 +64,7 @@ def work(
     Args:
         task: the problem.
         options: how genomes are drawn; the same in every worker.
-        url: of the storage, see :func:`open_storage`.
+        url: of the storage, see ``open_storage``.
         name: of the study.
         heartbeat: seconds between signs of life.
         grace: seconds without one after which a candidate goes to another worker.

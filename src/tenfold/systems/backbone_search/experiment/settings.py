@@ -88,16 +88,16 @@ class Config:
         preset: the preset that the other settings started from.
         seed: first seed.
         seeds: searches, each with a seed detector of its own; what is compared is compared search by search.
-        data: see :class:`DetectionOptions`.
-        space: see :class:`SpaceOptions`.
-        search: see :class:`SearchOptions`.
-        seed_training: of the seed detector, see :class:`DetectorTraining`.
+        data: see ``DetectionOptions``.
+        space: see ``SpaceOptions``.
+        search: see ``SearchOptions``.
+        seed_training: of the seed detector, see ``DetectorTraining``.
         tuning: of every candidate.
         promotion: of the front's best.
         final: of the networks that are compared and delivered.
         arms: what the found network is compared with: ``uniform-width``, ``uniform-expansion``, ``mobiledet`` (a
             MobileDet-CPU shape), all at its cost and mapped from the same seed, and ``scratch`` (itself from scratch).
-        trainer: see :class:`tenfold.training.TrainerOptions`; changes where a run computes, not what.
+        trainer: see ``tenfold.training.TrainerOptions``; changes where a run computes, not what.
         workers: processes that share the independent steps; one per free core where null.
     """
 

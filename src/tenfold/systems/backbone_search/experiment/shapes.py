@@ -74,7 +74,7 @@ def at_cost(shape: str, seed: DetectorPlan, multiply_adds: float, height: int, w
     """The network of a shape whose multiply-adds are nearest to a cost; widths come first, hidden widths fill the rest.
 
     Args:
-        shape: one of :data:`SHAPES`.
+        shape: one of ``SHAPES``.
         seed: the seed detector.
         multiply_adds: wanted.
         height: of the input.

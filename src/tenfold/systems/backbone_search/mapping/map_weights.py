@@ -4,7 +4,7 @@ Rule ``fna`` (Fang et al., *Fast Neural Network Adaptation*, ICLR 2020, public `
 it is a reconstruction: its abstract repeats FNA's words): first channels, centred kernels, last block repeated, the
 rest 0.
 
-Rule ``tenfold`` (ours)::
+Rule ``tenfold`` (ours):
 
     depth    added residual blocks are the identity; the least scaled ones go
     width    the channels that matter stay, one choice for a whole residual stream
@@ -68,7 +68,7 @@ def map_weights(
         source: the trained seed.
         target: freshly made; of the same family.
         rule: ``fna`` or ``tenfold``; the further arguments are of ``tenfold`` only.
-        importance: which channels stay, see :func:`channel_importance`.
+        importance: which channels stay, see ``channel_importance``.
         growth: ``live``, ``net2net``, or ``zero`` (new channels dead, as in FNA).
         deepen: added residual blocks begin as the ``identity`` or as a ``copy`` of the last.
         parts: ``detector`` maps neck and head, too; ``backbone`` leaves them fresh, as where a seed was trained on

@@ -153,7 +153,7 @@ def latency_costs(command: str | None, threads: int = 1) -> Callable[[DetectorPl
     """``latency_ms`` of a plan, measured once per plan: by onnxruntime here, or by a command on a device.
 
     Args:
-        command: see :func:`command_latency`; ``None`` for onnxruntime on this machine.
+        command: see ``command_latency``; ``None`` for onnxruntime on this machine.
         threads: of onnxruntime.
     """
     known: dict[str, float] = {}

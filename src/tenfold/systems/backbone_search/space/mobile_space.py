@@ -62,7 +62,7 @@ class MobileSpace(SearchSpace):
     """Mobile backbones around a seed.
 
     Args:
-        seed_network: see :class:`MobileSeed`; the default is the detector space at 320 to 416 pixels.
+        seed_network: see ``MobileSeed``; the default is the detector space at 320 to 416 pixels.
         mode: ``paper`` (width, depth, expansion) or ``full`` (kernel and operator, too).
         per_stage: one expansion, kernel and operator gene per stage instead of per layer.
         sizes: input sizes ``(height, width)`` to choose from, in ascending order; a gene where there are several.

@@ -18,7 +18,7 @@ def decay_after(updates: int) -> float:
 
 
 class DetectionObjective(nn.Module):
-    """The loss of a batch, in the form that :func:`tenfold.training.fit` takes; keeps the average as a part of itself.
+    """The loss of a batch, in the form that ``tenfold.training.fit`` takes; keeps the average as a part of itself.
 
     Args:
         model: whose weights are averaged.

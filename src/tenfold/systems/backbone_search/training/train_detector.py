@@ -64,7 +64,7 @@ def train_detector(
     Args:
         model: the detector; holds the averaged weights afterwards where the options ask for them.
         images: to learn from.
-        options: see :class:`DetectorTraining`.
+        options: see ``DetectorTraining``.
         folder: for checkpoints.
         seed: of order and augmentation.
         trainer: where it runs.

@@ -1,6 +1,5 @@
 """Exits on any network: heads on named modules, the network itself untouched.
 
-::
 
     exits = attach_exits(resnet18(), ["layer1", "layer2", "layer3"], example=torch.zeros(2, 3, 224, 224))
     f_1, f_2, f_3, f_4 = exits(images)      # f_4 is the network's own output

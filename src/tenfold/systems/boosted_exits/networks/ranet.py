@@ -1,7 +1,7 @@
 """RANet, the resolution-adaptive network (Yang et al., CVPR 2020), as ``EarlyExitModel``.
 
 Sub-networks run one after the other, the one of the lowest resolution first. Each begins with fusion blocks, which also
-read what the sub-network before computed in the same place, and ends with plain blocks, each of which has a head::
+read what the sub-network before computed in the same place, and ends with plain blocks, each of which has a head:
 
     sub-network 0   plain  plain                                exits 1, 2
     sub-network 1   fusion fusion plain  plain                  exits 3, 4

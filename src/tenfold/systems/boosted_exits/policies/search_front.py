@@ -1,6 +1,6 @@
 """Thresholds from validation records: the geometric family of the official code, and a direct search.
 
-The search looks for the front of accuracy against cost, in three steps, none of which knows a budget::
+The search looks for the front of accuracy against cost, in three steps, none of which knows a budget:
 
     pool = geometric policies on a grid of q, and "everyone leaves at exit n" for each n
     repeat:                                                  supported points, dichotomically

@@ -1,7 +1,7 @@
 """Batches across requests: a queue per stage, filled with whatever inputs have come that far.
 
 Inputs that stay when others leave make small batches, and small batches are slow. Here a stage waits until enough
-inputs of any request have reached it, or until the oldest of them may not wait longer::
+inputs of any request have reached it, or until the oldest of them may not wait longer:
 
     submit ──> queue 1 ──> stage 1 ──> queue 2 ──> stage 2 ──> ...
                               └─ leaves: the request's future   └─ leaves

@@ -1,6 +1,5 @@
 """Serving that really stops: stages run on the images that have not left yet.
 
-::
 
     for n in stages:
         state, f = model.run_stage(n, state)            # carried rows only

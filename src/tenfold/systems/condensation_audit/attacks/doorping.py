@@ -1,6 +1,5 @@
 """DOORPING: the trigger is optimized again and again while the data are condensed [paper; update rule from the code].
 
-::
 
     poison int(p n) images with a patch of random colours; label them t
     while condensing, after each training of a network on the synthetic images:

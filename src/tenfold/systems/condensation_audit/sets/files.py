@@ -1,6 +1,5 @@
 """Condensed sets on disk: safetensors and a manifest that names every byte; no pickle, nothing executed.
 
-::
 
     NAME.cset/
       data.safetensors   images, labels; learning_rates, steps, zca_*, initial.* where the set has them

@@ -19,7 +19,7 @@ _SOBEL_X = ((-1.0, 0.0, 1.0), (-2.0, 0.0, 2.0), (-1.0, 0.0, 1.0))
 
 
 class AdaptiveConcat(nn.Module):
-    """Joins skip connections and the map from below into one map::
+    """Joins skip connections and the map from below into one map:
 
         w = n softmax(a)                                            one weight a source
         z = [w_1 r_1, ..., w_n r_n, u]
@@ -116,7 +116,7 @@ class AdaptiveConcat(nn.Module):
         )
 
     def _joined(self, sources: Sequence[Tensor], up: Tensor) -> Tensor:
-        """``z``, weighted by pixel where the fusion does so; scalar weights are left to :meth:`_factor`."""
+        """``z``, weighted by pixel where the fusion does so; scalar weights are left to ``_factor``."""
         if self.fusion not in ("pixel", "cbam") or not self.source_channels:
             return torch.cat([*sources, up], 1)
         maps = len(self.source_channels) * torch.sigmoid(self.pixel(torch.cat([*sources, up], 1))).softmax(1)

@@ -49,7 +49,7 @@ def decoder_widths(width: int, levels: int, floor: int = 16) -> list[int]:
 
 
 class FullSkipDecoder(nn.Module):
-    """From a pyramid of features to maps of rising resolution; a plain module for any dense task::
+    """From a pyramid of features to maps of rising resolution; a plain module for any dense task:
 
         D_L = conv1x1(E_L)
         D_i = block(ACM([resize(E_j) for j in S(i)], enlarge(D_{i+1})))     i = L-1 .. 1
@@ -57,9 +57,9 @@ class FullSkipDecoder(nn.Module):
 
     Args:
         channels: of the encoder's levels, the finest first.
-        width: channels of the deepest level; see :func:`decoder_widths`.
-        connectivity: see :func:`sources_of`.
-        fusion: see :class:`~tenfold.systems.full_skip_depth.AdaptiveConcat`.
+        width: channels of the deepest level; see ``decoder_widths``.
+        connectivity: see ``sources_of``.
+        fusion: see ``AdaptiveConcat``.
         gate: see there.
         resize: how finer sources are brought to a coarser level: ``area``, ``max``, ``strided`` (a learned depthwise
             convolution that starts as the mean), ``bilinear_aa`` or ``bilinear``. Coarser ones are enlarged bilinearly.

@@ -54,7 +54,7 @@ class BinsHead(nn.Module):
     """Adaptive bins (AdaBins, CVPR 2021, section 3): the range is cut anew for every image.
 
     A small transformer over patches of the map gives the widths ``b = relu(x) + 0.1``, normalized to sum 1, and the
-    kernels whose products with the pixels' features say which bins a pixel lies in::
+    kernels whose products with the pixels' features say which bins a pixel lies in:
 
         edges = low + (high - low) cumsum(b);  centres: mid-points;  depth = sum_n softmax(conv1x1(R))_n centre_n
 

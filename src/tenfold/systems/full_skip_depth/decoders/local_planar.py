@@ -13,7 +13,7 @@ _DILATIONS = (3, 6, 12, 18, 24)
 
 
 def planar_depth(plane: Tensor, stride: int, *, high: float, floor: float | None = 1e-2) -> Tensor:
-    """Depth of local planes on the pixels of their cells (BTS, equations 1 to 3)::
+    """Depth of local planes on the pixels of their cells (BTS, equations 1 to 3):
 
         theta = sigmoid(p_1) pi / 3,  phi = sigmoid(p_2) 2 pi,  dist = sigmoid(p_3) high
         n = (sin theta cos phi, sin theta sin phi, cos theta)
@@ -54,7 +54,7 @@ class LocalPlanarDecoder(nn.Module):
         channels: of the encoder's levels, the finest first; 4 or 5 of them.
         width: channels of the first upconvolution (512 there).
         high: largest depth.
-        floor: see :func:`planar_depth`.
+        floor: see ``planar_depth``.
 
     Raises:
         ValueError: the encoder has not 4 or 5 levels.

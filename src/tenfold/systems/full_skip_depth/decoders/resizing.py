@@ -56,7 +56,7 @@ def shrink_in_turn(x: Tensor, sizes: Sequence[Size], mode: Resize = "area") -> l
     Args:
         x: ``(batch, channels, h, w)``.
         sizes: descending.
-        mode: see :func:`shrink`.
+        mode: see ``shrink``.
     """
     made: list[Tensor] = []
     exact = x  # a map whose cells are blocks of the source's, from which coarser blocks can be made

@@ -34,7 +34,7 @@ class Served(nn.Module):
     """A depth network with its calibration, as it is delivered.
 
     Args:
-        network: see :class:`~tenfold.systems.full_skip_depth.FullSkipDepth`.
+        network: see ``FullSkipDepth``.
         scale: factor of its depth.
         shift: added to it, in metres.
     """
@@ -53,7 +53,7 @@ class OnnxDepth(nn.Module):
     """An exported file in the place of the network that it was made from.
 
     Args:
-        file: made by :func:`export_depth_onnx`.
+        file: made by ``export_depth_onnx``.
 
     Raises:
         UserError: onnxruntime is missing, or the file is none of depth.

@@ -32,9 +32,9 @@ def write_ply(path: str | Path, depth: Depth, image: NDArray[np.uint8], intrinsi
 
     Args:
         path: the file.
-        depth: see :func:`to_points`.
+        depth: see ``to_points``.
         image: ``(height, width, 3)`` colours.
-        intrinsics: see :func:`to_points`.
+        intrinsics: see ``to_points``.
     """
     points = to_points(depth, intrinsics)
     colours = image[depth > 0]

@@ -20,7 +20,7 @@ def claims_of(outcomes: Outcomes, dense: Mapping[str, bool]) -> list[Claim]:
     """The paper's claim, FSCN better than same-resolution skips with one encoder, and what stands beside it.
 
     Args:
-        outcomes: see :data:`Outcomes`.
+        outcomes: see ``Outcomes``.
         dense: by data set, whether its depth is dense, as edges need.
     """
     claims: list[Claim] = []

@@ -120,7 +120,7 @@ class Place:
         self.arguments = {name: arm_arguments(config, splits, arms_of(config)) for name, splits in self.sets.items()}
 
     def __call__(self, step: Step, folder: Path, run: Run) -> dict[str, Any]:
-        """Train an arm on a data set with a seed, see :func:`train_arm`."""
+        """Train an arm on a data set with a seed, see ``train_arm``."""
         name, arm, seed = step.arguments
         epochs = epochs_on(self.config, self.sets, name)
         return train_arm(self.config, self.sets[name], self.arguments[name][arm], seed, epochs, folder, run, step.name)
@@ -165,7 +165,7 @@ def load_data(config: Config, name: str) -> DepthSplits:
 
 
 def network_arguments(config: Config, splits: DepthSplits) -> dict[str, Any]:
-    """Arguments of :func:`build_network` for the settings' own network on these data."""
+    """Arguments of ``build_network`` for the settings' own network on these data."""
     model = asdict(config.model)
     del model["encoder_weights"]
     if model["max_depth"] is None:
@@ -174,7 +174,7 @@ def network_arguments(config: Config, splits: DepthSplits) -> dict[str, Any]:
 
 
 def arm_arguments(config: Config, splits: DepthSplits, arms: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Arguments of :func:`build_network` for every arm; what cannot be built fails here, not after hours."""
+    """Arguments of ``build_network`` for every arm; what cannot be built fails here, not after hours."""
     own = network_arguments(config, splits)
     found = {}
     for arm in arms:

@@ -140,13 +140,13 @@ class Config:
         preset: the preset that the other settings started from.
         seed: first seed.
         seeds: number of seeds; arms are compared seed by seed.
-        arms: what is trained beside ``fscn``: names of :data:`ARMS`.
+        arms: what is trained beside ``fscn``: names of ``ARMS``.
         flip_test: average with the mirrored prediction of the mirrored image when measuring.
-        data: see :class:`DataOptions`.
-        model: see :class:`ModelOptions`.
-        optimizer: see :class:`OptimizerOptions`.
+        data: see ``DataOptions``.
+        model: see ``ModelOptions``.
+        optimizer: see ``OptimizerOptions``.
         workers: processes that share the arms and seeds; one per free core where null.
-        trainer: see :class:`tenfold.TrainerOptions`; changes where a run computes, not what.
+        trainer: see ``tenfold.TrainerOptions``; changes where a run computes, not what.
     """
 
     preset: str = "tiny"
@@ -197,7 +197,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "unet3plus": {"decoder": "unet3plus"},
     "dpt": {"decoder": "dpt"},
 }
-"""Baselines and ablations by name, as changes of :class:`ModelOptions`. ``unet`` sees equal resolutions only, without
+"""Baselines and ablations by name, as changes of ``ModelOptions``. ``unet`` sees equal resolutions only, without
 adaptation; ``fscn-equal`` is FSCN made narrower until it has no more parameters than ``unet``."""
 
 USUAL_MAX_DEPTH = {"rooms": 10.0, "rooms-easy": 10.0, "nyu": 10.0, "kitti": 80.0, "drive": 80.0}

@@ -91,7 +91,7 @@ class FullSkipDepth(nn.Module):
         return self.predict(images, focal).depth
 
     def predict(self, images: Tensor, focal: Tensor | None = None) -> DepthPrediction:
-        """Depth with what training needs beside it; arguments as :meth:`forward`."""
+        """Depth with what training needs beside it; arguments as ``forward``."""
         normalized = (images - self.mean) / self.std
         maps = self.decoder(self.encoder(normalized), normalized)
         size = size_of(images)
@@ -149,10 +149,10 @@ def build_network(
         bins: number of bins.
         min_depth: smallest value, in metres (or the target's unit).
         max_depth: largest value.
-        focal_reference: see :class:`FullSkipDepth`.
+        focal_reference: see ``FullSkipDepth``.
         auxiliary: number of coarser levels of ``full-skip`` that are supervised, too.
         image_source: whether the image itself is a source of every level of ``full-skip``.
-        frozen_batch_norm: see :class:`FullSkipDepth`.
+        frozen_batch_norm: see ``FullSkipDepth``.
         pretrained: whether timm fetches weights for the encoder.
 
     Raises:

@@ -98,7 +98,7 @@ def make_encoder(name: str, *, pretrained: bool = False) -> nn.Module:
 
     Args:
         name: with ``tiny``, widths may follow, such as ``tiny-8-12-16-24-32``.
-        pretrained: see :class:`TimmEncoder`.
+        pretrained: see ``TimmEncoder``.
 
     Raises:
         UserError: there is none of this name.

@@ -46,8 +46,8 @@ def load_encoder(encoder: nn.Module, path: str | Path, format: OfficialFormat) -
     and the old ``norm.1`` for ``norm1``; AdaBins' EfficientNet is timm's, with ``blocks.1.0.`` as it stands.
 
     Args:
-        encoder: a :class:`~tenfold.systems.full_skip_depth.TimmEncoder` of the same network.
-        path: see :func:`encoder_state`.
+        encoder: a ``TimmEncoder`` of the same network.
+        path: see ``encoder_state``.
         format: see there.
 
     Returns:

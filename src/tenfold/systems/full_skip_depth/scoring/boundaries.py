@@ -44,7 +44,7 @@ def boundary_scores(
         prediction: ``(batch, height, width)``.
         truth: ``(batch, height, width)``.
         valid: ``(batch, height, width)`` bool.
-        ratio: see :func:`depth_edges`.
+        ratio: see ``depth_edges``.
         tolerance: pixels that an edge may be off.
         near: pixels from a true edge within which ``edge_abs_rel`` counts.
 

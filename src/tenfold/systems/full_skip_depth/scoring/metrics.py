@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 METRICS = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog", "delta1", "delta2", "delta3")
-"""Names of what :func:`depth_metrics` gives, in the order of the field's tables."""
+"""Names of what ``depth_metrics`` gives, in the order of the field's tables."""
 
 LOWER_IS_BETTER = frozenset(("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog"))
 
 
 def depth_metrics(prediction: Tensor, truth: Tensor, valid: Tensor) -> dict[str, Tensor]:
-    """The metrics of Eigen et al. (NeurIPS 2014) and KITTI's silog, of each image on its valid pixels::
+    """The metrics of Eigen et al. (NeurIPS 2014) and KITTI's silog, of each image on its valid pixels:
 
         abs_rel = mean |p - d| / d        sq_rel = mean (p - d)^2 / d       rmse = sqrt(mean (p - d)^2)
         rmse_log = sqrt(mean g^2)         log10 = mean |log10 p - log10 d|  silog = 100 sqrt(mean g^2 - (mean g)^2)
@@ -60,7 +60,7 @@ def depth_metrics(prediction: Tensor, truth: Tensor, valid: Tensor) -> dict[str,
 
 
 def kitti_server_metrics(prediction: Tensor, truth: Tensor, valid: Tensor) -> dict[str, Tensor]:
-    """What KITTI's depth prediction server ranks by; arguments as :func:`depth_metrics`.
+    """What KITTI's depth prediction server ranks by; arguments as ``depth_metrics``.
 
     Returns:
         ``silog`` (100 sqrt(mean g^2 - (mean g)^2)), ``sq_error_rel`` and ``abs_error_rel`` (per cent, of
@@ -83,7 +83,7 @@ def kitti_server_metrics(prediction: Tensor, truth: Tensor, valid: Tensor) -> di
 
 
 def depth_anything_metrics(prediction: Tensor, truth: Tensor, valid: Tensor) -> dict[str, Tensor]:
-    """As :func:`depth_metrics`, but silog as Depth Anything V2's program prints it: sqrt(mean g^2 - (mean g)^2 / 2)."""
+    """As ``depth_metrics``, but silog as Depth Anything V2's program prints it: sqrt(mean g^2 - (mean g)^2 / 2)."""
     found = depth_metrics(prediction, truth, valid)
     image, p, d = _gathered(prediction, truth, valid)
     mean_g = _means_by_image((p.log() - d.log())[None], image, len(prediction))[0]
@@ -97,7 +97,7 @@ def errors_by_distance(
     """``abs_rel`` and ``rmse`` of each image within bins of true distance.
 
     Args:
-        prediction: see :func:`depth_metrics`.
+        prediction: see ``depth_metrics``.
         truth: see there.
         valid: see there.
         edges: ``(bins + 1,)`` ascending, in metres; a bin holds its lower edge and not its upper one.

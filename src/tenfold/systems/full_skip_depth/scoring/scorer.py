@@ -99,7 +99,7 @@ class DepthScorer:
         self._unusable = 0
 
     def update(self, prediction: Tensor, truth: Tensor, name: str) -> None:
-        """Take one image: ``(height, width)`` each; see :meth:`Protocol.prepare`."""
+        """Take one image: ``(height, width)`` each; see ``Protocol.prepare``."""
         self._unusable += int((~(prediction > 0) | prediction.isinf()).sum())
         for index, protocol in enumerate(self.protocols):
             try:
@@ -220,18 +220,18 @@ def score_files(
     """Score prediction files; each is read once for all protocols, and few are in memory at a time.
 
     Args:
-        pairs: see :func:`pair_files`.
-        protocols: see :class:`DepthScorer`.
+        pairs: see ``pair_files``.
+        protocols: see ``DepthScorer``.
         prediction_scale: values per metre in the predictions' files; where ``None``, of PNG files the
             protocols' own, of others 1.
         truth_scale: the same for the truth.
         resize: whether predictions of another size are brought to the truth's, bilinearly (``align_corners=True``).
-        edges: see :class:`DepthScorer`.
+        edges: see ``DepthScorer``.
         boundaries: see there.
         threads: that decode files.
 
     Raises:
-        UserError: a file cannot be read, or anything that :class:`DepthScorer` refuses.
+        UserError: a file cannot be read, or anything that ``DepthScorer`` refuses.
     """
     scales = {protocol.png_scale for protocol in protocols if protocol.png_scale is not None}
     if len(scales) > 1 and None in (prediction_scale, truth_scale):

@@ -66,7 +66,7 @@ def write_depth_png(path: str | Path, depth: Depth, scale: float) -> None:
 
 
 def encode_depth_png(depth: Depth, scale: float, name: str = "the depth map") -> bytes:
-    """The bytes of a 16-bit PNG of metres; see :func:`write_depth_png`."""
+    """The bytes of a 16-bit PNG of metres; see ``write_depth_png``."""
     import io
 
     from PIL import Image

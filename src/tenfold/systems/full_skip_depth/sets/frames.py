@@ -82,7 +82,7 @@ class FrameFiles:
 
     Args:
         pairs: with a depth map each, or none where only images are wanted.
-        depth_scale: values per metre, see :func:`~tenfold.systems.full_skip_depth.read_depth`.
+        depth_scale: values per metre, see ``read_depth``.
         size: ``(height, width)`` to which images are resized (antialiased) and depth maps by their nearest pixels;
             their own where ``None``. Images and depth maps may then differ in size, not in shape.
         border: ``none``, ``kitti`` or ``nyu``: what is cut off every frame, see the published recipes.
@@ -166,7 +166,7 @@ class FrameBatches(ResumableBatches):
         frames: of one size after augmentation.
         batch_size: frames of a step, over all processes together.
         seed: of order and augmentation.
-        augmentation: see :class:`~tenfold.systems.full_skip_depth.Augmentation`.
+        augmentation: see ``Augmentation``.
         workers: processes that read.
     """
 

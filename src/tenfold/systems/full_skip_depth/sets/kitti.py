@@ -15,7 +15,7 @@ def kitti_pairs(root: str | Path, split: str | Path, *, right: bool = False) -> 
     """Pairs of an Eigen list. Depth is annotated depth (value / 256), never the raw LiDAR of older protocols.
 
     Args:
-        root: see :data:`LAYOUT`; ``raw/`` and ``data_depth_annotated/`` within it are looked into, too.
+        root: see ``LAYOUT``; ``raw/`` and ``data_depth_annotated/`` within it are looked into, too.
         split: the list: ``<image> <depth or None> <focal>`` a line.
         right: also take the right camera's frames of five-column lists.
 

@@ -30,7 +30,7 @@ def nyu_frames(
             the test frames and all others train. Without one, HDF5 folders are taken whole.
         layout: ``folders`` (``<scene>/rgb_00045.jpg`` and ``sync_depth_00045.png``, also below ``test/``), ``mat``,
             ``h5`` (``train/<scene>/00001.h5``, ``val/official/00001.h5``), or found out.
-        border: see :class:`FrameFiles`.
+        border: see ``FrameFiles``.
 
     Raises:
         UserError: the root holds none of these.
@@ -67,7 +67,7 @@ class LabelledFrames:
         path: the file.
         rows: 0-based numbers of frames.
         raw: measured depths (``rawDepths``), not the filled ones (``depths``).
-        border: see :class:`FrameFiles`.
+        border: see ``FrameFiles``.
     """
 
     def __init__(self, path: str | Path, rows: Sequence[int], *, raw: bool = True, border: str = "none") -> None:

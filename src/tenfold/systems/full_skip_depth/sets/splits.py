@@ -70,7 +70,7 @@ def load_splits(
             ``root/test`` with these; ``csv``: a CSV file at ``root``; ``kitti`` or ``nyu``.
         root: folder or file of the data; ``TENFOLD_DATA`` where it is not given.
         images: number of rooms to train on; a fifth of it each validates and tests.
-        image_size: ``[height, width]`` of the frames, see :class:`FrameFiles`; the rooms' are 72 x 96.
+        image_size: ``[height, width]`` of the frames, see ``FrameFiles``; the rooms' are 72 x 96.
         depth_scale: values per metre of the depth files.
         focal: focal length in pixels, of ``pairs``.
         border: ``none``, ``kitti`` or ``nyu``: what is cut off every frame.

@@ -114,7 +114,7 @@ def kb_crop(x: Tensor) -> Tensor:
 
 
 def kb_paste(x: Tensor, size: tuple[int, int], fill: float = 0.0) -> Tensor:
-    """Put a cropped map back into a full frame: the inverse of :func:`kb_crop`, ``fill`` around it."""
+    """Put a cropped map back into a full frame: the inverse of ``kb_crop``, ``fill`` around it."""
     top, left = kb_box(*size)
     whole = x.new_full((*x.shape[:-2], *size), fill)
     whole[..., top : top + KB_HEIGHT, left : left + KB_WIDTH] = x
@@ -126,7 +126,7 @@ def cut_border(x: Tensor, border: str) -> Tensor:
 
     Args:
         x: ``(..., height, width)``.
-        border: ``kitti`` (:func:`kb_crop`), ``nyu`` (to 427 x 565) or ``none``.
+        border: ``kitti`` (``kb_crop``), ``nyu`` (to 427 x 565) or ``none``.
 
     Raises:
         UserError: the border does not fit the size.

@@ -1,10 +1,9 @@
 """The schedule: warm start, M2L, EM rounds with densification; resumable in the middle of any of them.
 
-::
 
-    folder/warm, mutual-1, mutual-2, ...     phases: fit's checkpoints while they run, done.pt when they are done
-    folder/round-K/queries                   E-step's teacher: beliefs of the model on the round's unobserved queries
-    folder/round-K/posterior                 M-step's teacher: beliefs of the posterior, and the injected triples
+folder/warm, mutual-1, mutual-2, ...     phases: fit's checkpoints while they run, done.pt when they are done
+folder/round-K/queries                   E-step's teacher: beliefs of the model on the round's unobserved queries
+folder/round-K/posterior                 M-step's teacher: beliefs of the posterior, and the injected triples
 """
 
 import dataclasses

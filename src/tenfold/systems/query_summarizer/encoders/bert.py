@@ -179,7 +179,7 @@ def _initialise(module: nn.Module) -> None:
 
 
 def published_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The encoder's part of a published state dict under the names of :class:`Bert`.
+    """The encoder's part of a published state dict under the names of ``Bert``.
 
     Prefixes (``bert.``, ``model.``), old ``gamma``/``beta`` and heads that are not used (``pooler``, ``cls``) go.
     """

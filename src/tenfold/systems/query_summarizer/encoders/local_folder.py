@@ -105,7 +105,7 @@ def _load_with_transformers(folder: Path) -> tuple[nn.Module, Tokenizer]:
 
 
 def own_encoder(tokenizer: WordPiece, seed: int, **sizes: Any) -> Bert:
-    """A compact BERT with random weights for a vocabulary; ``sizes`` as in :class:`BertShape`."""
+    """A compact BERT with random weights for a vocabulary; ``sizes`` as in ``BertShape``."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return Bert(BertShape(vocab_size=len(tokenizer), **sizes))

@@ -33,7 +33,7 @@ class _Stub:
 
 
 def read_presumm(path: str | Path) -> tuple[dict[str, Tensor], int]:
-    """An extractor's state dict under the names of :class:`QBert`, and its number of inter-sentence layers.
+    """An extractor's state dict under the names of ``QBert``, and its number of inter-sentence layers.
 
     Args:
         path: ``bertext_cnndm_transformer.pt`` and the like.

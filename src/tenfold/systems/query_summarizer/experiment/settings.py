@@ -91,7 +91,7 @@ class SparseOptions:
 
     Attributes:
         fractions: shares of the entries that are trained, each with every criterion.
-        criteria: how they are chosen; see :mod:`tenfold.sparse.scores`.
+        criteria: how they are chosen; see ``tenfold.sparse.scores``.
         granularity: ``entry``, ``row``, ``column`` or ``tensor``.
         rates: multiples of stage 2's learning rate that are tried for every trained arm, on the held-back topics.
     """
@@ -123,15 +123,15 @@ class Config:
         preset: the preset that the other settings started from.
         seed: first seed.
         seeds: number of seeds; arms are compared seed by seed.
-        arms: what is trained, of :data:`ARMS`; ``sparse`` stands for all pairs of fraction and criterion.
+        arms: what is trained, of ``ARMS``; ``sparse`` stands for all pairs of fraction and criterion.
         labels: ``oracle`` (greedy, 0 or 1) or ``soft`` (similarity of each sentence with the references).
-        data: see :class:`DataOptions`.
-        model: see :class:`ModelOptions`.
-        stage1: see :class:`StageOptions`.
-        stage2: see :class:`StageOptions`.
-        sparse: see :class:`SparseOptions`.
-        selection: see :class:`SelectionOptions`.
-        trainer: see :class:`tenfold.options.TrainerOptions`; changes where a run computes, not what.
+        data: see ``DataOptions``.
+        model: see ``ModelOptions``.
+        stage1: see ``StageOptions``.
+        stage2: see ``StageOptions``.
+        sparse: see ``SparseOptions``.
+        selection: see ``SelectionOptions``.
+        trainer: see ``tenfold.options.TrainerOptions``; changes where a run computes, not what.
         workers: processes that share the independent steps; one per free core where null.
     """
 

@@ -24,7 +24,7 @@ def chosen_vectors(encoder: str) -> str:
 
 
 def new_scorer(width_in: int, prior: float, seed: int, arguments: Mapping[str, Any]) -> FastScorer:
-    """A :class:`FastScorer` with random weights, the same for the same seed.
+    """A ``FastScorer`` with random weights, the same for the same seed.
 
     Raises:
         UserError: an argument is unknown or out of range.
@@ -52,7 +52,7 @@ def new_qbert(
     inter_layers: int,
     prior: float,
 ) -> QBert:
-    """A :class:`QBert` on a local encoder, or on a compact BERT with random weights (``tiny``).
+    """A ``QBert`` on a local encoder, or on a compact BERT with random weights (``tiny``).
 
     Args:
         encoder: folder, or ``tiny``.

@@ -1,6 +1,5 @@
 """``FastScorer``: the same task on frozen sentence vectors; trains in about a minute on two cores.
 
-::
 
     x_0 = W_q e(q)                                                             the query, in front
     x_i = W_s e(s_i) + W_p (e(s_i) * e(q)) + W_f f_i + pos(i in the window) + decile(i in the document)
@@ -88,7 +87,7 @@ class FastScorer(nn.Module):
         Args:
             query: ``(width_in,)``; zeros for none.
             documents: vectors ``(sentences, width_in)`` of each document.
-            features: ``(n, 4)`` of :func:`match_features`.
+            features: ``(n, 4)`` of ``match_features``.
             windows_per_batch: windows at a time.
         """
         was_training = self.training
@@ -112,7 +111,7 @@ class FastScorer(nn.Module):
 
 
 class FastExtractor:
-    """A :class:`FastScorer` with the frozen vectors it was trained on: scores texts as :class:`QBert` does.
+    """A ``FastScorer`` with the frozen vectors it was trained on: scores texts as ``QBert`` does.
 
     Args:
         scorer: the trained part.
@@ -123,7 +122,7 @@ class FastExtractor:
         self.scorer, self.vectors = scorer, vectors
 
     def score(self, query: str, documents: Sequence[Document], *, masked: bool = False) -> Tensor:
-        """One logit per sentence ``(n,)``; see :meth:`QBert.score`."""
+        """One logit per sentence ``(n,)``; see ``QBert.score``."""
         texts = [sentence.text for document in documents for sentence in document.sentences]
         encoded = self.vectors.encode([query, *texts])
         asked = torch.zeros_like(encoded[0]) if masked else encoded[0]

@@ -1,6 +1,5 @@
 """Packing: a query and whole sentences into windows of at most T tokens; every sentence gets its score.
 
-::
 
     [CLS] q_1 .. q_m [SEP] [CLS] s_1 [SEP] [CLS] s_2 [SEP] ... [CLS] s_n [SEP]
       type 0 .. 0           1  ..   1       0 ..  0            (interval; pair: 1 for all)

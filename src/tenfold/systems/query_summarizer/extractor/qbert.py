@@ -1,8 +1,7 @@
 """``QBert``: the paper's extractor. A BERT reads the query and a window of sentences; each ``[CLS]`` gets a score.
 
-::
 
-    h = BERT(window);  u_i = h[c_i];  v = inter-sentence layers (optional);  z_i = w . v_i + b;  p_i = sigmoid(z_i)
+h = BERT(window);  u_i = h[c_i];  v = inter-sentence layers (optional);  z_i = w . v_i + b;  p_i = sigmoid(z_i)
 """
 
 import math
@@ -65,7 +64,7 @@ class QBert(nn.Module):
         """Scores (logits) of the sentences of a batch of windows.
 
         Args:
-            batch: of :func:`collate_windows`.
+            batch: of ``collate_windows``.
 
         Returns:
             ``(batch, sentences)``; what stands where no sentence is means nothing.

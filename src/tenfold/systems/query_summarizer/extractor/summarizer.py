@@ -59,11 +59,11 @@ class QuerySummarizer:
 
         Args:
             query: a question or topic; longer ones than the model reads are cut from the right.
-            documents: texts, or :class:`Document` with sentences of their own.
+            documents: texts, or ``Document`` with sentences of their own.
             words: budget in white-space words; whole sentences are added until it is reached. ``None`` with a
                 threshold.
             threshold: least score of a sentence; there may then be none.
-            block: how repetitions are told; see :func:`select`.
+            block: how repetitions are told; see ``select``.
             order: ``score`` or ``document``.
             hard_limit: never exceed the budget.
             explain: score every sentence without the query, too.
@@ -88,7 +88,7 @@ class QuerySummarizer:
         )
 
     def __call__(self, query: str, documents: Sequence[Document | str], **settings: Any) -> Summary:
-        """The same as :meth:`summarize`."""
+        """The same as ``summarize``."""
         return self.summarize(query, documents, **settings)
 
     def process(

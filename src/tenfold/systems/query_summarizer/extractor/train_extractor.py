@@ -54,7 +54,7 @@ def train_extractor(
         warmup: share of the steps in which the rate rises.
         mask: entries to train beside the head; all weights where ``None``.
         options: where it runs.
-        validate: see :func:`tenfold.training.fit`.
+        validate: see ``tenfold.training.fit``.
         select: see there.
         on_epoch: see there.
 

@@ -14,7 +14,7 @@ from tenfold.systems.query_summarizer.sets.topic import Topic
 
 
 class VectorWindows(ResumableBatches):
-    """Shuffled batches for :class:`FastScorer`, cut from a table of sentence vectors that topics share.
+    """Shuffled batches for ``FastScorer``, cut from a table of sentence vectors that topics share.
 
     Args:
         topics: with documents.
@@ -86,7 +86,7 @@ class VectorWindows(ResumableBatches):
 
 
 class TokenWindows(ResumableBatches):
-    """Shuffled batches for :class:`QBert`.
+    """Shuffled batches for ``QBert``.
 
     Args:
         model: whose packing and tokenizer make the windows.

@@ -114,7 +114,7 @@ def budgeted_oracle(sentences: Sequence[str], references: Sequence[Sequence[str]
 
 
 def hard_labels(sentences: Sequence[str], references: Sequence[Sequence[str]], words: int = 250) -> list[float]:
-    """1 for the sentences of :func:`budgeted_oracle`, 0 for the others."""
+    """1 for the sentences of ``budgeted_oracle``, 0 for the others."""
     chosen = set(budgeted_oracle(sentences, references, words))
     return [float(i in chosen) for i in range(len(sentences))]
 

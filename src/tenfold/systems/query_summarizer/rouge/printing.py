@@ -16,7 +16,7 @@ def format_scores(peer: str, scores: Mapping[str, CorpusScore], *, topics: bool 
 
     Args:
         peer: the system's id.
-        scores: by measure, of :meth:`Rouge.corpus`.
+        scores: by measure, of ``Rouge.corpus``.
         topics: whether each topic is printed, too (``-d``).
     """
     lines = []

@@ -1,6 +1,5 @@
 """ROUGE-1.5.5 in Python: the figures of the Perl script to the fifth decimal.
 
-::
 
     hits(n) = sum over references of sum over units of min(count in peer, count in reference)
     R = hits / sum over references of units in the reference
@@ -74,7 +73,7 @@ class Rouge:
         stem: ``wordnet`` (the script's: irregular forms, then Porter), ``porter`` (rules alone: not exact), or
             ``none``.
         alpha: weight of precision in F, in [0, 1].
-        exceptions: irregular forms for ``wordnet``; found by :func:`read_exceptions` where ``None``.
+        exceptions: irregular forms for ``wordnet``; found by ``read_exceptions`` where ``None``.
 
     Raises:
         UserError: a setting is not one of these, or the lists of irregular forms are missing.
@@ -217,7 +216,7 @@ def summarise_topics(topics: Mapping[str, Score]) -> CorpusScore:
 
 
 def rouge_score(peer: Lines, references: Sequence[Lines], *, limit: int = 250) -> dict[str, Score]:
-    """ROUGE-1, -2 and -SU4 of one summary with DUC's settings; see :class:`Rouge` for others.
+    """ROUGE-1, -2 and -SU4 of one summary with DUC's settings; see ``Rouge`` for others.
 
     Args:
         peer: lines of the summary.

@@ -40,7 +40,7 @@ class Stemmer:
     """Words to stems, each computed once.
 
     Args:
-        exceptions: irregular form to stem; see :func:`read_exceptions`. An empty one leaves Porter's rules alone.
+        exceptions: irregular form to stem; see ``read_exceptions``. An empty one leaves Porter's rules alone.
     """
 
     def __init__(self, exceptions: Mapping[str, str]) -> None:

@@ -1,10 +1,9 @@
 """``select``: the best sentences that fit a budget and do not repeat each other.
 
-::
 
-    for sentences in the order of their score (ties: order of the documents)
-        skip one that repeats what is chosen
-        take it; stop when at least ``words`` words are chosen
+for sentences in the order of their score (ties: order of the documents)
+skip one that repeats what is chosen
+take it; stop when at least ``words`` words are chosen
 """
 
 import itertools

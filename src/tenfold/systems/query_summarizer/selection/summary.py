@@ -92,13 +92,13 @@ def make_summary(
         documents: the sources.
         scores: ``(n,)`` of all their sentences, one document after the other; each document's prior is added.
         scorer: what scored them.
-        words: see :func:`select`.
+        words: see ``select``.
         threshold: see there.
         block: see there.
         order: ``score`` (best first) or ``document`` (as they stand in the sources).
-        hard_limit: see :func:`select`.
+        hard_limit: see ``select``.
         without_query: ``(n,)`` scores with the query masked.
-        min_words: see :func:`select`.
+        min_words: see ``select``.
         questions: see there.
     """
     if order not in ("score", "document"):

@@ -19,7 +19,7 @@ def read_aquamuse(
     Args:
         folder: holds ``abstractive/`` and ``extractive/`` with ``train``, ``dev`` and ``test``.
         split: one of these.
-        fetch: text of a page by its address, or ``None``; see :mod:`tenfold.systems.query_summarizer.wikiref.pages`.
+        fetch: text of a page by its address, or ``None``; see ``tenfold.systems.query_summarizer.wikiref.pages``.
         kind: ``abstractive`` or ``extractive``.
 
     Raises:

@@ -99,12 +99,12 @@ def _ends(text: str, mark: int, behind: int) -> bool:
 
 
 def document_of(text: str, id: str = "document", prior: float = 0.0) -> Document:
-    """Split a text into a :class:`Document`."""
+    """Split a text into a ``Document``."""
     return Document(id, text, tuple(split_sentences(text)), prior)
 
 
 def document_of_sentences(sentences: Iterable[str], id: str = "document", separator: str = "\n") -> Document:
-    """A :class:`Document` of sentences that are known already; its text joins them by ``separator``."""
+    """A ``Document`` of sentences that are known already; its text joins them by ``separator``."""
     kept, pieces, place = [], [], 0
     for text in sentences:
         stripped = text.strip()

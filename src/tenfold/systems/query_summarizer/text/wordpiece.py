@@ -1,7 +1,7 @@
 """WordPiece, as BERT reads text: blanks, punctuation, then the longest known piece again and again.
 
 A published ``vocab.txt`` gives the published tokens (tested against transformers). A vocabulary of one's own is made
-from texts by :func:`make_vocabulary`.
+from texts by ``make_vocabulary``.
 """
 
 import unicodedata
@@ -117,7 +117,7 @@ def make_vocabulary(texts: Iterable[str], size: int = 4000, lowercase: bool = Tr
     Args:
         texts: to count words in.
         size: pieces at most.
-        lowercase: see :class:`WordPiece`.
+        lowercase: see ``WordPiece``.
     """
     counter = WordPiece(SPECIAL, lowercase)
     words = Counter(word for text in texts for word in counter._words(text))

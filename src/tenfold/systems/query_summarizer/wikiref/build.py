@@ -1,6 +1,5 @@
 """``build_wikiref``: dump and pages in, examples and a data card out; resumable, one part per dump file.
 
-::
 
     OUT/
       parts/NAME.jsonl    examples of one dump file; NAME.json counts, there when the part is done
@@ -55,11 +54,11 @@ def build_wikiref(
 
     Args:
         dumps: ``pages-articles`` files.
-        pages: where cited pages come from; see :func:`open_pages`.
+        pages: where cited pages come from; see ``open_pages``.
         out: folder to write.
         filters: thresholds.
         with_text: keep the sentences of pages, for local use.
-        span: sentences a citation covers; see :func:`statements_of`.
+        span: sentences a citation covers; see ``statements_of``.
         reader: of a page's main text.
         shares: of train, validation and test.
         seed: of the split.

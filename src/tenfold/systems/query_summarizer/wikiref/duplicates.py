@@ -76,7 +76,7 @@ def split_components(
     Components come in an order that their hash gives; each goes where most is missing.
 
     Args:
-        members: node to component, of :func:`components`.
+        members: node to component, of ``components``.
         sizes: examples of each component.
         shares: of train, validation and test; sum to 1.
         seed: of the order.

@@ -54,7 +54,7 @@ class JsonlPages:
             self._pages.setdefault(url, CitedPage(url, html=row.get("html"), text=row.get("text")))
 
     def fetch(self, url: str, date: str = "") -> CitedPage | None:
-        """See :class:`PageProvider`."""
+        """See ``PageProvider``."""
         return self._pages.get(canonical_url(url) or "")
 
 
@@ -91,7 +91,7 @@ class FolderPages:
             raise UserError(f"{path} is no SQLite file with a table pages(url, html): {error}") from error
 
     def fetch(self, url: str, date: str = "") -> CitedPage | None:
-        """See :class:`PageProvider`."""
+        """See ``PageProvider``."""
         key = canonical_url(url) or ""
         if self._base is not None:
             if key not in self._rows:
@@ -120,7 +120,7 @@ class WarcPages:
                 self._places.setdefault(url, []).append((date, path, offset))
 
     def fetch(self, url: str, date: str = "") -> CitedPage | None:
-        """See :class:`PageProvider`."""
+        """See ``PageProvider``."""
         key = canonical_url(url) or ""
         captures = self._places.get(key)
         if not captures:

@@ -1,10 +1,9 @@
 """From an article to statements that cite pages, with the exact place of every citation.
 
-::
 
-    first pass    name -> <ref> body, over the whole page, list-defined references included
-    second pass   every <ref> becomes a private mark; tables, infoboxes, files go; the rest is stripped
-    statements    sentences that hold or end at a mark, with the titles of the sections above them
+first pass    name -> <ref> body, over the whole page, list-defined references included
+second pass   every <ref> becomes a private mark; tables, infoboxes, files go; the rest is stripped
+statements    sentences that hold or end at a mark, with the titles of the sections above them
 """
 
 import re

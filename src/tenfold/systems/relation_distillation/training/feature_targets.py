@@ -1,6 +1,5 @@
 """The targets that relations were measured against (TinyMIM, section 3.1 and tables 5 to 8): class token and features.
 
-::
 
     class token    KL(softmax(c_t) || softmax(W c_s))                      after each network's final norm
     features       smooth-L1, beta 2, of W f_s against f_t whitened by a LayerNorm without weights

@@ -1,10 +1,9 @@
 """Masked autoencoders (He et al., CVPR 2022): how teachers are pre-trained, and the baseline on the student itself.
 
-::
 
-    visible = encoder on a quarter of the patches
-    decoder on all tokens, a learnt mask token for each that is missing
-    loss = mean square over the missing patches' pixels, each patch normalized by its own mean and deviation
+visible = encoder on a quarter of the patches
+decoder on all tokens, a learnt mask token for each that is missing
+loss = mean square over the missing patches' pixels, each patch normalized by its own mean and deviation
 """
 
 from typing import Any
