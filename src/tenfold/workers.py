@@ -105,7 +105,8 @@ def _share(run: Run, phases: Sequence[Sequence[Step]], open_place: Opener, proce
     opener = getattr(open_place, "func", open_place)
     context.set_forkserver_preload([opener.__module__, "tenfold.lightning_task"])
     messages = context.SimpleQueue()
-    listener = threading.Thread(target=_listen, args=(messages, run), daemon=True)
+    ended = threading.Event()
+    listener = threading.Thread(target=_listen, args=(messages, run, ended), daemon=True)
     listener.start()
     pool = ProcessPoolExecutor(
         processes, context, initializer=_open, initargs=(open_place, run.folder, threads, messages)
@@ -128,14 +129,17 @@ def _share(run: Run, phases: Sequence[Sequence[Step]], open_place: Opener, proce
         pool.shutdown(wait=False, cancel_futures=True)
         raise
     finally:
-        messages.put(None)
+        ended.set()  # and not by a message: a worker that was ended while it wrote holds the queue's lock for ever
         listener.join(timeout=5)
 
 
-def _listen(messages: Any, run: Run) -> None:
+def _listen(messages: Any, run: Run, ended: threading.Event) -> None:
     """Show on the run's own console how far the workers are."""
-    while (message := messages.get()) is not None:
-        kind, arguments = message
+    while not (ended.is_set() and messages.empty()):
+        if messages.empty():
+            ended.wait(0.05)
+            continue
+        kind, arguments = messages.get()
         if kind == "progress":
             run.progress(*arguments)
         elif kind == "started":
