@@ -209,7 +209,7 @@ def test_yolo_folders_are_read_and_wrong_ones_refused(tmp_path):
         ({"height": 100}, "multiples of 32"),
         ({"name": "yolo", "root": ".", "search_share": 0}, "share"),
         ({"name": "yolo", "root": "/nowhere"}, "no folder"),
-        ({"scenes": 1}, "at least 3"),
+        ({"scenes": 1}, "equal to 3"),
     ],
 )
 def test_settings_without_meaning_are_refused(settings, word):

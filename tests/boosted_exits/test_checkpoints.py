@@ -149,7 +149,7 @@ def test_every_official_key_and_shape(name: str) -> None:
     with torch.device("meta"):
         model = published_msdnet(name) if name in PUBLISHED_MSDNETS else published_ranet(name)
     assert {key: tuple(value.shape) for key, value in ours_to_official(model).items()} == OFFICIAL[name]()
-    assert set(OFFICIAL) == {*PUBLISHED_MSDNETS, *PUBLISHED_RANETS}
+    assert set(OFFICIAL) <= {*PUBLISHED_MSDNETS, *PUBLISHED_RANETS}
 
 
 # Official prefix to ours: stage n of a RANet opens a sub-network with its fusion blocks, or holds one plain block.
