@@ -24,6 +24,7 @@ from tenfold.systems.relation_distillation.attention.heads import heads_per_bloc
 from tenfold.systems.relation_distillation.data.finetuning_batches import finetuning_batches
 from tenfold.systems.relation_distillation.data.images import (
     load_images,
+    unlabelled_images,
 )
 from tenfold.systems.relation_distillation.experiment.arms import Arm, arms_of
 from tenfold.systems.relation_distillation.experiment.comparison import (
@@ -61,6 +62,8 @@ def run(config: Config, run: Run) -> Results:
     arms = arms_of(config)
     splits = read_images(config)
     check_arms(config, splits, arms)
+    if config.data.unlabelled:  # looked at before anything is trained
+        unlabelled_images(config.data.unlabelled)
     phases = steps_of(config, arms)
     run.say(what_will_run(config, splits, phases))
     alone = config.trainer.device.type != "cpu" or config.trainer.devices * config.trainer.num_nodes > 1
