@@ -8,9 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision import tv_tensors
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as TF
 
 from tenfold.errors import UserError
 
@@ -73,6 +70,11 @@ def rotate(image: Tensor, depth: Tensor, degrees: float) -> tuple[Tensor, Tensor
         depth: ``(height, width)``.
         degrees: counter-clockwise.
     """
+    # Here, since torchvision loads torch's compiler, which nothing needs that only scores or predicts.
+    from torchvision import tv_tensors
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.v2 import functional as TF
+
     turned = TF.rotate(image, degrees, interpolation=InterpolationMode.BILINEAR, fill=[0.0])
     mask = TF.rotate(tv_tensors.Mask(depth[None]), degrees, interpolation=InterpolationMode.NEAREST, fill=[0.0])
     return turned, mask.as_subclass(Tensor)[0]

@@ -169,7 +169,7 @@ class Config:
         if not own and (data.train or data.test or data.stage1 or data.fields):
             raise UserError("--data.stage1, --data.train, --data.test and --data.fields need --data.name jsonl")
         if data.name == "generated" and data.root:
-            raise UserError("--data.root has no effect on generated data: name yours with --data.name")
+            raise UserError(f"data.root {data.root!r} has no effect on generated data: name yours with --data.name")
 
 
 @dataclass(frozen=True)
