@@ -243,7 +243,12 @@ def mobiledet(name: MobileDet, multiplier: float = 1.0, act: Activation | None =
 
 
 def scale_widths(plan: MobilePlan, multiplier: float) -> MobilePlan:
-    """The same backbone with every width times ``multiplier``, rounded by ``round8``."""
+    """The same backbone with every width times ``multiplier``, rounded by ``round8``.
+
+    Args:
+        plan: the backbone.
+        multiplier: above 0.
+    """
     scaled: Sequence[Sequence[BlockPlan]] = [
         [BlockPlan(**{**asdict(block), "width": round8(block.width * multiplier)}) for block in stage]
         for stage in plan.stages

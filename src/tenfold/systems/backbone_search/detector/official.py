@@ -28,7 +28,11 @@ def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our names of a ``csp`` detector as the official ones; the inverse of ``from_official``."""
+    """Our names of a ``csp`` detector as the official ones; the inverse of ``from_official``.
+
+    Args:
+        state: of a detector of the family ``csp``.
+    """
     renamed = {}
     for name, value in state.items():
         if name.startswith("backbone."):

@@ -21,7 +21,12 @@ def objectives_of(candidates: Sequence[Candidate], names: Sequence[str]) -> tupl
 
 
 def front_of(candidates: Sequence[Candidate], names: Sequence[str]) -> list[Candidate]:
-    """Feasible candidates that none dominates, from cheap to dear; of equals the first."""
+    """Feasible candidates that none dominates, from cheap to dear; of equals the first.
+
+    Args:
+        candidates: all.
+        names: of the costs that count beside the score.
+    """
     values, violations = objectives_of(candidates, names)
     chosen = [candidates[row] for row in front(values, violations)]
     unique = {(c.score, *(c.costs[name] for name in names)): c for c in reversed(chosen)}

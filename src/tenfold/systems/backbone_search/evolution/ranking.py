@@ -36,7 +36,12 @@ def dominates(values: Values, violations: Values) -> NDArray[np.bool_]:
 
 
 def non_dominated_ranks(values: Values, violations: Values | None = None) -> NDArray[np.int64]:
-    """``(n,)`` rank of each candidate: 0 for those that none dominates, 1 for those that only rank 0 does, ..."""
+    """``(n,)`` rank of each candidate: 0 for those that none dominates, 1 for those that only rank 0 does, ...
+
+    Args:
+        values: ``(n, objectives)`` to be made small; NaN where a candidate has none.
+        violations: ``(n,)`` by how much limits are broken, 0 where none is; none is where ``None``.
+    """
     values = np.asarray(values, dtype=np.float64)
     violations = np.zeros(len(values)) if violations is None else np.asarray(violations, dtype=np.float64)
     beats = dominates(values, violations)
@@ -54,6 +59,9 @@ def crowding_distances(values: Values) -> Values:
     """``(n,)`` how lonely each candidate of one front is; infinite at the ends of an objective.
 
     An objective without extent adds nothing and makes no end; ties keep their order.
+
+    Args:
+        values: ``(n, objectives)`` of one front.
     """
     values = np.asarray(values, dtype=np.float64)
     distances = np.zeros(len(values))

@@ -106,7 +106,12 @@ def plan_like(found: CondensedSet, data: RealData, **changes: Any) -> Calibratio
 
 
 def prepared_like(found: CondensedSet, data: RealData) -> RealData:
-    """The auditor's real images, normalized as those of a set were; whitened anew where the set is whitened."""
+    """The auditor's real images, normalized as those of a set were; whitened anew where the set is whitened.
+
+    Args:
+        found: the set.
+        data: the auditor's images.
+    """
     pre = found.preprocessing
     pixels = LabelledImages(data.pixels, data.labels, data.classes)
     whitened = None if pre.zca is None else pre.zca.eps

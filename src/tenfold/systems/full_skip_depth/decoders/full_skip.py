@@ -44,7 +44,13 @@ def sources_of(level: int, levels: int, connectivity: Connectivity) -> list[int]
 
 
 def decoder_widths(width: int, levels: int, floor: int = 16) -> list[int]:
-    """Channels of the decoder's levels 1 .. ``levels``: ``width`` at the deepest, halved at every finer one."""
+    """Channels of the decoder's levels 1 .. ``levels``: ``width`` at the deepest, halved at every finer one.
+
+    Args:
+        width: of the deepest level.
+        levels: number of levels.
+        floor: fewest channels of any level.
+    """
     return [max(floor, width >> (levels - level)) for level in range(1, levels + 1)]
 
 

@@ -59,6 +59,11 @@ def read_depth(path: str | Path, scale: float | None = None) -> Depth:
 def write_depth_png(path: str | Path, depth: Depth, scale: float) -> None:
     """Write metres as a 16-bit PNG; 0 stays «no value».
 
+    Args:
+        path: the file; written whole or not at all.
+        depth: ``(height, width)`` in metres, 0 where there is no value.
+        scale: steps per metre, such as KITTI's 256.
+
     Raises:
         UserError: a depth does not fit 16 bits at this scale, or the file cannot be written.
     """

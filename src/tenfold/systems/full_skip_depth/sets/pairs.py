@@ -93,6 +93,9 @@ def pairs_of_csv(path: str | Path) -> dict[str, list[Pair]]:
 
     Paths are relative to the file's folder and stay within it; an empty depth means that there is none.
 
+    Args:
+        path: the CSV file, UTF-8.
+
     Returns:
         Pairs by the value of ``split``; all under ``all`` where there is no such column.
 
