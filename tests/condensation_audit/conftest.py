@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from photos import photos  # noqa: F401
 
 from tenfold.data.images import LabelledImages
 from tenfold.systems.condensation_audit.data.real_data import RealData, real_data

@@ -1,8 +1,10 @@
-"""Two processes of torch.distributed, forked from the test's own: nothing is imported anew."""
+"""Two processes of torch.distributed for a function of a test."""
 
 import multiprocessing
+import sys
 import traceback
 
+import cloudpickle
 import torch
 import torch.distributed as dist
 
@@ -10,25 +12,17 @@ import torch.distributed as dist
 def on_two_ranks(work, folder):
     """Call ``work(rank)`` in two processes of one group; what goes wrong in one fails the test.
 
+    Not forked from the test's own process: one that has run a backward pass cannot run another in its children.
+
     Args:
-        work: a function; what it needs it has from the test's process.
+        work: a function; it is pickled whole, with its module, which no other process can import.
         folder: for the file by which the processes meet.
     """
-    context = multiprocessing.get_context("fork")
+    cloudpickle.register_pickle_by_value(sys.modules[work.__module__])
+    payload = cloudpickle.dumps(work)
+    context = multiprocessing.get_context("forkserver")
     said = context.SimpleQueue()
-
-    def start(rank):
-        torch.set_num_threads(1)
-        dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-        try:
-            work(rank)
-        except BaseException:
-            said.put(f"rank {rank}: {traceback.format_exc()}")
-            raise SystemExit(1) from None
-        finally:
-            dist.destroy_process_group()
-
-    processes = [context.Process(target=start, args=(rank,)) for rank in range(2)]
+    processes = [context.Process(target=start, args=(payload, rank, str(folder), said)) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:
@@ -37,3 +31,16 @@ def on_two_ranks(work, folder):
         process.kill()
         assert not alive, "a process hangs"
     assert [process.exitcode for process in processes] == [0, 0], said.get() if not said.empty() else "a process died"
+
+
+def start(payload, rank, folder, said):
+    """What each process does."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    try:
+        cloudpickle.loads(payload)(rank)
+    except BaseException:
+        said.put(f"rank {rank}: {traceback.format_exc()}")
+        raise SystemExit(1) from None
+    finally:
+        dist.destroy_process_group()
