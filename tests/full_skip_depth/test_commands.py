@@ -214,7 +214,7 @@ def test_a_manifest_asks_for_nothing_but_a_network(model, capsys):
     manifest = json.loads((model / "model.json").read_text())
     for name, value in (
         ("encoder", "timm/hf-hub:stranger/net"),
-        ("encoder", "/tmp/x"),
+        ("encoder", "elsewhere/x"),
         ("pretrained", True),
         ("checkpoint_path", "x.pth"),
         ("width", "wide"),
