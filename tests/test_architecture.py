@@ -132,6 +132,14 @@ def public_names():
         yield from ((system.package, name, getattr(room, name)) for name in room.__all__)
 
 
+def takes_arguments(value):
+    """Whether a class or function has arguments of its own; those of exceptions are messages."""
+    if inspect.isclass(value) and issubclass(value, Exception):
+        return False
+    parameters = inspect.signature(value).parameters.values()
+    return any(p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
+
+
 def test_public_names_are_explained_and_in_the_docs():
     pages = "".join(path.read_text(encoding="utf-8") for path in DOCS.rglob("*.md"))
     problems = []
@@ -140,13 +148,7 @@ def test_public_names_are_explained_and_in_the_docs():
             text = inspect.getdoc(value) or ""
             if len(text) <= 40:
                 problems.append(f"{where}.{name} has no docstring")
-            exception = inspect.isclass(value) and issubclass(value, Exception)
-            own = [
-                p
-                for p in inspect.signature(value).parameters.values()
-                if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-            ]
-            takes = not exception and bool(own)
+            takes = takes_arguments(value)
             if takes and "Args:" not in text and "Attributes:" not in text:
                 problems.append(f"{where}.{name} does not explain its arguments")
         if name not in pages:
