@@ -64,6 +64,7 @@ SYSTEMS = (
         summary="finds the detector that fits a budget on your data: evolution of backbones with weight mapping",
         paper="Multi-Objective Evolutionary for Object Detection Mobile Architectures Search, arXiv 2211.02791, 2022",
         package="tenfold.systems.backbone_search",
+        needs=(("optuna", "search"), ("hotcoco", "search"), ("onnx", "onnx"), ("onnxscript", "onnx")),
     ),
     System(
         id="boosted-exits",
