@@ -28,8 +28,8 @@ def doctor(
         raise UserError(f"most must be at least 1; got {most}")
     found = examine_rig(_frames(source, root, version, split), most=most)
     lines = [
-        f"{found.frames} frames, {found.points:,} points a cloud, {found.boxes} boxes, {found.empty_boxes:.0%} without a "
-        "point"
+        f"{found.frames} frames, {found.points:,} points a cloud, {found.boxes} boxes, {found.empty_boxes:.0%} of them "
+        "without a point"
     ]
     width = max([len(camera.name) for camera in found.cameras], default=6) + 2
     if found.cameras:

@@ -85,7 +85,7 @@ class Pillars(nn.Module):
         self.size = (grid[0] // stride, grid[1] // stride)
 
     def forward(self, clouds: Sequence[Tensor]) -> Tensor:
-        """Map ``(batch, dim, y, x)`` of clouds ``(points, 5)``, which may be empty; points beyond the range do not count."""
+        """Map ``(batch, dim, y, x)`` of clouds ``(points, 5)``, which may be empty, within the range."""
         return self.out(self.blocks(self.stem(self.scatter(clouds))))
 
     def scatter(self, clouds: Sequence[Tensor]) -> Tensor:

@@ -178,7 +178,7 @@ def class_curves(truth: BoxTable, predicted: BoxTable, protocol: DetectionProtoc
 
 
 def match_by_rank(truth: BoxTable, predicted: BoxTable, thresholds: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Rows of truth that predictions (best first) find at each threshold: ``(thresholds, predictions)``, -1 for none."""
+    """Rows of truth that predictions (best first) find, -1 for none: ``(thresholds, predictions)``."""
     matches = np.full((len(thresholds), len(predicted)), -1, dtype=np.int64)
     if len(predicted) == 0:
         return matches
