@@ -20,9 +20,9 @@ def _parser_class() -> Any:
         def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
             raise UserError(_setting_error(message))
 
-        def format_help(self) -> str:
+        def format_help(self, formatter: Any = None) -> str:
             """Types as words: ``int above 0`` for ``Annotated[int, above 0]``, which may be cut over two lines."""
-            return re.sub(r"Annotated\[\s*(\w+),(\s+[^\]]+)\]", r"\1\2", super().format_help())
+            return re.sub(r"Annotated\[\s*(\w+),(\s+[^\]]+)\]", r"\1\2", super().format_help(formatter))
 
     return Parser
 
