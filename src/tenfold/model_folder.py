@@ -211,9 +211,7 @@ def no_larger_than_its_files(folder: str | Path, arguments: Mapping[str, Any]) -
         with _Bounded(4 * size + _SLACK):
             yield
     except (MemoryError, OverflowError) as error:
-        raise UserError(
-            f"{printable(folder)} describes a network that cannot be built; it is damaged"
-        ) from error
+        raise UserError(f"{printable(folder)} describes a network that cannot be built; it is damaged") from error
 
 
 def _largest_number(value: Any) -> float:
