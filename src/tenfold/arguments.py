@@ -21,6 +21,10 @@ def _parser_class() -> Any:
         def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
             raise UserError(_setting_error(message, {action.dest: action for action in self._actions}))
 
+        def format_help(self, formatter: Any = None) -> str:
+            """Types as words: ``int above 0`` for ``Annotated[int, above 0]``, which may be cut over two lines."""
+            return re.sub(r"Annotated\[\s*(\w+),(\s+[^\]]+)\]", r"\1\2", super().format_help(formatter))
+
     return Parser
 
 

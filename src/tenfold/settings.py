@@ -17,25 +17,38 @@ import dataclasses
 import math
 from typing import Annotated, Any
 
-from annotated_types import Ge, Gt, Interval
+from annotated_types import Interval
 
 from tenfold.errors import UserError
 
-PositiveInt = Annotated[int, Interval(gt=0, lt=2**63)]
+
+class _Range(Interval):
+    """An interval that says itself in words, for help texts."""
+
+    def __repr__(self) -> str:
+        low = f"above {self.gt}" if self.gt is not None else f"from {self.ge}"
+        if self.le is not None:
+            return f"{low} to {self.le}"
+        return low if self.lt is None or self.lt == _WHOLE else f"{low} to below {self.lt}"
+
+
+_WHOLE: Any = 2**63
+
+PositiveInt = Annotated[int, _Range(gt=0, lt=_WHOLE)]
 """1, 2, 3, ..."""
-Count = Annotated[int, Interval(ge=0, lt=2**63)]
+Count = Annotated[int, _Range(ge=0, lt=_WHOLE)]
 """0, 1, 2, ..."""
-Seed = Annotated[int, Interval(ge=0, lt=2**63)]
+Seed = Annotated[int, _Range(ge=0, lt=_WHOLE)]
 """What random generators take."""
-PositiveFloat = Annotated[float, Gt(0)]
+PositiveFloat = Annotated[float, _Range(gt=0)]
 """Above 0, finite."""
-NonNegativeFloat = Annotated[float, Ge(0)]
+NonNegativeFloat = Annotated[float, _Range(ge=0)]
 """0 or above, finite."""
-Share = Annotated[float, Interval(ge=0, le=1)]
+Share = Annotated[float, _Range(ge=0, le=1)]
 """In [0, 1]."""
-PositiveShare = Annotated[float, Interval(gt=0, le=1)]
+PositiveShare = Annotated[float, _Range(gt=0, le=1)]
 """In (0, 1]."""
-ProperShare = Annotated[float, Interval(ge=0, lt=1)]
+ProperShare = Annotated[float, _Range(ge=0, lt=1)]
 """In [0, 1): all of it would leave nothing."""
 
 

@@ -14,11 +14,11 @@ from systems_for_tests import CASES
 
 import tenfold
 from tenfold import distill_relations, load_results
+from tenfold.attention.heads import heads_per_block
 from tenfold.cli import main
 from tenfold.data import LabelledImages, TensorBatches
 from tenfold.errors import UserError
 from tenfold.options import TrainerOptions
-from tenfold.systems.relation_distillation.attention.heads import heads_per_block
 from tenfold.systems.relation_distillation.experiment.arms import ARMS, AXES, arms_of, sweep_config
 from tenfold.systems.relation_distillation.experiment.pretraining import make_student, make_task, make_teacher
 from tenfold.systems.relation_distillation.experiment.recipe import read_images

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from tenfold.attention.heads import heads_per_block
 from tenfold.checkpoints import load_strictly, read_safetensors
 from tenfold.cost import count_flops, count_parameters
 from tenfold.data import Preprocessing, Splits
@@ -15,7 +16,6 @@ from tenfold.options import TrainerOptions
 from tenfold.parallel import rank
 from tenfold.run import Run, open_run
 from tenfold.settings import PositiveInt, Seed, check_settings
-from tenfold.systems.relation_distillation.attention.heads import heads_per_block
 from tenfold.systems.relation_distillation.cli.options import (
     NAMED,
     Distillation,

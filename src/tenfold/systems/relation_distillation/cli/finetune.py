@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import torch
 
+from tenfold.attention.heads import heads_per_block
 from tenfold.checkpoints import load_strictly, read_safetensors
 from tenfold.cost import count_flops, count_parameters
 from tenfold.data import Splits
@@ -14,7 +15,6 @@ from tenfold.options import TrainerOptions
 from tenfold.parallel import rank
 from tenfold.run import Run, open_run
 from tenfold.settings import Count, PositiveInt, Seed, check_settings
-from tenfold.systems.relation_distillation.attention.heads import heads_per_block
 from tenfold.systems.relation_distillation.cli.options import (
     NAMED,
     FinetuningOptions,

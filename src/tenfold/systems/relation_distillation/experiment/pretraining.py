@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tenfold.attention.heads import heads_per_block
 from tenfold.checkpoints import load_strictly, read_safetensors
 from tenfold.cost import count_parameters
 from tenfold.data import Batches, FileBatches, Splits, TensorBatches
 from tenfold.files import atomic_path
 from tenfold.parallel import rank, wait_for_all_ranks
 from tenfold.run import Run
-from tenfold.systems.relation_distillation.attention.heads import heads_per_block
 from tenfold.systems.relation_distillation.data.images import unlabelled_images
 from tenfold.systems.relation_distillation.data.views import pretraining_batches
 from tenfold.systems.relation_distillation.evaluation.accuracy import (
