@@ -1,6 +1,8 @@
 """What every system must do, as one table: run, resume after a kill, evaluate, predict, export, load, refuse."""
 
+import contextlib
 import json
+import resource
 import time
 
 import pytest
@@ -11,6 +13,7 @@ import tenfold
 from tenfold import load_results
 from tenfold.catalog import SYSTEMS, find_system
 from tenfold.cli import main
+from tenfold.errors import UserError
 
 each_system = pytest.mark.parametrize("system", [system.id for system in SYSTEMS])
 
@@ -117,6 +120,38 @@ def test_a_damaged_model_is_named(finished_run, system, damage, tmp_path, capsys
         (tmp_path / damage).unlink()
         (tmp_path / damage).write_bytes(damaged)
         assert damage in refused(capsys, "evaluate", tmp_path)
+
+
+def with_one_number_changed(value, to):
+    """Copies of plain values, in each of which one whole number is another."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from ({**value, key: changed} for changed in with_one_number_changed(part, to))
+    elif isinstance(value, list):
+        for place, part in enumerate(value[:3]):
+            yield from ([*value[:place], changed, *value[place + 1 :]] for changed in with_one_number_changed(part, to))
+    elif type(value) is int:
+        yield to
+
+
+@each_system
+def test_no_number_of_a_manifest_takes_memory_without_bound(finished_run, system, tmp_path):
+    """Whatever number a stranger writes into ``model.json``, the model loads as before or is refused in one line."""
+    folder = finished_run(system)
+    for path in folder.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "model.json").unlink()
+    manifest = json.loads((folder / "model.json").read_text())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    tried = 0
+    for number in (30_000, 2**40):
+        for arguments in with_one_number_changed(manifest["arguments"], number):
+            (tmp_path / "model.json").write_text(json.dumps({**manifest, "arguments": arguments}))
+            with contextlib.suppress(UserError):
+                tenfold.load(tmp_path)
+            tried += 1
+    assert tried > 1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1.5 * 2**20  # KiB
 
 
 @each_system

@@ -92,14 +92,54 @@ def _check_parts(settings: Any) -> None:
         settings.check()
 
 
+def problem_with(value: Any, kind: Any) -> str:
+    """What is wrong with a value for a type, as the end of a sentence: ``must be greater than 0; got -1``.
+
+    Args:
+        value: as it was given.
+        kind: a type, annotated or not.
+
+    Returns:
+        The sentence's end; empty where the type takes the value.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        return _wording(error.errors())
+    return ""
+
+
 def _first(errors: Any) -> str:
-    """The error that says most: of a union's members, not the one that wanted ``None``."""
+    """The setting of the first error, by its dotted name, and what is wrong with it."""
+    where = errors[0]["loc"]
+    # Errors of one setting, whose type is a union, differ in what follows the setting's own place.
+    kinds = {"int", "float", "str", "bool", "list", "dict"}  # as members of a union are named
+    names = [str(part) for part in where if isinstance(part, int) or (part.isidentifier() and part not in kinds)]
+    same = [error for error in errors if [str(part) for part in error["loc"] if str(part) in names] == names]
+    return f"{'.'.join(names)} {_wording(same or errors[:1])}"
+
+
+_PLAIN_WORDS = {
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid boolean": "true or false",
+    "a valid string": "a text",
+    "a valid list": "a list",
+    "a valid dictionary": "a table of names and values",
+}
+
+
+def _wording(errors: Any) -> str:
+    """Validation errors of one value as the end of a sentence; of a union's members, none that wanted ``None``."""
     telling = [error for error in errors if error["type"] != "none_required"] or errors
-    error = telling[0]
-    name = ".".join(str(part) for part in error["loc"] if not str(part).startswith(("function-", "constrained-")))
-    return f"{name} {wording(error['msg'])}; got {error['input']!r}"
+    parts = [wording(error["msg"]).removeprefix("must be ") for error in telling]
+    return f"must be {' or '.join(dict.fromkeys(parts))}; got {telling[0]['input']!r}"
 
 
 def wording(message: str) -> str:
     """A validation message as the end of a sentence about a setting: ``must be greater than 0``."""
-    return message.replace("Input should be", "must be").replace("Input should", "must").strip()
+    part = message.partition(", unable to ")[0].partition(", got ")[0]
+    part = part.removeprefix("Input should be ").removeprefix("Input should ").strip()
+    return f"must be {_PLAIN_WORDS.get(part, part)}"

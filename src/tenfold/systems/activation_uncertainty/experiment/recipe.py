@@ -73,6 +73,8 @@ def run(config: Config, run: Run) -> Results:
         f"{len(trainings)} trainings of main models, {len(measurements)} measurements: {', '.join(place.tasks)}, "
         f"{config.seeds} seed(s); fewer with --seeds 1, --ensemble 0, --ablations false or --companions '[]'"
     )
+    for note in dict.fromkeys(note for name in place.tasks for note in place.data(name).notes):
+        run.say(note)
     found = do_steps(
         run,
         [trainings, measurements, [Step("delivery", ("delivery",))]],

@@ -54,7 +54,9 @@ def run(config: Config, run: Run) -> Results:
     for side in SIDES:  # what cannot be built, asked or saved fails now, before anything is written
         options = config.structure if side == "structure" else config.text
         check_arguments(options.name, options.arguments, f"{side}.arguments")
-        check_scorer(make_encoder(config, graph, side), side)
+        scorer = make_encoder(config, graph, side)
+        check_scorer(scorer, side)
+        notes += scorer.notes()
     for note in notes:
         run.say(note)
     run.say(

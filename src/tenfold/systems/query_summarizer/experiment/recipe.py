@@ -63,6 +63,8 @@ def run(config: Config, run: Run) -> Results:
         [Step(f"rates/{name}", ("rate", name)) for name in tuned],
         [Step(f"arms/{name}/seed{seed}", ("arm", name, seed)) for name in arms for seed in seeds],
     ]
+    for note in sets.notes:
+        run.say(note)
     found = do_steps(run, phases, partial(open_place, config, run.folder), workers=config.workers)
     outcomes = {name: [found[f"baselines/{name}/seed{seed}"] for seed in seeds] for name in baselines}
     outcomes |= {name: [found[f"arms/{name}/seed{seed}"] for seed in seeds] for name in arms}

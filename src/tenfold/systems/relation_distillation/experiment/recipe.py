@@ -66,6 +66,8 @@ def run(config: Config, run: Run) -> Results:
         unlabelled_images(config.data.unlabelled)
     phases = steps_of(config, arms)
     run.say(what_will_run(config, splits, phases))
+    for note in splits.notes:
+        run.say(note)
     alone = config.trainer.device.type != "cpu" or config.trainer.devices * config.trainer.num_nodes > 1
     found = do_steps(
         run,
