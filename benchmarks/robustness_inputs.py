@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "shared"))
 from own_data import OWN
 from systems_for_tests import CASES
 
-import tenfold.lightning_task
+import tenfold.training.lightning_task
 from tenfold.catalog import SYSTEMS, find_system
 from tenfold.cli import main
 from tenfold.errors import UserError
@@ -134,7 +134,8 @@ class Maker:
         elif choice == 3:
             others = [b"", b"- 1", b"3", b"a: " * 5000, b"\xff\xfe", b"a: &a [*a]", b"system: nope", b"data: null",
                       b"[" * 100_000, b"{a: " * 3000, b"seed: " + b"9" * 5000, b"? [a]\n: b", b"\0",
-                      b"seed: 0\nseed: 1", b"!!timestamp 2001-01-01", b"preset: [tiny]", b"system: {a: b}", b"<<: {seed: 1}"]  # fmt: skip
+                      b"seed: 0\nseed: 1", b"!!timestamp 2001-01-01", b"preset: [tiny]", b"system: {a: b}",
+                      b"<<: {seed: 1}"]  # fmt: skip
             text = rng.choice(others)
         path = self.folder / "config.yaml"
         path.write_bytes(text)
@@ -418,7 +419,7 @@ def finished_runs(folder):
 def run(cases, seed, minutes, folder, out):
     """All cases, and the file of what was found."""
     began = time.monotonic()
-    warm = [(system.recipe, system.commands) for system in SYSTEMS], tenfold.lightning_task
+    warm = [(system.recipe, system.commands) for system in SYSTEMS], tenfold.training.lightning_task
     with tempfile.TemporaryDirectory() as name:
         runs = finished_runs(Path(folder or name))
         counts, refused, problems, number = Counter(), 0, [], 0

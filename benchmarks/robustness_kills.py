@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "shared"))
 
 from systems_for_tests import CASES, numbers
 
-import tenfold.lightning_task
+import tenfold.training.lightning_task
 from tenfold.catalog import SYSTEMS
 from tenfold.cli import main
 
@@ -223,5 +223,7 @@ if __name__ == "__main__":
     parser.add_argument("--systems", nargs="+", default=known, choices=known)
     parser.add_argument("--out", default=str(Path(__file__).parent / "results" / "robustness-kills.json"))
     options = parser.parse_args()
-    modules = [(system.recipe, system.commands) for system in SYSTEMS] + [tenfold.lightning_task]  # imported once
+    modules = [(system.recipe, system.commands) for system in SYSTEMS] + [
+        tenfold.training.lightning_task
+    ]  # imported once
     sys.exit(run(options.kills, options.others, options.seed, options.minutes, options.systems, options.out))

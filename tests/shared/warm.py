@@ -24,7 +24,7 @@ SCRIPT = "import runpy, sys; runpy.run_path(sys.argv[0], run_name='__main__')"
 
 _KINDS = {
     "torch": ["torch"],
-    "lightning": ["torch", "lightning", "torchmetrics", "tenfold.lightning_task", "tenfold.report", "tenfold.cli"],
+    "lightning": ["torchmetrics", "tenfold.training.lightning_task", "tenfold.report", "tenfold.cli"],
 }
 
 
