@@ -20,8 +20,8 @@ class System:
         summary: one line.
         paper: where the method was published.
         package: import name of its room. Its ``experiment.settings`` offers ``Config`` and ``PRESETS``, its
-            ``experiment.recipe`` ``run``; its ``cli`` offers ``evaluate``, ``export``, ``import_official``, ``predict``
-            and ``VERBS``; it offers ``load`` itself.
+            ``experiment.recipe`` ``run``, its ``experiment.trials`` ``TRIALS``; its ``cli`` offers ``evaluate``,
+            ``export``, ``import_official``, ``predict`` and ``VERBS``; it offers ``load`` itself.
         needs: optional packages that preset ``tiny`` needs, by import name, each with the extra that brings it.
     """
 
@@ -41,6 +41,11 @@ class System:
     def recipe(self) -> ModuleType:
         """The experiment; importing it loads torch."""
         return import_module(f"{self.package}.experiment.recipe")
+
+    @property
+    def trials(self) -> dict[str, Any]:
+        """The experiments that settle its main claims, by name: ``tenfold.settling.Trial``."""
+        return dict(import_module(f"{self.package}.experiment.trials").TRIALS)
 
     @property
     def commands(self) -> ModuleType:

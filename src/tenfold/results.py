@@ -49,6 +49,7 @@ class Claim(_Strict):
         interval: 95 % confidence interval of ``value``, over seeds or test examples.
         chance: whether chance plays a part in ``value``; not in equalities of bits or counts of what can be counted.
         note: why it does not hold, or what limits it.
+        by_seed: the value with each seed, in the order of the seeds, where it is a mean over seeds.
     """
 
     id: str
@@ -61,6 +62,7 @@ class Claim(_Strict):
     interval: tuple[float, float] | None = None
     chance: bool = True
     note: str = ""
+    by_seed: list[float] = []
 
     @model_validator(mode="before")
     @classmethod
@@ -148,6 +150,7 @@ def claim(
     interval: tuple[float, float] | None = None,
     chance: bool | None = None,
     note: str = "",
+    by_seed: Sequence[float] = (),
 ) -> Claim:
     """Make a claim; its verdict follows from what was measured.
 
@@ -161,6 +164,7 @@ def claim(
         interval: see there; every claim of accuracy, error or score has one.
         chance: see there; by default not where the target is an equality.
         note: see there.
+        by_seed: see there.
     """
     if value is not None and not math.isfinite(value):
         value = None
@@ -179,6 +183,7 @@ def claim(
         interval=interval,
         chance=chance,
         note=note,
+        by_seed=list(by_seed) if all(map(math.isfinite, by_seed)) else [],
     )
 
 

@@ -18,8 +18,7 @@ from torch import nn
 import tenfold
 from tenfold.cost import count_flops, count_parameters
 from tenfold.errors import UserError
-from tenfold.model_folder import save_model
-from tenfold.parallel import rank
+from tenfold.models.folder import save_model
 from tenfold.results import Cost, Picture, Results
 from tenfold.run import Run, environment, peak_process_memory_mb
 from tenfold.systems.full_skip_depth.delivery.models import BUILDER, SYSTEM, load_network
@@ -47,6 +46,7 @@ from tenfold.systems.full_skip_depth.sets.splits import DepthSplits, load_splits
 from tenfold.systems.full_skip_depth.training.augmentation import Augmentation
 from tenfold.systems.full_skip_depth.training.recipes import Recipe
 from tenfold.training import fit
+from tenfold.training.parallel import rank
 from tenfold.workers import Step, do_steps
 
 __all__ = ["ARMS", "PRESETS", "Config", "deliver", "network_arguments", "run", "score_network", "train_arm"]
@@ -223,7 +223,8 @@ def train_arm(
         ``metrics``, ``rows`` (per image), ``distances``, ``params``, ``history``, ``best_epoch``, ``train_seconds``.
     """
     torch.manual_seed(seed)
-    network = build_network(**arguments)
+    # Convolutions of few channels take a sixth less time so on a CPU, and tensor cores want it, too.
+    network = build_network(**arguments).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.model.encoder_weights is not None:
         network.encoder.load_state_dict(load_network(config.model.encoder_weights)[0].encoder.state_dict())
     options, data = config.optimizer, config.data

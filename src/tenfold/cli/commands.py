@@ -1,6 +1,6 @@
 """The command line: parses, calls, and turns wrong input into one line and exit code 2.
 
-``tenfold list | run | tour | evaluate | export | import | report | predict | completion``, and
+``tenfold list | run | tour | settle | evaluate | export | import | report | predict | completion``, and
 ``tenfold SYSTEM VERB`` for what one system alone has. torch is imported only by the commands that compute.
 """
 
@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import tenfold
-from tenfold.arguments import call, parse_run, parser, run_parser
 from tenfold.catalog import SYSTEMS, System, find_system
-from tenfold.console import INTERRUPTED, Terminated, print_claims, say, sigterm_as_interrupt, warnings_in_one_line
+from tenfold.cli.arguments import call, parse_run, parser, run_parser
+from tenfold.cli.console import INTERRUPTED, Terminated, print_claims, say, sigterm_as_interrupt, warnings_in_one_line
 from tenfold.errors import RunStopped, UserError
 from tenfold.files import printable
+from tenfold.settings import PositiveFloat, PositiveInt
 
 _DESCRIPTION = "Makes deep networks smaller, faster and more trustworthy; every run measures the baseline, too."
 
@@ -120,16 +121,30 @@ def _run(arguments: list[str]) -> int:
 
 
 def run_system(
-    system: System, config: Any, *, out: str | Path | None = None, resume: bool = False, quiet: bool = False
+    system: System,
+    config: Any,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+    claims: bool = True,
 ) -> Any:
     """Run a system's recipe in a run folder; a complete run that is resumed gives its results back.
+
+    Args:
+        system: of the catalog.
+        config: its settings.
+        out: the folder; see ``tenfold.run.open_run``.
+        resume: continue what the folder holds.
+        quiet: no progress on the console.
+        claims: whether the console shows the claims at the end.
 
     Returns:
         The run's ``tenfold.results.Results``.
     """
-    from tenfold.parallel import rank
     from tenfold.results import load_results
     from tenfold.run import open_run
+    from tenfold.training.parallel import rank
 
     run = open_run(config, system=system.id, out=out, resume=resume, quiet=quiet)
     complete = run.folder / "results.json"
@@ -150,7 +165,7 @@ def run_system(
         raise type(interrupt)(again) from None
     finally:
         run.close()
-    if rank() == 0 and not quiet:
+    if rank() == 0 and claims and not quiet:
         print_claims(results, run.folder)
     return results
 
@@ -177,6 +192,51 @@ def _tour(arguments: list[str]) -> int:
         entries.append(IndexEntry(results=results, href=f"{system.id}/report.html", summary=system.summary))
     write_index(entries, folder / "index.html")
     print(f"the tour's page: {folder / 'index.html'}")
+    return 0
+
+
+def _settle(arguments: list[str]) -> int:
+    """Settle whether a system's main claims hold: a pilot fixes the number of seeds, then all of them are trained"""
+    if not arguments or arguments[0].startswith("-"):
+        print(f"usage: tenfold settle SYSTEM [--trial NAME] [--budget MINUTES] [...]\n\n{_settle.__doc__}")
+        return 0 if arguments and arguments[0] in ("-h", "--help") else 2
+    system = find_system(arguments[0])
+    trials = system.trials
+    arguments_of = parser(f"settle {system.id}", _settle)
+    arguments_of.add_argument("--trial", type=str, default=next(iter(trials)), help=f"one of: {', '.join(trials)}")
+    arguments_of.add_argument("--budget", type=PositiveFloat | None, default=None, help="minutes for all of it")
+    arguments_of.add_argument("--workers", type=PositiveInt | None, default=None, help="processes; one per free core")
+    arguments_of.add_argument("--out", type=str | None, default=None, help="folder (default: runs/settle/TRIAL)")
+    arguments_of.add_argument("--resume", action="store_true", help="continue in the folder")
+    arguments_of.add_argument("--quiet", action="store_true", help="no progress on the console")
+    options = arguments_of.parse_args(arguments[1:])
+    if options.trial not in trials:
+        raise UserError(f"{system.id} has no trial {options.trial!r}; it has: {', '.join(trials)}")
+    from tenfold.settling import settle
+
+    folder = Path(options.out or Path("runs") / "settle" / options.trial)
+    if folder.exists() and any(folder.iterdir()) and not options.resume:
+        raise UserError(f"{folder} is not empty; continue there with --resume, or name another folder with --out")
+    budget = "" if options.budget is None else f" --budget {options.budget:g}"
+    command = f"tenfold settle {system.id} --trial {options.trial}{budget}"
+    trial = trials[options.trial]
+    trial = dataclasses.replace(trial, config=dataclasses.replace(trial.config, workers=options.workers))
+
+    def run(config: Any, place: Path) -> Any:
+        return run_system(system, config, out=place, resume=place.exists(), quiet=options.quiet, claims=False)
+
+    try:
+        settled = settle(trial, folder, run, budget=options.budget, command=command, system=system.id)
+    except KeyboardInterrupt as interrupt:
+        raise type(interrupt)(f"continue with: {command} --out {folder} --resume") from None
+    print(f"{len(settled['seeds'])} seeds, chosen by {settled['seeds_chosen_by']}")
+    for found in settled["claims"]:
+        low, high = found["interval"]
+        print(
+            f"{found['verdict']}: {found['value']:+.3g} {found['unit']} ({low:+.3g} to {high:+.3g}, target "
+            f"{found['target']}): {found['statement']}"
+        )
+    print(folder / "settled.json")
     return 0
 
 
@@ -213,7 +273,7 @@ def _predict(arguments: list[str]) -> int:
 
 def _predict_onnx(path: str, arguments: list[str]) -> int:
     """Predict with an exported file, which says in its metadata by which system, and carries what it needs along."""
-    from tenfold.onnx import onnx_metadata
+    from tenfold.models.onnx import onnx_metadata
 
     name = onnx_metadata(path).get("system", "")
     system = next((known for known in SYSTEMS if known.id == name), None)
@@ -302,6 +362,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "list": _list,
     "run": _run,
     "tour": _tour,
+    "settle": _settle,
     "evaluate": _evaluate,
     "export": _export,
     "import": _import,
