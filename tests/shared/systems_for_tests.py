@@ -94,8 +94,8 @@ CASES = {
                "--model.encoder=timm/vit_tiny_patch16_224": "no pyramid"},
     ),
     "dual-encoder": Case(
-        fast=["--seeds", "1", "--data.scenes", "120", "--data.validation", "20", "--data.test", "40", "--model.width", "8",
-              "--model.heads", "2", "--model.layers", "1", "--teacher.steps", "6", "--optimizer.steps", "6",
+        fast=["--seeds", "1", "--data.scenes", "120", "--data.validation", "20", "--data.test", "40", "--model.width",
+              "8", "--model.heads", "2", "--model.layers", "1", "--teacher.steps", "6", "--optimizer.steps", "6",
               "--trainer.checkpoint_steps", "1"],
         kill_at="steps/grid-qa/soft/seed0/last.ckpt",
         inputs=a_question,

@@ -3,8 +3,8 @@
     A = softmax over keys of (Q K^T / sqrt(head width)),   masked keys excluded
     loss = weighted mean over queries, mean over heads, of KL(A_teacher || A_student)
 
-The form for one sequence is `tenfold.losses.relations`. Maps of two modalities are small (tens of words times hundreds of
-patches), so that the formula itself is what runs.
+The form for one sequence is `tenfold.losses.relations`. Maps of two modalities are small (tens of words times hundreds
+of patches), so that the formula itself is what runs.
 """
 
 import torch

@@ -6,7 +6,7 @@ from typing import Any, get_args
 from torch import nn
 
 from tenfold.errors import UserError
-from tenfold.model_folder import Manifest, load_manifest, load_weights, refuse_code, save_model
+from tenfold.models.folder import Manifest, load_manifest, load_weights, refuse_code, save_model
 from tenfold.systems.dual_encoder.index.answerer import VisualAnswerer
 from tenfold.systems.dual_encoder.inputs.preparation import ImagePreparation
 from tenfold.systems.dual_encoder.inputs.tokenizer import QuestionTokenizer

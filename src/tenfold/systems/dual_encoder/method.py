@@ -5,8 +5,8 @@
     L = soft * L_soft(z_S, z_T) + attention * L_CA + hard * L_hard(z_S, labels)    1 : 1 : 0 as published
 
 Queries and keys are those of the last block, by the projections alone. The teacher's come from one sequence
-``[text ; image]`` and are cut there, so that its maps are normalized anew over the other modality. The student's come from
-two towers that never meet: at inference these maps are not computed.
+``[text ; image]`` and are cut there, so that its maps are normalized anew over the other modality. The student's come
+from two towers that never meet: at inference these maps are not computed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -229,7 +229,7 @@ class LossWeights:
 
 
 class DistillationObjective:
-    """The loss of a training step: ``objective(student, batch) -> (loss, parts)``, as ``tenfold.training.fit`` takes it.
+    """The loss of a training step: ``objective(student, batch) -> (loss, parts)``, as ``fit`` takes it.
 
     The teacher runs in eval mode, without gradients, on the very tensors that the student gets.
 

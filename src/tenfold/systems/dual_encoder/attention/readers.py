@@ -4,8 +4,8 @@ They see the projections of attention layers whatever the attention is computed 
 maps themselves are never asked for: ``tenfold.attention.taps``.
 
 A batch is a mapping: ``text`` ``(batch, n)`` token numbers, ``text_mask`` ``(batch, n)`` booleans, ``pixels``
-``(batch, images, 3, height, width)``, and where some patches are padding ``patch_mask`` ``(batch, images, rows, columns)``.
-A reader gives, for every layer that it was asked for, a ``Projections`` for every image of a question.
+``(batch, images, 3, height, width)``, and where some patches are padding ``patch_mask`` ``(batch, images, rows,
+columns)``. A reader gives, for every layer that it was asked for, a ``Projections`` for every image of a question.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from tenfold.attention.layers import Tap
 from tenfold.attention.taps import tap_layers
 from tenfold.errors import UserError
+from tenfold.models.taps import find_module
 from tenfold.systems.dual_encoder.method import Projections
-from tenfold.taps import find_module
 
 Seen = tuple[Tensor, list[list[Projections]]]
 INPUTS = ("text", "text_mask", "pixels", "patch_mask")

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tenfold.checkpoints import load_strictly, read_checkpoint, unwrap_state
 from tenfold.errors import UserError
 from tenfold.files import printable
+from tenfold.models.checkpoints import load_strictly, read_checkpoint, unwrap_state
 from tenfold.systems.dual_encoder.networks.dual_encoder import DualEncoder
 from tenfold.systems.dual_encoder.networks.embeddings import Sizes
 from tenfold.systems.dual_encoder.networks.fusion_encoder import FusionEncoder
@@ -90,7 +90,7 @@ def head_of_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def encoder_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a fusion encoder without its head; what else a checkpoint holds (matching, masked words) stays out."""
+    """The tensors of a fusion encoder without its head, and without heads of pre-training (matching, masked words)."""
     return {name: value.float() for name, value in state.items() if name.startswith(_KEPT) and name != _BUFFER}
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tenfold.checkpoints import load_strictly, read_checkpoint, unwrap_state
 from tenfold.errors import UserError
 from tenfold.files import make_folder, printable, read_json, write_atomically
+from tenfold.models.checkpoints import load_strictly, read_checkpoint, unwrap_state
 from tenfold.systems.dual_encoder.checkpoints.official import sizes_of_state
 from tenfold.systems.dual_encoder.inputs.tokenizer import QuestionTokenizer
 from tenfold.systems.dual_encoder.networks.fusion_encoder import FusionEncoder

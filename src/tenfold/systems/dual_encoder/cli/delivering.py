@@ -9,7 +9,7 @@ from torch import nn
 
 from tenfold.errors import UserError
 from tenfold.files import make_folder, printable, read_json, write_atomically
-from tenfold.model_folder import MANIFEST, save_model
+from tenfold.models.folder import MANIFEST, save_model
 from tenfold.systems.dual_encoder.checkpoints.official import (
     dual_from_official,
     fusion_from_official,
@@ -102,7 +102,7 @@ def export(
 
 
 def _export_onnx(model: Any, manifest: Any, folder: Path) -> dict[str, Any]:
-    from tenfold.onnx import describe_onnx, export_onnx
+    from tenfold.models.onnx import describe_onnx, export_onnx
 
     tokenizer, preparation, answers, task = describe(manifest)
     side = preparation.shorter // preparation.patch * preparation.patch
@@ -143,7 +143,7 @@ def import_official(
     answers: str | None = None,
     heads: int | None = None,
 ) -> dict[str, Any]:
-    """Take a fine-tuned ViLT (official file, or folder of transformers) or a trained DiDE checkpoint into a model folder.
+    """Take a fine-tuned ViLT (official, or of transformers) or a trained DiDE checkpoint into a model folder.
 
     Args:
         checkpoint: the file, or a local folder of transformers' ViLT; nothing in it is executed.

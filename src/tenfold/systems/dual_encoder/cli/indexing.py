@@ -31,7 +31,8 @@ def index(
     Args:
         run: folder of a run or model.
         out: folder of the index.
-        images: image files, or folders of them at any depth. An image that cannot be read is named, left out and counted.
+        images: image files, or folders of them at any depth. An image that cannot be read is named, left out and
+            counted.
         kind: of the numbers: float32, float16 (half the size) or int8 (a quarter).
         delete: names of images that shall count no more.
         segment: images between two commits to disk.

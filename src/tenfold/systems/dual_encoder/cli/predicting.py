@@ -8,7 +8,7 @@ import torch
 
 from tenfold.errors import UserError
 from tenfold.files import printable
-from tenfold.model_folder import load_manifest
+from tenfold.models.folder import load_manifest
 from tenfold.run import read_config
 from tenfold.systems.dual_encoder.inputs.batches import QuestionTensors
 from tenfold.systems.dual_encoder.load import describe, load, load_network
@@ -25,7 +25,8 @@ def predict(run: str, inputs: list[str], *, question: str | None = None, factory
 
     Args:
         run: folder of a run or model.
-        inputs: image files, with --question; or CSV or JSONL files with columns image (relative to the file) and question.
+        inputs: image files, with --question; or CSV or JSONL files with columns image (relative to the file) and
+            question.
         question: about each of the image files.
         factory: package.module:function that may make the model, where it is one of your own.
     """
@@ -68,8 +69,8 @@ def evaluate(
         data: name of a set, see tenfold run dual-encoder --help; the run's own where not given.
         root: folder of the data.
         file: within it, for data folder and arrow.
-        predictions: file to write the answers to, in the set's own format: VQA's JSON list of question_id and answer; for
-            others CSV lines of id and answer.
+        predictions: file to write the answers to, in the set's own format: VQA's JSON list of question_id and answer;
+            for others CSV lines of id and answer.
         factory: package.module:function that may make the model, where it is one of your own.
     """
     manifest = load_manifest(run, SYSTEM)

@@ -1,8 +1,8 @@
 """Dual encoder: the experiment, read from top to bottom.
 
 Questions; for each seed a fusion teacher; from it students that learn from labels, from its predictions, and from its
-attention; accuracy by kind of question beside the majority answer; comparison over seeds; delivery of DiDE's student, asked
-through an index. Every function can be called on its own.
+attention; accuracy by kind of question beside the majority answer; comparison over seeds; delivery of DiDE's student,
+asked through an index. Every function can be called on its own.
 """
 
 import math
@@ -18,7 +18,6 @@ from torch import nn
 
 import tenfold
 from tenfold.cost import count_parameters
-from tenfold.parallel import rank
 from tenfold.results import Cost, Results
 from tenfold.run import Run, environment, peak_process_memory_mb
 from tenfold.systems.dual_encoder.attention.readers import SingleStream, TwoTowers, inputs_of
@@ -50,6 +49,7 @@ from tenfold.systems.dual_encoder.training.initialise import start_from_fusion
 from tenfold.systems.dual_encoder.training.optimizers import adamw, parameter_groups, warmup_linear
 from tenfold.systems.dual_encoder.training.teachers import fusion_state, load_teacher
 from tenfold.training import fit
+from tenfold.training.parallel import rank
 from tenfold.workers import Step, do_steps
 
 __all__ = ["PRESETS", "Config", "run"]

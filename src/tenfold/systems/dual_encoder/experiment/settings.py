@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from tenfold.errors import UserError
-from tenfold.options import TrainerOptions
 from tenfold.settings import Count, NonNegativeFloat, PositiveFloat, PositiveInt, ProperShare, Seed
+from tenfold.training.options import TrainerOptions
 
 ArmName = Literal["hard", "soft", "uni-modal", "dide", "t2v", "v2t", "all-maps", "every-layer", "all-rows", "dide-hard"]
 ARMS: tuple[ArmName, ...] = get_args(ArmName)
@@ -18,9 +18,9 @@ class DataOptions:
     """What is asked.
 
     Attributes:
-        name: ``grid-qa`` (drawn), ``easy-vqa`` (in a package of that name), ``shapes`` and ``nlvr`` (under TENFOLD_DATA),
-            ``vqa-v2``, ``nlvr2``, ``snli-ve`` (their published layouts), ``arrow`` (tables of the ViLT family), or
-            ``folder``: a folder of images of your own with a CSV of questions.
+        name: ``grid-qa`` (drawn), ``easy-vqa`` (in a package of that name), ``shapes`` and ``nlvr`` (under
+            TENFOLD_DATA), ``vqa-v2``, ``nlvr2``, ``snli-ve`` (their published layouts), ``arrow`` (tables of the ViLT
+            family), or ``folder``: a folder of images of your own with a CSV of questions.
         also: further sets, ``grid-qa`` or ``easy-vqa``, on which the arms are trained, too, with the same settings but
             for the size of the images.
         root: folder of the data.
@@ -151,7 +151,7 @@ class Config:
         teacher: see ``TeacherOptions``.
         optimizer: of the students, see ``StageOptions``.
         distil: see ``DistilOptions``.
-        trainer: see ``tenfold.options.TrainerOptions``; changes where a run computes, not what.
+        trainer: see ``tenfold.training.options.TrainerOptions``; changes where a run computes, not what.
         workers: processes that share the independent steps; one per free core where null.
     """
 

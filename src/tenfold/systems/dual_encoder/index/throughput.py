@@ -44,8 +44,8 @@ def measure_throughput(
         repeats: timings of each way, of which the median counts.
 
     Returns:
-        For each way and batch size ``pairs_per_second`` (``median``, ``low``, ``high``) and ``milliseconds`` (``median``,
-        ``p95``) of a batch; the first two ways include the encoding of images, the others do not.
+        For each way and batch size ``pairs_per_second`` (``median``, ``low``, ``high``) and ``milliseconds``
+        (``median``, ``p95``) of a batch; the first two ways include the encoding of images, the others do not.
     """
     model, head = answerer.model, answerer.head
     found: dict[str, Any] = {}

@@ -1,7 +1,7 @@
-"""ViLT's RandAugment: two operations per image, drawn with replacement, at fixed strength 9 of 30; no inversion, no cutout.
+"""ViLT's RandAugment: two operations per image, drawn with replacement, at fixed strength; no inversion, no cutout.
 
-The published strengths, after ``0.3 * (max - min) + min``: among them a posterisation to one bit, as the official program
-has it. Colour operations stay, although questions ask for colours.
+The published strength 9 of 30, after ``0.3 * (max - min) + min``: among them a posterisation to one bit, as the
+official program has it. Colour operations stay, although questions ask for colours.
 """
 
 from collections.abc import Callable

@@ -44,7 +44,7 @@ class ImagePreparation:
     def __post_init__(self) -> None:
         if self.patch < 1 or self.shorter < self.patch or self.longest < self.shorter:
             raise UserError(
-                f"an image's sides must be patch <= shorter <= longest; got {self.patch}, {self.shorter}, {self.longest}"
+                f"an image needs patch <= shorter <= longest; got {self.patch}, {self.shorter}, {self.longest}"
             )
         if self.square and self.shorter % self.patch:
             raise UserError(f"a side of {self.shorter} pixels is not whole patches of {self.patch}")

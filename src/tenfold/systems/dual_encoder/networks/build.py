@@ -8,7 +8,7 @@ from torch import nn
 
 from tenfold.errors import UserError
 from tenfold.files import first_line, printable
-from tenfold.networks import network_from_factory
+from tenfold.models.builders import network_from_factory
 from tenfold.systems.dual_encoder.networks.dual_encoder import DualEncoder
 from tenfold.systems.dual_encoder.networks.embeddings import Sizes
 from tenfold.systems.dual_encoder.networks.fusion_encoder import FusionEncoder
@@ -16,7 +16,7 @@ from tenfold.systems.dual_encoder.networks.module_towers import tower_from_descr
 
 SYSTEM = "dual-encoder"
 Builder = Literal["dual", "fusion", "towers", "factory"]
-"""``dual``: two towers in ViLT's form; ``fusion``: the teacher; ``towers``: two of transformers; ``factory``: the reader's."""
+"""``dual``: towers in ViLT's form; ``fusion``: the teacher; ``towers``: of transformers; ``factory``: the reader's."""
 
 
 def sizes_of(arguments: Mapping[str, Any]) -> Sizes:

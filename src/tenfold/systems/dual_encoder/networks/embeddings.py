@@ -1,8 +1,8 @@
 """Words and patches as tokens, as ViLT embeds them; patches in raster order, drawn by nobody.
 
 ViLT's own program permutes patches at random in every forward pass. Its scores do not depend on that, but its attention
-maps do: teacher and student would be compared in two orders. Here all patches of the batch's grid are tokens, row by row,
-and a mask says which are real; so two forward passes give the same queries and keys.
+maps do: teacher and student would be compared in two orders. Here all patches of the batch's grid are tokens, row by
+row, and a mask says which are real; so two forward passes give the same queries and keys.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """GridQA: coloured shapes on a small grid, and questions that need words and places together; drawn when asked for.
 
 A scene has ``side x side`` cells of 8 pixels, one patch each; a cell holds a shape with probability 0.8. Questions are
-of three kinds, drawn equally: the colour at a place, the shape at a place, and whether there is an object of a colour and
-shape. Yes and no are drawn equally.
+of three kinds, drawn equally: the colour at a place, the shape at a place, and whether there is an object of a colour
+and shape. Yes and no are drawn equally.
 """
 
 from collections.abc import Sequence

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from tenfold.checkpoints import load_strictly
 from tenfold.errors import UserError
+from tenfold.models.checkpoints import load_strictly
 from tenfold.systems.dual_encoder.networks.dual_encoder import DualEncoder
 from tenfold.systems.dual_encoder.networks.fusion_encoder import FusionEncoder
 from tenfold.systems.dual_encoder.networks.towers import ImageTower, TextTower

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tenfold.errors import UserError
 from tenfold.files import printable
-from tenfold.model_folder import MANIFEST, read_weights
+from tenfold.models.folder import MANIFEST, read_weights
 from tenfold.systems.dual_encoder.checkpoints.official import encoder_state, fusion_from_official, read_official
 from tenfold.systems.dual_encoder.checkpoints.transformers_vilt import (
     from_transformers_state,
