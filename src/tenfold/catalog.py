@@ -87,6 +87,13 @@ SYSTEMS = (
         package="tenfold.systems.full_skip_depth",
     ),
     System(
+        id="dual-encoder",
+        alias="dide",
+        summary="asks a thousand images a question for the price of one: a dual encoder distilled from a fusion model",
+        paper="Distilled Dual-Encoder Model for Vision-Language Understanding, EMNLP 2022",
+        package="tenfold.systems.dual_encoder",
+    ),
+    System(
         id="activation-uncertainty",
         alias="activation-strength",
         summary="dropout-grade prediction uncertainty from neuron activations in one forward pass",
