@@ -153,6 +153,11 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
+def cpu_minutes(outcomes: Outcomes) -> float:
+    """CPU time of all trainings and their measurement, in minutes."""
+    return sum(run["cpu_seconds"] for arms in outcomes.values() for runs in arms.values() for run in runs) / 60
+
+
 def plots_of(outcomes: Outcomes) -> list[Plot]:
     """Error by arm, error against distance, and learning curves."""
     plots = []
@@ -220,7 +225,7 @@ def tables_of(outcomes: Outcomes, beside: Beside) -> list[Table]:
             values += [_mean([run["metrics"].get(metric) for run in runs]) for metric in shown]
             values.append(float(np.std([run["metrics"]["abs_rel"] for run in runs], ddof=1)) if len(runs) > 1 else None)
             values.append(beside[name]["images_per_second"][arm])
-            values.append(float(np.mean([run["train_seconds"] for run in runs])))
+            values.append(float(np.mean([run["cpu_seconds"] for run in runs])))
             rows.append(values)
         constant = [beside[name]["constant"] if metric == "abs_rel" else None for metric in shown]
         rows.append(["a constant depth", 0, *constant, None, None, None])
@@ -235,7 +240,7 @@ def tables_of(outcomes: Outcomes, beside: Beside) -> list[Table]:
                     *(m.replace("_", " ") for m in shown),
                     "abs rel, sd",
                     "images/s",
-                    "training seconds",
+                    "CPU seconds",
                 ],
                 rows=rows,
                 caption=f"{first['images']} images ({first['skipped']} without valid pixels); protocol: "
