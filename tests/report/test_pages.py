@@ -157,6 +157,12 @@ def line(*names, **changes):
     return Plot(id="p", title="t", kind="line", x_label="x", y_label="y", series=series).model_copy(update=changes)
 
 
+def test_verdicts_wear_the_colours_of_the_claims():
+    bars = [Series(name=name, x=["a"], y=[1]) for name in ("holds", "not settled", "does not hold")]
+    plot = Plot(id="verdicts", title="", kind="bar", x_label="", y_label="", series=bars)
+    assert [look.colour for look in draw([plot])[0].looks] == [2, 5, 1]  # green, grey, orange
+
+
 def test_a_series_has_the_same_colour_in_every_plot_and_no_two_look_alike():
     many = [str(n) for n in range(COLOURS + 2)]
     drawings = draw(

@@ -63,9 +63,13 @@ class Drawing:
     looks: list[Look]
 
 
+_VERDICT_SLOTS = {"holds": 2, "not settled": 5, "does not hold": 1}
+"""Green, grey and orange of the theme, as the claims themselves wear."""
+
+
 def draw(plots: Sequence[Plot]) -> list[Drawing]:
     """Draw plots; a series that stands in several plots has the same colour in all, so that arms can be followed."""
-    slots: dict[str, int] = {}
+    slots: dict[str, int] = dict(_VERDICT_SLOTS)
     drawings = []
     for position, plot in enumerate(plots):
         drawn: list[int] = []

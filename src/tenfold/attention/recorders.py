@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from tenfold.attention.layers import AttentionLayer, Tap, call, in_eval
 from tenfold.errors import UserError
-from tenfold.systems.relation_distillation.attention.layers import AttentionLayer, Tap, call, in_eval
 
 _TRANSFORMERS_TAP = "tenfold_tap"
 _CALLS: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from tenfold.attention.heads import heads_per_block, set_heads_per_block
+from tenfold.attention.layers import Tap, attention_layers
+from tenfold.attention.taps import tap, tap_layers
 from tenfold.errors import UserError
-from tenfold.systems.relation_distillation.attention.heads import heads_per_block, set_heads_per_block
-from tenfold.systems.relation_distillation.attention.layers import Tap, attention_layers
-from tenfold.systems.relation_distillation.attention.taps import tap, tap_layers
 from tenfold.systems.relation_distillation.method import PRESETS, RelationDistiller
 from tenfold.systems.relation_distillation.vit.vision_transformer import vision_transformer
 

@@ -19,8 +19,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from tenfold.errors import UserError
-from tenfold.systems.relation_distillation.attention.layers import (
+from tenfold.attention.layers import (
     Tap,
     Tapper,
     attention_layers,
@@ -30,7 +29,7 @@ from tenfold.systems.relation_distillation.attention.layers import (
     patch_size,
     resolve_layer,
 )
-from tenfold.systems.relation_distillation.attention.recorders import (
+from tenfold.attention.recorders import (
     ProjectionRecorder,
     Reached,
     SdpaRecorder,
@@ -38,6 +37,7 @@ from tenfold.systems.relation_distillation.attention.recorders import (
     is_plain_timm,
     is_transformers,
 )
+from tenfold.errors import UserError
 
 
 def tap(

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tenfold.attention.layers import Tap, fixed_image_size, patch_size
 from tenfold.errors import UserError
-from tenfold.systems.relation_distillation.attention.layers import Tap, fixed_image_size, patch_size
 
 Grid = Literal["match-input", "interpolate", "error"]
 

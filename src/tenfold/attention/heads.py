@@ -12,8 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from tenfold.attention.layers import AttentionLayer, Tap, attention_layers
 from tenfold.errors import UserError
-from tenfold.systems.relation_distillation.attention.layers import AttentionLayer, Tap, attention_layers
 
 Heads = Literal["auto", "adaptive", "mean"] | int
 """``adaptive``, a number of relation heads, ``mean``, or ``auto``: adaptive where possible, else relation heads."""
