@@ -11,8 +11,8 @@ import torch
 
 from tenfold.errors import UserError, require
 from tenfold.files import write_atomically
-from tenfold.model_folder import load_manifest, load_weights
-from tenfold.onnx import OnnxExport, export_onnx
+from tenfold.models.folder import load_manifest, load_weights, no_larger_than_its_files
+from tenfold.models.onnx import OnnxExport, export_onnx
 from tenfold.systems.backbone_search.data.letterbox import letterbox
 from tenfold.systems.backbone_search.detector.postprocess import Detections, postprocess, to_photo
 from tenfold.systems.backbone_search.detector.yolox_lite import DetectorPlan, YOLOXLite
@@ -78,7 +78,8 @@ def load(folder: str | Path, *, factory: str | None = None) -> ServedDetector:
         raise UserError(f"{folder}: model.json gives no input size in multiples of 32")
     if not isinstance(extra.get("classes"), list) or len(extra["classes"]) != plan.num_classes:
         raise UserError(f"{folder}: model.json does not name the {plan.num_classes} classes of its network")
-    model = YOLOXLite(plan)
+    with no_larger_than_its_files(folder, manifest.arguments):
+        model = YOLOXLite(plan)
     load_weights(model, folder)
     return ServedDetector(model.eval(), extra)
 

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from tenfold.data.preprocessing import Preprocessing
 from tenfold.errors import UserError
 from tenfold.files import printable
-from tenfold.model_folder import MANIFEST, Manifest, load_manifest, load_weights, refuse_code
+from tenfold.models.folder import (
+    MANIFEST,
+    Manifest,
+    load_manifest,
+    load_weights,
+    no_larger_than_its_files,
+    refuse_code,
+)
 from tenfold.settings import Share
 from tenfold.systems.boosted_exits.builders import ExitNetwork, build_network, stages_of
 from tenfold.systems.boosted_exits.networks.early_exit_model import EarlyExitModel
@@ -57,7 +64,8 @@ def load_network(folder: str | Path, factory: str | None = None) -> tuple[ExitNe
         first = error.errors()[0]
         where = printable(".".join(map(str, first["loc"])))
         raise UserError(f"{printable(place)} describes no network: arguments.{where}: {first['msg']}") from error
-    network = build_network(manifest.builder, **arguments.model_dump(), from_file=place)
+    with no_larger_than_its_files(folder, manifest.arguments):
+        network = build_network(manifest.builder, **arguments.model_dump(), from_file=place)
     load_weights(network, folder)
     costs = manifest.extra.get("costs")
     if not isinstance(costs, list) or not all(isinstance(cost, int | float) for cost in costs):

@@ -6,6 +6,7 @@ texts; the same word has the same direction in every run and on every machine.
 
 import hashlib
 import json
+import warnings
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tenfold.errors import UserError
+from tenfold.errors import TenfoldWarning, UserError
 from tenfold.systems.query_summarizer.encoders.local_folder import Tokenizer, load_encoder
 from tenfold.systems.query_summarizer.text.words import content_words
 
@@ -83,7 +84,14 @@ class PooledVectors:
     def encode(self, texts: Sequence[str]) -> Tensor:
         """``(texts, width)`` float32 of length 1; equal texts are encoded once."""
         distinct = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-        pieces = [self.tokenizer.encode(text)[: self.max_tokens - 2] for text in distinct]
+        whole = [self.tokenizer.encode(text) for text in distinct]
+        pieces = [tokens[: self.max_tokens - 2] for tokens in whole]
+        if cut := sum(len(tokens) > len(piece) for tokens, piece in zip(whole, pieces, strict=True)):
+            warnings.warn(
+                f"of {cut:,} of {len(whole):,} texts {self.name} reads the first {self.max_tokens - 2} tokens only",
+                TenfoldWarning,
+                stacklevel=2,
+            )
         rows = torch.empty(len(pieces), self.width)
         order = sorted(range(len(pieces)), key=lambda number: len(pieces[number]))
         device = next(self.encoder.parameters()).device

@@ -16,8 +16,7 @@ from torch import nn
 import tenfold
 from tenfold.cost import count_parameters
 from tenfold.files import write_atomically
-from tenfold.model_folder import save_model
-from tenfold.parallel import rank
+from tenfold.models.folder import save_model
 from tenfold.results import Cost, Results
 from tenfold.run import Run, environment, peak_process_memory_mb
 from tenfold.sparse import apply_diff
@@ -45,6 +44,7 @@ from tenfold.systems.query_summarizer.extractor.build_extractor import (
 from tenfold.systems.query_summarizer.rouge.stemming import find_exceptions
 from tenfold.systems.query_summarizer.selection.summary import marked_html
 from tenfold.systems.query_summarizer.sets.load_sets import Sets, load_sets
+from tenfold.training.parallel import rank
 from tenfold.workers import Step, do_steps
 
 __all__ = ["PRESETS", "Config", "run"]
@@ -72,6 +72,8 @@ def run(config: Config, run: Run) -> Results:
         [Step(f"rates/{name}/{rate:g}", ("rate", name, rate)) for name in tuned for rate in rates if len(rates) > 1],
         [Step(f"arms/{name}/seed{seed}", ("arm", name, seed)) for name in arms for seed in seeds],
     ]
+    for note in sets.notes:
+        run.say(note)
     found = do_steps(run, phases, partial(open_place, config, run.folder), workers=config.workers)
     outcomes = {name: [found[f"baselines/{name}/seed{seed}"] for seed in seeds] for name in baselines}
     outcomes |= {name: [found[f"arms/{name}/seed{seed}"] for seed in seeds] for name in arms}

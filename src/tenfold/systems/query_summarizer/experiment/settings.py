@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from tenfold.errors import UserError
-from tenfold.options import TrainerOptions
 from tenfold.settings import Count, NonNegativeFloat, PositiveFloat, PositiveInt, PositiveShare, ProperShare, Seed
+from tenfold.training.options import TrainerOptions
 
 BASELINES = ("lead", "random", "tfidf", "cosine")
 ArmName = Literal["stage1", "stage2", "both", "both-no-query", "sparse"]
@@ -131,7 +131,7 @@ class Config:
         stage2: see ``StageOptions``.
         sparse: see ``SparseOptions``.
         selection: see ``SelectionOptions``.
-        trainer: see ``tenfold.options.TrainerOptions``; changes where a run computes, not what.
+        trainer: see ``tenfold.training.options.TrainerOptions``; changes where a run computes, not what.
         workers: processes that share the independent steps; one per free core where null.
     """
 

@@ -3,16 +3,19 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from tenfold.checkpoints import load_strictly, read_safetensors
 from tenfold.errors import UserError
 from tenfold.files import make_folder, printable, read_json, sha256_of, write_atomically
+from tenfold.models.checkpoints import load_strictly, read_safetensors
 
 WEIGHTS, MANIFEST = "model.safetensors", "model.json"
 
@@ -155,6 +158,69 @@ def refuse_code(manifest: Manifest, allowed: str | None) -> None:
             f"the model is made by code that is not part of it: {call}; if you trust that function, allow it by name: "
             f"--factory {printable(factory)}"
         )
+
+
+_MAKING = {
+    getattr(owner, name)
+    for owner, names in (
+        (torch, "empty zeros ones full rand randn randint randperm arange linspace logspace eye empty_strided"),
+        (Tensor, "new_empty new_zeros new_ones new_full"),
+    )
+    for name in names.split()
+}
+_SLACK, _MOST_TENSORS, _LEAST_BOUND = 2**26, 20_000, 2**20
+
+
+class _Bounded(TorchFunctionMode):
+    """Adds up what tensors are made, before they are; too many values or too many tensors are refused."""
+
+    def __init__(self, values: int) -> None:
+        super().__init__()
+        self.values, self.tensors = values, _MOST_TENSORS
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _MAKING and kwargs.get("out") is None:
+            plain = {name: value for name, value in kwargs.items() if name not in ("device", "generator", "pin_memory")}
+            self.values -= func(*args, **plain, device="meta").numel()
+            self.tensors -= 1
+            if self.values < 0 or self.tensors < 0:
+                raise UserError("the network is far larger than the files that it came in; its manifest is damaged")
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def no_larger_than_its_files(folder: str | Path, arguments: Mapping[str, Any]) -> Iterator[None]:
+    """Within the block, a network is built as a file describes it; a number in the file cannot ask for any size.
+
+    Args:
+        folder: holds the description, the weights, and what else the network is made of.
+        arguments: the description's plain values.
+
+    Raises:
+        UserError: one of its numbers, or the network that is being built, is far larger than these files.
+    """
+    size = sum(path.stat().st_size for path in Path(folder).iterdir() if path.is_file())
+    largest = _largest_number(arguments)
+    if largest > max(size, _LEAST_BOUND):
+        raise UserError(
+            f"{printable(folder)} describes a network by the number {printable(largest, 30)}, which "
+            f"{size:,} bytes of files cannot be of; it is damaged"
+        )
+    try:
+        with _Bounded(4 * size + _SLACK):
+            yield
+    except (MemoryError, OverflowError) as error:
+        raise UserError(f"{printable(folder)} describes a network that cannot be built; it is damaged") from error
+
+
+def _largest_number(value: Any) -> float:
+    """The largest absolute value of all numbers that are somewhere in plain values; 0 where there is none."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return max(map(_largest_number, value), default=0)
+    return abs(value) if isinstance(value, int | float) and value == value else 0
 
 
 _FETCHING = re.compile(

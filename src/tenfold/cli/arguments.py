@@ -1,15 +1,16 @@
 """Arguments of the command line: typed functions and dataclasses of settings, read by jsonargparse."""
 
+import contextlib
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 from tenfold.errors import UserError
 from tenfold.files import read_yaml
-from tenfold.settings import check_settings
+from tenfold.settings import check_settings, problem_with
 
 
 @cache
@@ -18,27 +19,31 @@ def _parser_class() -> Any:
 
     class Parser(ArgumentParser):
         def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
-            raise UserError(_setting_error(message))
+            raise UserError(_setting_error(message, {action.dest: action for action in self._actions}))
 
         def format_help(self, formatter: Any = None) -> str:
             """Types as words: ``int above 0`` for ``Annotated[int, above 0]``, which may be cut over two lines."""
-            return re.sub(r"Annotated\[\s*(\w+),(\s+[^\]]+)\]", r"\1\2", super().format_help(formatter))
+            text = super().format_help(formatter)
+            return re.sub(r"Annotated\[\s*(\w+),\s+Interval\([^)]*\),\s+([^\]]+)\]", r"\1 \2", text)
 
     return Parser
 
 
-def _setting_error(message: str) -> str:
+def _setting_error(message: str, actions: Mapping[str, Any]) -> str:
     """Jsonargparse's message as one sentence about a setting: ``optimizer.epochs must be greater than 0; got -1``."""
-    from tenfold.settings import wording
-
-    key = re.search(r'Parser key "([\w.]+)"', message)
-    said = re.search(r"(Input should[^\[]*)\[type=\w+, input_value=(.*?), input_type", " ".join(message.split()))
-    if key is None or said is None:
+    key = re.findall(r'Parser key "([\w.]+)"', message)
+    given = re.search(r"(?:Got|Given) value: (.*)\Z", message, re.DOTALL)
+    kind = getattr(actions.get(key[-1]), "_typehint", None) if key else None
+    if not key or given is None or kind is None:
         return message
-    must = wording(said[1])
-    if not re.search(r"[\d'\"]$", must):  # of intervals of floats the message lacks the bound
-        must = "must lie in the range that --help shows"
-    return f"{key[1]} {must}; got {said[2].strip(chr(39))}"
+    import yaml
+
+    value: Any = given[1].strip()
+    with contextlib.suppress(Exception):  # whatever is no YAML is text
+        value = value if set(value) & set("&*!") else yaml.safe_load(value)
+    if get_origin(kind) is list and "Expected a <class 'list'>" not in message:
+        value = [value]  # what is wrong is one of its members
+    return f"{key[-1]} {problem_with(value, kind) or f'does not take {value!r}'}"
 
 
 def parser(command: str, doc: Callable) -> Any:
