@@ -16,9 +16,9 @@ import pytest
 from own_data import graph_with_texts, pairs_with_depth, topics, voc_boxes
 from PIL import Image
 
-from tenfold.arguments import parse_run
 from tenfold.catalog import SYSTEMS, find_system
 from tenfold.cli import main
+from tenfold.cli.arguments import parse_run
 from tenfold.errors import UserError
 from tenfold.run import Run
 from tenfold.settings import check_settings

@@ -2,15 +2,12 @@
 
 import contextlib
 import json
-import os
 import resource
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
 from systems_for_tests import CASES, numbers
+from warm import TENFOLD, warm_process
 
 import tenfold
 from tenfold import load_results
@@ -55,20 +52,17 @@ def test_a_run_leaves_what_is_promised(finished_run, system):
 
 
 @each_system
-def test_a_run_in_workers_that_was_killed_resumes_to_the_numbers_of_one_process(finished_run, system, tmp_path):
+def test_a_run_that_was_killed_resumes_in_workers_to_the_numbers_of_one_process(finished_run, system, tmp_path):
     whole, folder = finished_run(system), tmp_path / "killed"
-    arguments = ["run", system, "--out", str(folder), "--quiet", "--workers", "2", *CASES[system].fast]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tenfold", *arguments], env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    arguments = ["run", system, "--out", str(folder), "--quiet", *CASES[system].fast]
+    program = warm_process("lightning").start(TENFOLD, ["tenfold", *arguments, "--workers", "1"])
     while not (folder / CASES[system].kill_at).exists():
-        assert process.poll() is None, process.communicate()
+        assert program.poll() is None, program.err()
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    program.kill()
+    program.wait()
     assert not (folder / "results.json").exists()
-    assert main([*arguments, "--resume"]) == 0
+    assert main([*arguments, "--workers", "2", "--resume"]) == 0
     assert numbers(folder) == numbers(whole)
 
 
@@ -186,7 +180,7 @@ for command in (["predict", folder, *inputs], ["evaluate", folder], export):
 @each_system
 def test_serving_does_not_load_what_trains(finished_run, system, tmp_path):
     folder = finished_run(system)
-    inputs = map(str, CASES[system].inputs(tmp_path))
-    command = [sys.executable, "-c", LIGHT, str(folder), str(tmp_path / "out"), ",".join(CASES[system].loads), *inputs]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    inputs = CASES[system].inputs(tmp_path)
+    arguments = ["light", folder, tmp_path / "out", ",".join(CASES[system].loads), *inputs]
+    program = warm_process("torch").start(LIGHT, arguments)
+    assert program.wait() == 0, program.err()

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from tenfold.checkpoints import read_checkpoint, unwrap_state
 from tenfold.errors import UserError
-from tenfold.model_folder import (
+from tenfold.models.builders import arguments_to_keep, named_network
+from tenfold.models.checkpoints import read_checkpoint, unwrap_state
+from tenfold.models.folder import (
     Manifest,
     load_manifest,
     load_weights,
@@ -19,7 +20,6 @@ from tenfold.model_folder import (
     refuse_code,
     save_model,
 )
-from tenfold.networks import arguments_to_keep, named_network
 
 
 def network():

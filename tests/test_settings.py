@@ -5,11 +5,11 @@ from typing import Literal
 
 import pytest
 
-from tenfold.arguments import parse_run
 from tenfold.catalog import SYSTEMS, find_system
+from tenfold.cli.arguments import parse_run
 from tenfold.errors import UserError
-from tenfold.options import TrainerOptions
 from tenfold.settings import PositiveFloat, PositiveInt, Share, check_settings
+from tenfold.training.options import TrainerOptions
 
 
 @dataclass

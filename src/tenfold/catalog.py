@@ -177,7 +177,7 @@ def load_network(run: str | Path, *, factory: str | None = None) -> tuple[Any, A
 
     from tenfold.data import Preprocessing
     from tenfold.files import printable
-    from tenfold.model_folder import load_manifest
+    from tenfold.models.folder import load_manifest
 
     served, manifest = load(run, factory=factory), load_manifest(run)
     network = getattr(served, "network", served)

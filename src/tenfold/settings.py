@@ -22,33 +22,33 @@ from annotated_types import Interval
 from tenfold.errors import UserError
 
 
-class _Range(Interval):
-    """An interval that says itself in words, for help texts."""
+class _InWords:
+    """Beside an interval: how help texts say it."""
+
+    def __init__(self, words: str) -> None:
+        self.words = words
 
     def __repr__(self) -> str:
-        low = f"above {self.gt}" if self.gt is not None else f"from {self.ge}"
-        if self.le is not None:
-            return f"{low} to {self.le}"
-        return low if self.lt is None or self.lt == _WHOLE else f"{low} to below {self.lt}"
+        return self.words
 
 
 _WHOLE: Any = 2**63
 
-PositiveInt = Annotated[int, _Range(gt=0, lt=_WHOLE)]
+PositiveInt = Annotated[int, Interval(gt=0, lt=_WHOLE), _InWords("above 0")]
 """1, 2, 3, ..."""
-Count = Annotated[int, _Range(ge=0, lt=_WHOLE)]
+Count = Annotated[int, Interval(ge=0, lt=_WHOLE), _InWords("from 0")]
 """0, 1, 2, ..."""
-Seed = Annotated[int, _Range(ge=0, lt=_WHOLE)]
+Seed = Annotated[int, Interval(ge=0, lt=_WHOLE), _InWords("from 0")]
 """What random generators take."""
-PositiveFloat = Annotated[float, _Range(gt=0)]
+PositiveFloat = Annotated[float, Interval(gt=0), _InWords("above 0")]
 """Above 0, finite."""
-NonNegativeFloat = Annotated[float, _Range(ge=0)]
+NonNegativeFloat = Annotated[float, Interval(ge=0), _InWords("from 0")]
 """0 or above, finite."""
-Share = Annotated[float, _Range(ge=0, le=1)]
+Share = Annotated[float, Interval(ge=0, le=1), _InWords("from 0 to 1")]
 """In [0, 1]."""
-PositiveShare = Annotated[float, _Range(gt=0, le=1)]
+PositiveShare = Annotated[float, Interval(gt=0, le=1), _InWords("above 0, to 1")]
 """In (0, 1]."""
-ProperShare = Annotated[float, _Range(ge=0, lt=1)]
+ProperShare = Annotated[float, Interval(ge=0, lt=1), _InWords("from 0, below 1")]
 """In [0, 1): all of it would leave nothing."""
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tenfold.errors import UserError
-from tenfold.onnx import onnx_metadata, onnx_session
+from tenfold.models.onnx import onnx_metadata, onnx_session
 from tenfold.systems.boosted_exits.method import confidence
 from tenfold.systems.boosted_exits.networks.msdnet import MSDNet
 from tenfold.systems.boosted_exits.networks.small_cnn import small_cnn

@@ -119,7 +119,7 @@ def test_onnx_takes_any_size_and_gives_metres(run, tmp_path, capsys):
     assert code == 0, err
     answer = json.loads(out)
     assert answer["largest_difference"] < 1e-4 and len({tuple(size) for size in answer["checked_sizes"]}) == 3
-    from tenfold.onnx import onnx_session
+    from tenfold.models.onnx import onnx_session
 
     session = onnx_session(answer["onnx"])
     image = np.random.default_rng(0).random((1, 3, 61, 83), np.float32)

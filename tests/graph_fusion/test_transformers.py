@@ -7,10 +7,10 @@ import pytest
 import torch
 from graph_for_tests import small_graph
 
-from tenfold.options import TrainerOptions
 from tenfold.systems.graph_fusion import Learning, Student, build_encoder, fuse_encoders
 from tenfold.systems.graph_fusion.experiment.from_settings import schedule_of
 from tenfold.systems.graph_fusion.experiment.settings import FusionOptions
+from tenfold.training.options import TrainerOptions
 
 GRAPH = small_graph(unseen=1)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from systems_for_tests import CASES
 
-import tenfold.lightning_task  # noqa: F401 (imported once, for all)
+import tenfold.training.lightning_task  # noqa: F401 (imported once, for all)
 from tenfold.catalog import SYSTEMS
 from tenfold.cli import main
 

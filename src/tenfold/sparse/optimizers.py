@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tenfold.errors import UserError
-from tenfold.parallel import world_size
 from tenfold.sparse.masks import Mask
 from tenfold.sparse.parameters import check_patterns, index_dtype, matches, put, take, unique_parameters
+from tenfold.training.parallel import world_size
 
 
 class SparseSettings(TypedDict, total=False):

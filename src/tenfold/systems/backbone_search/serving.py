@@ -11,8 +11,8 @@ import torch
 
 from tenfold.errors import UserError, require
 from tenfold.files import write_atomically
-from tenfold.model_folder import load_manifest, load_weights, no_larger_than_its_files
-from tenfold.onnx import OnnxExport, export_onnx
+from tenfold.models.folder import load_manifest, load_weights, no_larger_than_its_files
+from tenfold.models.onnx import OnnxExport, export_onnx
 from tenfold.systems.backbone_search.data.letterbox import letterbox
 from tenfold.systems.backbone_search.detector.postprocess import Detections, postprocess, to_photo
 from tenfold.systems.backbone_search.detector.yolox_lite import DetectorPlan, YOLOXLite

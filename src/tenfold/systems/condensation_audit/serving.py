@@ -8,7 +8,7 @@ from typing import Any
 from tenfold.data.preprocessing import Preprocessing as ImagePreprocessing
 from tenfold.errors import UserError
 from tenfold.files import inside, printable
-from tenfold.model_folder import (
+from tenfold.models.folder import (
     MANIFEST,
     Manifest,
     load_manifest,

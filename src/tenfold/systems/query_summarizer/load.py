@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
-from tenfold.model_folder import Manifest, load_manifest, load_weights, no_larger_than_its_files, refuse_code
+from tenfold.models.folder import Manifest, load_manifest, load_weights, no_larger_than_its_files, refuse_code
 from tenfold.systems.query_summarizer.extractor.build_extractor import build_from_manifest, extractor_of
 from tenfold.systems.query_summarizer.extractor.summarizer import QuerySummarizer
 

@@ -12,7 +12,7 @@ from tenfold.data import find_unreadable, read_images
 from tenfold.data.folder import is_image_name
 from tenfold.errors import UserError
 from tenfold.files import files_below, printable
-from tenfold.networks import import_object
+from tenfold.models.builders import import_object
 from tenfold.systems.activation_uncertainty.data.tables import TableColumns, feature_rows, is_table, named_rows
 from tenfold.systems.activation_uncertainty.network.batches import Batch, Parts, check_parts, read_batches
 from tenfold.systems.activation_uncertainty.network.calling import Inputs, describe

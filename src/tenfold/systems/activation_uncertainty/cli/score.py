@@ -9,7 +9,7 @@ import torch
 
 from tenfold.errors import UserError
 from tenfold.files import printable, refuse_overwriting
-from tenfold.model_folder import MANIFEST, WEIGHTS
+from tenfold.models.folder import MANIFEST, WEIGHTS
 from tenfold.systems.activation_uncertainty.cli.options import MainModelChoice, RowChoice
 from tenfold.systems.activation_uncertainty.data.tables import check_scores_file, write_scores
 from tenfold.systems.activation_uncertainty.serving.saved_estimator import load_estimator

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from tenfold.errors import UserError
+from tenfold.models.taps import find_module, first_tensor
 from tenfold.systems.activation_uncertainty.network.batches import structure_of
 from tenfold.systems.activation_uncertainty.network.calling import Inputs, eval_mode
 from tenfold.systems.activation_uncertainty.network.dropout_sites import (
@@ -35,7 +36,6 @@ from tenfold.systems.activation_uncertainty.network.dropout_sites import (
 from tenfold.systems.activation_uncertainty.network.module_stack import ModuleStack
 from tenfold.systems.activation_uncertainty.network.sample_masks import SampleMasks
 from tenfold.systems.activation_uncertainty.network.unseen_noise import refuse_unseen_noise
-from tenfold.taps import find_module, first_tensor
 
 _BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 INPUTS = "inputs"

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tenfold.errors import UserError
+from tenfold.models.taps import first_tensor
 from tenfold.systems.activation_uncertainty.network.calling import Inputs, call, eval_mode
 from tenfold.systems.activation_uncertainty.network.dropout_sites import (
     ATTENTION,
@@ -26,7 +27,6 @@ from tenfold.systems.activation_uncertainty.network.dropout_sites import (
     rate_attribute,
 )
 from tenfold.systems.activation_uncertainty.network.module_stack import ModuleStack
-from tenfold.taps import first_tensor
 
 _PASSES = 12
 
@@ -99,8 +99,8 @@ class _Draws(TorchDispatchMode):
 
 
 def _states_of_others() -> tuple[Any, ...]:
-    kind, keys, *rest = np.random.get_state()  # noqa: NPY002 (the global one is what networks would use)
-    return kind, keys.tobytes(), *rest, random.getstate()
+    kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 (the global one is what networks would use)
+    return kind, np.asarray(keys).tobytes(), *rest, random.getstate()
 
 
 @contextmanager

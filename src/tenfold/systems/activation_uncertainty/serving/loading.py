@@ -10,7 +10,7 @@ from torch import nn
 from tenfold.data import Preprocessing
 from tenfold.errors import UserError
 from tenfold.files import printable
-from tenfold.model_folder import (
+from tenfold.models.folder import (
     MANIFEST,
     Manifest,
     load_manifest,

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 
 from tenfold.errors import UserError
-from tenfold.model_folder import load_manifest, save_model
+from tenfold.models.folder import load_manifest, save_model
 from tenfold.systems.backbone_search.detector.darknet import DarknetPlan
 from tenfold.systems.backbone_search.detector.official import to_official
 from tenfold.systems.backbone_search.serving import export_detector, load

@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file
 
 from tenfold.errors import UserError
-from tenfold.options import TrainerOptions
 from tenfold.systems.backbone_search.data.letterbox import LetterboxedImages
 from tenfold.systems.backbone_search.data.splits import DetectionSplits, load_detection
 from tenfold.systems.backbone_search.detector.darknet import DarknetPlan
@@ -21,6 +20,7 @@ from tenfold.systems.backbone_search.method import CandidateOptions, DetectorSea
 from tenfold.systems.backbone_search.objectives.latency import latency_costs
 from tenfold.systems.backbone_search.space.darknet_space import DarknetSpace
 from tenfold.systems.backbone_search.space.mobile_space import SMALL_SEED, MobileSeed, MobileSpace
+from tenfold.training.options import TrainerOptions
 
 QUIET = TrainerOptions(accelerator="cpu", loggers=[], gradient_clip=20.0)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tenfold.data.preprocessing import Preprocessing
 from tenfold.errors import UserError
 from tenfold.files import printable
-from tenfold.model_folder import (
+from tenfold.models.folder import (
     MANIFEST,
     Manifest,
     load_manifest,

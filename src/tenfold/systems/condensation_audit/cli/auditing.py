@@ -13,7 +13,7 @@ import tenfold
 from tenfold.data.images import LabelledImages
 from tenfold.errors import UserError
 from tenfold.files import make_folder, printable, refuse_overwriting, write_atomically
-from tenfold.model_folder import MANIFEST, load_manifest
+from tenfold.models.folder import MANIFEST, load_manifest
 from tenfold.settings import Count, PositiveInt, Seed
 from tenfold.systems.condensation_audit.auditing.audit import FEW, audit_model
 from tenfold.systems.condensation_audit.auditing.audit import audit as audit_set

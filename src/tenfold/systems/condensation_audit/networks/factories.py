@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.errors import UserError
-from tenfold.networks import named_network
+from tenfold.models.builders import named_network
 from tenfold.systems.condensation_audit.networks.small_networks import NETWORKS
 
 Factory = Callable[[], nn.Module]

@@ -6,7 +6,7 @@ from typing import Any
 
 from tenfold.errors import UserError
 from tenfold.files import printable
-from tenfold.model_folder import (
+from tenfold.models.folder import (
     Manifest,
     load_manifest,
     load_weights,

@@ -18,8 +18,7 @@ from torch import nn
 import tenfold
 from tenfold.cost import count_flops, count_parameters
 from tenfold.errors import UserError
-from tenfold.model_folder import save_model
-from tenfold.parallel import rank
+from tenfold.models.folder import save_model
 from tenfold.results import Cost, Picture, Results
 from tenfold.run import Run, environment, peak_process_memory_mb
 from tenfold.systems.full_skip_depth.delivery.models import BUILDER, SYSTEM, load_network
@@ -47,6 +46,7 @@ from tenfold.systems.full_skip_depth.sets.splits import DepthSplits, load_splits
 from tenfold.systems.full_skip_depth.training.augmentation import Augmentation
 from tenfold.systems.full_skip_depth.training.recipes import Recipe
 from tenfold.training import fit
+from tenfold.training.parallel import rank
 from tenfold.workers import Step, do_steps
 
 __all__ = ["ARMS", "PRESETS", "Config", "deliver", "network_arguments", "run", "score_network", "train_arm"]

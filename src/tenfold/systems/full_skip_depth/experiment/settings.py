@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tenfold.errors import UserError
-from tenfold.options import TrainerOptions
 from tenfold.settings import (
     Count,
     NonNegativeFloat,
@@ -13,6 +12,7 @@ from tenfold.settings import (
     Seed,
     Share,
 )
+from tenfold.training.options import TrainerOptions
 
 
 @dataclass

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tenfold.errors import UserError
 from tenfold.losses import log_probabilities
-from tenfold.model_folder import (
+from tenfold.models.folder import (
     Manifest,
     load_manifest,
     load_weights,

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from tenfold.errors import UserError
 from tenfold.files import refuse_overwriting, write_atomically
-from tenfold.model_folder import load_manifest
+from tenfold.models.folder import load_manifest
 from tenfold.run import read_config
 from tenfold.systems.query_summarizer.extractor.summarizer import QuerySummarizer
 from tenfold.systems.query_summarizer.load import SYSTEM, load

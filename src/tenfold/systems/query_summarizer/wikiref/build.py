@@ -23,7 +23,6 @@ from typing import Any
 
 from tenfold.errors import UserError
 from tenfold.files import atomic_path, make_folder, read_json, sha256_of, write_atomically
-from tenfold.parallel import rank, wait_for_all_ranks, world_size
 from tenfold.systems.query_summarizer.labels.oracle import hard_labels
 from tenfold.systems.query_summarizer.text.sentences import split_sentences
 from tenfold.systems.query_summarizer.wikiref.dump import Page, read_dump
@@ -32,6 +31,7 @@ from tenfold.systems.query_summarizer.wikiref.filters import Filters, reason_to_
 from tenfold.systems.query_summarizer.wikiref.pages import PageProvider, Reader, main_text
 from tenfold.systems.query_summarizer.wikiref.urls import canonical_url
 from tenfold.systems.query_summarizer.wikiref.wikitext import Counts, Span, Statement, statements_of
+from tenfold.training.parallel import rank, wait_for_all_ranks, world_size
 
 LICENCE = "summary: CC BY-SA, see page_id and rev_id; document: its owner's"
 SPLITS = ("train", "validation", "test")

@@ -13,12 +13,11 @@ from typing import Any
 
 import tenfold
 from tenfold.attention.heads import heads_per_block
-from tenfold.checkpoints import load_strictly, read_safetensors
 from tenfold.cost import count_flops, count_parameters
 from tenfold.data import Splits
 from tenfold.files import read_json
-from tenfold.model_folder import save_model
-from tenfold.parallel import rank
+from tenfold.models.checkpoints import load_strictly, read_safetensors
+from tenfold.models.folder import save_model
 from tenfold.results import Cost, Results
 from tenfold.run import Run, environment, peak_process_memory_mb
 from tenfold.systems.relation_distillation.data.finetuning_batches import finetuning_batches
@@ -47,6 +46,7 @@ from tenfold.systems.relation_distillation.experiment.pretraining import (
 )
 from tenfold.systems.relation_distillation.experiment.settings import OWN_VALIDATION, Config
 from tenfold.systems.relation_distillation.vit.teachers import Teacher
+from tenfold.training.parallel import rank
 from tenfold.workers import Step, do_steps
 
 _TEACHER = "steps/teacher/weights.safetensors"

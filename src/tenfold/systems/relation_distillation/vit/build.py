@@ -8,7 +8,7 @@ import torch
 
 from tenfold.attention.heads import set_heads_per_block
 from tenfold.errors import UserError, require
-from tenfold.model_folder import Manifest, load_manifest, load_weights, no_larger_than_its_files, refuse_code
+from tenfold.models.folder import Manifest, load_manifest, load_weights, no_larger_than_its_files, refuse_code
 from tenfold.systems.relation_distillation.vit.preprocessing import preprocessing_of
 from tenfold.systems.relation_distillation.vit.vision_transformer import freeze_positions, vision_transformer
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from tenfold.attention.layers import patch_size
 from tenfold.errors import UserError
-from tenfold.parallel import rank, world_size
 from tenfold.seeds import derived_seed
+from tenfold.training.parallel import rank, world_size
 
 
 class PatchMasks(nn.Module):

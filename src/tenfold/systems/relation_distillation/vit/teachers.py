@@ -12,7 +12,7 @@ from torch import nn
 import tenfold
 from tenfold.errors import UserError, require
 from tenfold.files import read_json
-from tenfold.model_folder import load_manifest
+from tenfold.models.folder import load_manifest
 from tenfold.systems.relation_distillation.vit.build import SYSTEM, build_vit, load_model_folder
 from tenfold.systems.relation_distillation.vit.official_files import load_official, load_teacher_weights, read_official
 from tenfold.systems.relation_distillation.vit.preprocessing import IMAGENET_STATISTICS, statistics_of

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.attention.heads import heads_per_block
-from tenfold.checkpoints import load_strictly
 from tenfold.errors import UserError, require
+from tenfold.models.checkpoints import load_strictly
 from tenfold.systems.relation_distillation.vit.vision_transformer import vision_transformer
 
 

@@ -18,14 +18,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from tenfold.cost.flop_formulas import FORMULAS, UncountedKernels
 from tenfold.errors import TenfoldWarning
-from tenfold.flop_formulas import FORMULAS, UncountedKernels
 
 Convention = Literal["torch", "multiply-adds", "msdnet"]
 """How operations are counted.
 
-``torch``: as PyTorch's ``FlopCounterMode``, with the formulas of ``tenfold.flop_formulas`` where it has none: two per
-multiply-add of products, such as linear layers, convolutions, attention and recurrent layers. Nothing for pointwise
+``torch``: as PyTorch's ``FlopCounterMode``, with the formulas of ``tenfold.cost.flop_formulas`` where it has none: two
+per multiply-add of products, such as linear layers, convolutions, attention and recurrent layers. Nothing for pointwise
 functions, normalization, pooling, reductions and moving of data.
 ``multiply-adds``: half of it.
 ``msdnet``: what the counter of MSDNet, RANet and BoostNet counts: multiply-adds of ``Conv2d`` without bias, weights

@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from tenfold.checkpoints import load_strictly, read_safetensors
 from tenfold.errors import UserError
 from tenfold.files import make_folder, printable, read_json, sha256_of, write_atomically
+from tenfold.models.checkpoints import load_strictly, read_safetensors
 
 WEIGHTS, MANIFEST = "model.safetensors", "model.json"
 

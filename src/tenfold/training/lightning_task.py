@@ -22,8 +22,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from tenfold.errors import RunStopped, UserError, require
-from tenfold.options import TrainerOptions
-from tenfold.parallel import all_finite, global_batch_norm, mean_over_ranks, rank
+from tenfold.training.options import TrainerOptions
+from tenfold.training.parallel import all_finite, global_batch_norm, mean_over_ranks, rank
 
 
 def train(

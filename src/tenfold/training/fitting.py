@@ -3,8 +3,8 @@
 The recipe gives a module, an objective and batches; where it runs (CPU, GPUs, several processes, precision) is
 options only. A training that was killed continues from its last checkpoint, in mid-epoch too, and ends with the
 same numbers: where the batches stand and all random states are part of the checkpoint, and library defaults that
-would break this are set here and in ``tenfold.lightning_task`` and nowhere else. Lightning itself is imported when
-something trains.
+would break this are set here and in ``lightning_task`` and nowhere else. Lightning itself is imported when something
+trains.
 """
 
 import math
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tenfold.errors import UserError
-from tenfold.options import TrainerOptions
+from tenfold.training.options import TrainerOptions
 
 __all__ = ["FitResult", "Objective", "TrainerOptions", "Validation", "fit", "learning_rate_factor"]
 
@@ -93,7 +93,7 @@ def fit(
         )
     if not model.training:  # Lightning would leave it so: no dropout, no statistics of the batch
         model.train()
-    from tenfold.lightning_task import train
+    from tenfold.training.lightning_task import train
 
     done = train(
         model,

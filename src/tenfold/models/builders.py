@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from tenfold.checkpoints import load_strictly, read_checkpoint, unwrap_state
 from tenfold.errors import UserError, require
 from tenfold.files import first_line, printable
-from tenfold.model_folder import plain_arguments
+from tenfold.models.checkpoints import load_strictly, read_checkpoint, unwrap_state
+from tenfold.models.folder import plain_arguments
 
 
 def named_network(
@@ -35,7 +35,7 @@ def named_network(
         weights: checkpoint to load strictly: safetensors, or a torch file of plain tensors.
         others: names that the caller knows beside these, for the message about an unknown name.
         from_file: the file that gave name and arguments, if it was not the user: then nothing is fetched or opened, and
-            only plain arguments are taken (``tenfold.model_folder.plain_arguments``).
+            only plain arguments are taken (``tenfold.models.folder.plain_arguments``).
 
     Raises:
         UserError: unknown name, arguments that the network does not take, or weights that do not fit.

@@ -23,7 +23,8 @@ def _parser_class() -> Any:
 
         def format_help(self, formatter: Any = None) -> str:
             """Types as words: ``int above 0`` for ``Annotated[int, above 0]``, which may be cut over two lines."""
-            return re.sub(r"Annotated\[\s*(\w+),(\s+[^\]]+)\]", r"\1\2", super().format_help(formatter))
+            text = super().format_help(formatter)
+            return re.sub(r"Annotated\[\s*(\w+),\s+Interval\([^)]*\),\s+([^\]]+)\]", r"\1 \2", text)
 
     return Parser
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import tenfold
-from tenfold.arguments import call, parse_run, parser, run_parser
 from tenfold.catalog import SYSTEMS, System, find_system
-from tenfold.console import INTERRUPTED, Terminated, print_claims, say, sigterm_as_interrupt, warnings_in_one_line
+from tenfold.cli.arguments import call, parse_run, parser, run_parser
+from tenfold.cli.console import INTERRUPTED, Terminated, print_claims, say, sigterm_as_interrupt, warnings_in_one_line
 from tenfold.errors import RunStopped, UserError
 from tenfold.files import printable
 from tenfold.settings import PositiveFloat, PositiveInt
@@ -142,9 +142,9 @@ def run_system(
     Returns:
         The run's ``tenfold.results.Results``.
     """
-    from tenfold.parallel import rank
     from tenfold.results import load_results
     from tenfold.run import open_run
+    from tenfold.training.parallel import rank
 
     run = open_run(config, system=system.id, out=out, resume=resume, quiet=quiet)
     complete = run.folder / "results.json"
@@ -273,7 +273,7 @@ def _predict(arguments: list[str]) -> int:
 
 def _predict_onnx(path: str, arguments: list[str]) -> int:
     """Predict with an exported file, which says in its metadata by which system, and carries what it needs along."""
-    from tenfold.onnx import onnx_metadata
+    from tenfold.models.onnx import onnx_metadata
 
     name = onnx_metadata(path).get("system", "")
     system = next((known for known in SYSTEMS if known.id == name), None)
