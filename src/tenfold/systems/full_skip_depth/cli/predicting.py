@@ -142,9 +142,9 @@ def photos_of(inputs: list[str]) -> list[tuple[str, Path]]:
         UserError: an input does not exist, or a folder holds no photos and no videos.
     """
     found: list[tuple[str, Path]] = []
+    known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
     for given in map(Path, inputs):
         if given.is_dir():
-            known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
             inner, _ = files_below(given, lambda path: path.suffix.lower() in known)
             if not inner:
                 raise UserError(f"{given} holds no photos or videos ({', '.join(sorted(known))})")
