@@ -232,6 +232,26 @@ def test_own_pairs_from_doctor_to_score(tmp_path, capsys):
     assert not (tmp_path / "bad").exists()
 
 
+def test_scans_become_depth_maps(tmp_path, capsys):
+    (tmp_path / "scans").mkdir()
+    # The LiDAR's x points forward, y left, z up, and it stands 1 m behind the camera.
+    np.array([[6.0, 0, 0, 9], [9, -2, 0, 9], [-5, 0, 0, 9]], "<f4").tofile(tmp_path / "scans/a.bin")
+    np.save(tmp_path / "scans/b.npy", np.array([[4.0, 0, 0]]))
+    (tmp_path / "pose.txt").write_text("0 -1 0 0\n0 0 -1 0\n1 0 0 -1\n")
+    given = [SYSTEM, "project", tmp_path / "scans", "--intrinsics", "[20]", "--size", "[9, 21]",
+             "--out", tmp_path / "depth", "--extrinsics", tmp_path / "pose.txt"]  # fmt: skip
+    code, out, err = call(capsys, *given)
+    assert code == 0 and json.loads(out)["depth_maps"] == 2, err
+    depth = read_depth(tmp_path / "depth/a.png", 256)
+    assert depth[4, 10] == 5 and depth[4, 15] == 8 and (depth > 0).sum() == 2
+    for text, words in (("0 -1 0 0 0 0 -1 0 1 0 0", "12 or 16"), ("2 0 0 0 0 1 0 0 0 0 1 0", "no rotation"),
+                        ("1 0 0 0 0 1 0 0 0 0 1 -99", "no point falls")):  # fmt: skip
+        (tmp_path / "pose.txt").write_text(text)
+        assert words in refused(capsys, *given)
+    (tmp_path / "scans/a.bin").write_bytes(b"12345")
+    assert "no rows" in refused(capsys, *given)
+
+
 def test_a_manifest_asks_for_nothing_but_a_network(model, capsys):
     manifest = json.loads((model / "model.json").read_text())
     for name, value in (
