@@ -5,11 +5,13 @@
 Q-BERT on all-MiniLM-L6-v2 (22.6 million weights) learns the oracle's sentences of SQuALITY stories in windows of 128
 tokens; every method takes the same windows in the same order, twice over, once with each of its two learning rates, and
 keeps the one that is better on held-back windows. Score: average precision of the oracle's sentences over test windows.
-Every method has a process of its own, so that the peak memory of its steps is its own. Seconds are processor time of
+Every method has a process of its own, so that the peak memory of its steps is its own; what
+the process held before it had a model is taken off. Seconds are processor time of
 one thread. LoRA and SHiRA are those of PEFT; the others are ``tenfold.sparse`` with and without a mask.
 """
 
 import argparse
+import gc
 import json
 import multiprocessing
 import os
@@ -29,7 +31,7 @@ from torch import Tensor, nn
 
 from tenfold.arms import paired_bootstrap
 from tenfold.files import write_atomically
-from tenfold.sparse import DiffBank, SparseTuner, apply_diff, find_mask, load_diff
+from tenfold.sparse import DiffBank, SparseTuner, apply_diff, find_mask, import_shira, load_diff
 from tenfold.systems.query_summarizer.encoders.sentence_vectors import minilm_folder
 from tenfold.systems.query_summarizer.extractor.build_extractor import new_qbert
 from tenfold.systems.query_summarizer.extractor.pack_windows import Packing
@@ -130,6 +132,11 @@ def peak_mb() -> float:
     return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024  # type: ignore[index]
 
 
+def resident_mb() -> float:
+    """Resident memory of this process now, in MB."""
+    return int(re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024  # type: ignore[index]
+
+
 def timed(call: Callable[[], Any], repeats: int = 5) -> float:
     """Median milliseconds of processor time."""
     taken = []
@@ -176,6 +183,7 @@ def measure(name: str, steps: int, train: Windows, held: Windows, test: Windows,
     torch.set_num_threads(1)
     method = METHODS[name]
     found: dict[str, Any] = {}
+    empty = resident_mb()
     for rate in method.rates:
         start = time.process_time()
         model, optimizer, keeper = prepared(method, rate, train[:16])
@@ -183,7 +191,6 @@ def measure(name: str, steps: int, train: Windows, held: Windows, test: Windows,
         model.train()
         torch.manual_seed(0)
         seconds = []
-        resident = 0.0
         for step in range(steps):
             batch = batch_of([train[(BATCH * step + i) % len(train)] for i in range(BATCH)])
             if step == 2:
@@ -194,15 +201,17 @@ def measure(name: str, steps: int, train: Windows, held: Windows, test: Windows,
             optimizer.step()
             optimizer.zero_grad()
             seconds.append(time.process_time() - start)
-        resident = peak_mb()
+        highest = peak_mb() - empty
         on_held = statistics.mean(precisions(model, held))
         if not found or on_held > found["held_back"]:
             found = {
                 "method": name, "rate": rate, "held_back": on_held, "by_window": precisions(model, test),
                 "trained": trained_entries(model, keeper), "optimizer_bytes": held_bytes(optimizer),
-                "peak_mb": resident, "step_seconds": statistics.median(seconds[2:]), "prepare_seconds": preparing,
+                "peak_mb": highest, "step_seconds": statistics.median(seconds[2:]), "prepare_seconds": preparing,
                 **shipped(model, keeper),
             }  # fmt: skip
+        del model, optimizer, keeper, loss
+        gc.collect()
     answer.put(found)
 
 
@@ -255,6 +264,7 @@ def shipped(model: nn.Module, keeper: Any) -> dict[str, Any]:
         keeper.save_pretrained(folder)
         size = sum(file.stat().st_size for file in folder.iterdir() if file.name.startswith("adapter_model"))
         base = make_model().state_dict()
+        more = {"imported_unlike_merged": imported(keeper, folder)} if "SHIRA" in str(keeper.active_peft_config) else {}
         apply_ms, revert_ms = [], []
         for _ in range(9):
             apply_ms.append(timed(keeper.merge_adapter, 1))
@@ -266,8 +276,21 @@ def shipped(model: nn.Module, keeper: Any) -> dict[str, Any]:
                 changed += int((value != base[plain]).sum())
         return {
             "file_bytes": size, "apply_ms": statistics.median(apply_ms), "revert_ms": statistics.median(revert_ms),
-            "changed_by_revert": changed,
+            "changed_by_revert": changed, **more,
         }  # fmt: skip
+
+
+def imported(adapted: Any, folder: Path) -> int:
+    """Entries in which PEFT's merged model and the base with the imported adapter differ."""
+    adapted.merge_adapter()
+    merged = {
+        name.replace(".base_layer.", ".").replace(".modules_to_save.default.", "."): value.clone()
+        for name, value in adapted.base_model.model.state_dict().items()
+    }
+    adapted.unmerge_adapter()
+    model = make_model()
+    apply_diff(model, import_shira(model, folder))
+    return sum(int((value != merged[name]).sum()) for name, value in model.state_dict().items())
 
 
 def bank_of_tenants(tenants: int, swaps: int) -> dict[str, Any]:

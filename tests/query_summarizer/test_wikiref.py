@@ -17,6 +17,7 @@ from tenfold.errors import UserError
 from tenfold.systems.query_summarizer.wikiref.build import build_wikiref
 from tenfold.systems.query_summarizer.wikiref.dump import Page, read_dump
 from tenfold.systems.query_summarizer.wikiref.duplicates import NearDuplicates, components, simhash, split_components
+from tenfold.systems.query_summarizer.wikiref.filters import Filters, reason_to_drop
 from tenfold.systems.query_summarizer.wikiref.pages import CitedPage, main_text, open_pages
 from tenfold.systems.query_summarizer.wikiref.urls import canonical_url, has_text, without_archive
 from tenfold.systems.query_summarizer.wikiref.wikitext import statements_of
@@ -42,13 +43,13 @@ def test_counts_of_every_filter(built):
     assert card["counts"]["articles"] == 20
     assert card["counts"]["references_unresolved"] == 0
     assert card["dropped"] == {
-        "content recall": 1,  # town 3: page 6 says something else
+        "content recall": 2,  # town 3: page 6 says something else, and a wall of cookies answers with status 200
         "language": 1,  # town 2: page 5
         "page not there": 1,  # town 2: a 404
         "statement length": 1,  # town 3: "It is old."
         "template without text": 1,  # town 1
     }
-    assert card["counts"]["statements"] == 2 + 3 + 2 + 3 + 2 * 16
+    assert card["counts"]["statements"] == 2 + 3 + 2 + 4 + 2 * 16
     assert sum(card["examples"].values()) == card["counts"]["kept"] == 2 + 2 + 0 + 1 + 2 * 16
 
 
@@ -154,6 +155,12 @@ def test_a_heading_clears_the_deeper_ones_even_behind_a_tag_that_is_never_closed
     ref = "<ref>[http://example.org/a x]</ref>"
     text = f"== A ==\n<small>Broken\n=== B ===\nIn B.{ref}\n\n==== C ====\nIn C.{ref}\n\n== D ==\nIn D.{ref}\n"
     assert [s.query for s in statements(text)] == [("Town", "A", "B"), ("Town", "A", "B", "C"), ("Town", "D")]
+
+
+def test_a_statement_that_is_no_more_than_the_title_is_dropped():
+    title = "The very long and official name of a rather small town"
+    reason, _ = reason_to_drop(f"{title}.", [f"{title} is here."] * 9, [], title, Filters())
+    assert reason == "statement is the title"
 
 
 def test_addresses():

@@ -8,7 +8,7 @@ from sparse_net import Net, loss
 from two_ranks import on_two_ranks
 
 from tenfold.errors import UserError
-from tenfold.sparse import SparseAdamW, SparseSGD, SparseTuner, candidates, find_mask, top_entries
+from tenfold.sparse import SparseAdamW, SparseOptimizer, SparseSGD, SparseTuner, candidates, find_mask, top_entries
 
 
 def every_entry(model, dense=()):
@@ -78,6 +78,16 @@ def test_frozen_means_frozen(net, batches, kind, decay_towards):
     assert all(p.grad is None for name, p in net.named_parameters() if name in mask.entries)
     optimizer.release()
     assert net.unused.weight.requires_grad
+
+
+def test_any_rule_of_torch_s_that_treats_entries_by_themselves(net, batches):
+    other = copy.deepcopy(net)
+    settings = {"lr": 1e-3, "momentum": 0.9}
+    train(net, SparseOptimizer(net, every_entry(net), torch.optim.RMSprop, **settings), batches, steps=5)
+    train(other, torch.optim.RMSprop(other.parameters(), **settings), batches, steps=5)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
+    with pytest.raises(UserError, match="does not treat every entry by itself"):
+        SparseOptimizer(net, None, torch.optim.Adafactor, dense=["mix.bias"])
 
 
 def test_decay_towards_the_start_pulls_back(net):

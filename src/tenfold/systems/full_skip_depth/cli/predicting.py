@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tenfold.errors import UserError
-from tenfold.files import make_folder, refuse_overwriting, write_atomically
+from tenfold.files import files_below, make_folder, refuse_overwriting, write_atomically
 from tenfold.systems.full_skip_depth.delivery.colours import coloured
 from tenfold.systems.full_skip_depth.delivery.models import load_network, served
 from tenfold.systems.full_skip_depth.delivery.onnx import OnnxDepth
@@ -142,10 +142,10 @@ def photos_of(inputs: list[str]) -> list[tuple[str, Path]]:
         UserError: an input does not exist, or a folder holds no photos and no videos.
     """
     found: list[tuple[str, Path]] = []
+    known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
     for given in map(Path, inputs):
         if given.is_dir():
-            known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
-            inner = [p for p in sorted(given.rglob("*")) if p.suffix.lower() in known and p.is_file()]
+            inner, _ = files_below(given, lambda path: path.suffix.lower() in known)
             if not inner:
                 raise UserError(f"{given} holds no photos or videos ({', '.join(sorted(known))})")
             found += [("-".join(p.relative_to(given).with_suffix("").parts), p) for p in inner]

@@ -264,7 +264,7 @@ def train_arm(
     started = time.process_time()
     torch.manual_seed(seed)
     # Convolutions of few channels take a sixth less time so on a CPU, and tensor cores want it, too.
-    network = build_network(**arguments).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = build_network(**arguments).to(memory_format=torch.channels_last)
     if config.model.encoder_weights is not None:
         network.encoder.load_state_dict(load_network(config.model.encoder_weights)[0].encoder.state_dict())
     options, data = config.optimizer, config.data

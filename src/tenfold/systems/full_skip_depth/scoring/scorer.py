@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tenfold.errors import UserError
+from tenfold.files import files_below
 from tenfold.systems.full_skip_depth.scoring.boundaries import boundary_scores
 from tenfold.systems.full_skip_depth.scoring.metrics import errors_by_distance
 from tenfold.systems.full_skip_depth.scoring.protocols import Protocol
@@ -296,12 +297,11 @@ def _files_by_name(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder")
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in DEPTH_SUFFIXES and path.is_file():
-            name = path.relative_to(folder).with_suffix("").as_posix()
-            if name in found:
-                raise UserError(f"{folder} holds two files for {name!r}: {found[name].name} and {path.name}")
-            found[name] = path
+    for path in files_below(folder, lambda path: path.suffix.lower() in DEPTH_SUFFIXES)[0]:
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in found:
+            raise UserError(f"{folder} holds two files for {name!r}: {found[name].name} and {path.name}")
+        found[name] = path
     if not found:
         raise UserError(f"{folder} holds no depth files ({', '.join(sorted(DEPTH_SUFFIXES))})")
     return found

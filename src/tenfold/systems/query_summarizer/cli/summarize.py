@@ -145,7 +145,11 @@ def evaluate(
     summarizer = load(run)
     made = {
         str(number): summarizer.summarize(
-            topic.query, topic.documents, words=budget, block=manifest.extra.get("block", "trigram")
+            topic.query,
+            topic.documents,
+            words=budget,
+            block=manifest.extra.get("block", "trigram"),
+            cut_query=True,
         )
         for number, topic in enumerate(topics)
     }
@@ -153,7 +157,14 @@ def evaluate(
         refuse_overwriting(summaries, *([data] if data else []))
         rows = (made[str(number)].to_json() for number in range(len(topics)))
         write_atomically(summaries, "\n".join(rows) + "\n")
-    return {"data": name, "topics": len(topics), "words": budget, **_scores(made, topics, budget)}
+    cut = sum(summarizer.unread_pieces(topic.query) > 0 for topic in topics)
+    return {
+        "data": name,
+        "topics": len(topics),
+        **({"queries_cut": cut} if cut else {}),
+        "words": budget,
+        **_scores(made, topics, budget),
+    }
 
 
 def _scores(made: dict[str, Summary], topics: Sequence[Topic], budget: int) -> dict[str, Any]:

@@ -50,6 +50,10 @@ class HashedVectors:
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
         return torch.from_numpy(rows / np.where(norms == 0, 1, norms))
 
+    def unread_pieces(self, text: str) -> int:
+        """None: all words count."""
+        return 0
+
     def _direction(self, word: str) -> np.ndarray:
         found = self._directions.get(word)
         if found is None:
@@ -109,6 +113,10 @@ class PooledVectors:
             rows[chosen] = torch.nn.functional.normalize(pooled, dim=-1).float().cpu()
             start = stop
         return rows[[distinct[text] for text in texts]].clone()
+
+    def unread_pieces(self, text: str) -> int:
+        """Pieces beyond ``max_tokens``, which ``encode`` leaves out."""
+        return max(0, len(self.tokenizer.encode(text)) - (self.max_tokens - 2))
 
 
 SentenceVectors = HashedVectors | PooledVectors
