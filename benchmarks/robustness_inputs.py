@@ -29,10 +29,10 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "shared"))
 
+from forked_runs import finished_runs
 from own_data import OWN
 from systems_for_tests import CASES
 
-import tenfold.training.lightning_task
 from tenfold.catalog import SYSTEMS, find_system
 from tenfold.cli import main
 from tenfold.errors import UserError
@@ -134,8 +134,8 @@ class Maker:
         elif choice == 3:
             others = [b"", b"- 1", b"3", b"a: " * 5000, b"\xff\xfe", b"a: &a [*a]", b"system: nope", b"data: null",
                       b"[" * 100_000, b"{a: " * 3000, b"seed: " + b"9" * 5000, b"? [a]\n: b", b"\0",
-                      b"seed: 0\nseed: 1", b"!!timestamp 2001-01-01", b"preset: [tiny]", b"system: {a: b}",
-                      b"<<: {seed: 1}"]  # fmt: skip
+                      b"seed: 0\nseed: 1",
+                      b"!!timestamp 2001-01-01", b"preset: [tiny]", b"system: {a: b}", b"<<: {seed: 1}"]  # fmt: skip
             text = rng.choice(others)
         path = self.folder / "config.yaml"
         path.write_bytes(text)
@@ -403,25 +403,11 @@ def examine_apart(seed, numbers, runs, log):
     return list(rows.values())
 
 
-def finished_runs(folder):
-    """A finished run of each system, of seconds; what is there already is taken."""
-    runs = {}
-    for system in SYSTEMS:
-        runs[system.id] = folder / system.id
-        child = os.fork()
-        if child == 0:
-            os._exit(main(["run", system.id, "--out", str(runs[system.id]), "--resume", "--quiet", "--workers", "1",
-                           *CASES[system.id].fast]))  # fmt: skip
-        assert os.waitpid(child, 0)[1] == 0, system.id
-    return runs
-
-
 def run(cases, seed, minutes, folder, out):
     """All cases, and the file of what was found."""
     began = time.monotonic()
-    warm = [(system.recipe, system.commands) for system in SYSTEMS], tenfold.training.lightning_task
     with tempfile.TemporaryDirectory() as name:
-        runs = finished_runs(Path(folder or name))
+        runs, _ = finished_runs(Path(folder or name), [system.id for system in SYSTEMS])
         counts, refused, problems, number = Counter(), 0, [], 0
         while number < cases and time.monotonic() - began < 60 * minutes:
             rows = examine_apart(seed, range(number, min(number + 50, cases)), runs, Path(name) / "log")
@@ -434,7 +420,7 @@ def run(cases, seed, minutes, folder, out):
                      "systems": [system.id for system in SYSTEMS]}  # fmt: skip
             Path(out).write_text(json.dumps(found, indent=1).replace(str(folder or name), "RUNS") + "\n")
             print(f"{found['cases']} cases, {len(problems)} problems, {found['seconds']:.0f} s", flush=True)
-    return int(bool(problems) or number < cases or not warm)
+    return int(bool(problems) or number < cases)
 
 
 if __name__ == "__main__":
@@ -447,7 +433,8 @@ if __name__ == "__main__":
     parser.add_argument("--out", default=str(Path(__file__).parent / "results" / "robustness-inputs.json"))
     options = parser.parse_args()
     if options.only:
-        for row in examine(options.seed, options.only, finished_runs(Path(options.runs))):
+        found, _ = finished_runs(Path(options.runs), [system.id for system in SYSTEMS])
+        for row in examine(options.seed, options.only, found):
             print(json.dumps(row, indent=1))
         sys.exit()
     sys.exit(run(options.cases, options.seed, options.minutes, options.runs, options.out))

@@ -26,9 +26,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "shared"))
 
+from forked_runs import ended, finished_runs
 from systems_for_tests import CASES, numbers
 
-import tenfold.training.lightning_task
 from tenfold.catalog import SYSTEMS
 from tenfold.cli import main
 
@@ -47,15 +47,10 @@ class Trials:
 
     def __init__(self, folder, seed, systems, report):
         self.folder, self.rng, self.systems, self.report = folder, random.Random(seed), systems, report
-        self.whole, self.seconds, self.found, self.problems = {}, {}, Counter(), []
-        for system in systems:
-            began = time.monotonic()
-            code = ended(self.start(system, folder / f"whole-{system}", log=folder / "log"), 600)
-            if code != 0:
-                raise SystemExit(f"{system} does not run at all: {(folder / 'log').read_text()[-500:]}")
-            self.seconds[system] = time.monotonic() - began
-            self.whole[system] = numbers(folder / f"whole-{system}")
-            print(f"{system}: {self.seconds[system]:.1f} s", flush=True)
+        self.found, self.problems = Counter(), []
+        runs, _ = finished_runs(folder, systems)
+        self.whole = {system: numbers(runs[system]) for system in systems}
+        _, self.seconds = finished_runs(folder / "again", systems)  # what is imported once is imported by now
 
     def start(self, system, folder, *more, log, limit=None, workers=1):
         """A run in a forked process; what it says goes to ``log``."""
@@ -160,18 +155,6 @@ class Trials:
         return wrong + self.finish(system, folder, log)
 
 
-def ended(child, within=None):
-    """The exit code of a process (negative: the signal), or ``None`` where it has not ended in time."""
-    until = None if within is None else time.monotonic() + within
-    while True:
-        found, status = os.waitpid(child, 0 if until is None else os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
-        if until is not None and time.monotonic() > until:
-            return None
-        time.sleep(0.002)
-
-
 @contextmanager
 def small_disk(folder, size):
     """A file system of so many bytes; gives what makes it large, or ``None`` where none may be mounted."""
@@ -223,7 +206,4 @@ if __name__ == "__main__":
     parser.add_argument("--systems", nargs="+", default=known, choices=known)
     parser.add_argument("--out", default=str(Path(__file__).parent / "results" / "robustness-kills.json"))
     options = parser.parse_args()
-    modules = [(system.recipe, system.commands) for system in SYSTEMS] + [
-        tenfold.training.lightning_task
-    ]  # imported once
     sys.exit(run(options.kills, options.others, options.seed, options.minutes, options.systems, options.out))

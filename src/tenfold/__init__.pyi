@@ -1,5 +1,5 @@
 from .arms import PairedDifference, paired_bootstrap, paired_difference
-from .catalog import load
+from .catalog import load, load_network
 from .cost.measuring import count_flops, count_parameters, measure_latency, measure_peak_memory
 from .errors import RunStopped, TenfoldWarning, UserError
 from .results import Claim, Results, load_results
@@ -62,6 +62,7 @@ __all__ = [
     "fit",
     "fuse_encoders",
     "load",
+    "load_network",
     "load_results",
     "map_weights",
     "measure_latency",

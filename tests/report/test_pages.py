@@ -185,6 +185,24 @@ def test_an_axis_is_logarithmic_only_where_every_point_can_be_shown():
     assert axes == ["log", "linear", "linear", "category"]
 
 
+def test_points_in_space_keep_their_own_colours():
+    cloud = Series(name="a", x=[1, 2], y=[3, 4], z=[5, 6], colours=["#00ff10", "#1c2226"])
+    plot = Plot(id="c", title="C", kind="points", x_label="x", y_label="y", z_label="<z>", series=[cloud])
+    (drawing,) = draw([plot])
+    (trace,) = drawing.figure["data"]
+    assert trace["type"] == "scatter3d" and list(trace["z"]) == [5, 6]
+    assert list(trace["marker"]["color"]) == ["#00ff10", "#1c2226"]
+    scene = drawing.figure["layout"]["scene"]
+    assert scene["aspectmode"] == "data" and scene["zaxis"]["title"]["text"] == "&lt;z&gt;"
+    for changes, words in (
+        ({"z": None}, "points have z"),
+        ({"z": [1]}, "different lengths"),
+        ({"colours": ["red", "#000000"]}, "pattern"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Plot.model_validate(plot.model_dump() | {"series": [cloud.model_dump() | changes]})
+
+
 def test_plots_without_points_are_drawn_empty(results_of, tmp_path):
     empty = [line(), line(series=[Series(name="a", x=[], y=[])]), line(series=[Series(name="a", x=[1.0], y=[None])])]
     write_report(results_of(plots=empty, pictures=[]), tmp_path / "report.html")

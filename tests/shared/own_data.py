@@ -40,6 +40,20 @@ def boxes(folder):
     return ["--data.name", "coco", "--data.root", str(folder), "--data.train", "instances.json", *small]
 
 
+def voc_boxes(folder):
+    """A VOC folder with one list."""
+    for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (folder / name).mkdir(parents=True)
+    box = "<bndbox><xmin>2</xmin><ymin>3</ymin><xmax>30</xmax><ymax>20</ymax></bndbox>"
+    for number in range(10):
+        pixels = np.random.default_rng(number).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "JPEGImages" / f"i{number}.jpg")
+        things = "".join(f"<object><name>{name}</name>{box}</object>" for name in ("dog", "cat"))
+        size = "<size><width>60</width><height>40</height></size>"
+        (folder / "Annotations" / f"i{number}.xml").write_text(f"<annotation>{size}{things}</annotation>")
+    (folder / "ImageSets/Main/trainval.txt").write_text("".join(f"i{number}\n" for number in range(10)))
+
+
 def pairs_with_depth(folder):
     """Images with a depth file each, in millimetres."""
     random = np.random.default_rng(0)

@@ -17,7 +17,16 @@ from typing import Any
 import tenfold
 from tenfold.catalog import SYSTEMS, System, find_system
 from tenfold.cli.arguments import call, parse_run, parser, run_parser
-from tenfold.cli.console import INTERRUPTED, Terminated, print_claims, say, sigterm_as_interrupt, warnings_in_one_line
+from tenfold.cli.console import (
+    INTERRUPTED,
+    Terminated,
+    listed,
+    paragraph,
+    print_claims,
+    say,
+    sigterm_as_interrupt,
+    warnings_in_one_line,
+)
 from tenfold.errors import RunStopped, UserError
 from tenfold.files import printable
 from tenfold.settings import PositiveFloat, PositiveInt
@@ -73,13 +82,16 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _overview() -> str:
-    width = max(len(system.id) for system in SYSTEMS) + 2
-    lines = [f"usage: tenfold COMMAND [...]      tenfold {tenfold.__version__}", "", _DESCRIPTION, "", "commands:"]
-    lines += [f"  {name:<{width}}{(known.__doc__ or '').splitlines()[0]}" for name, known in _COMMANDS.items()]
-    lines += ["", "systems, with verbs of their own (tenfold SYSTEM --help):"]
-    lines += [f"  {system.id:<{width}}{system.summary}" for system in SYSTEMS]
-    lines += ["", "Each command explains itself: tenfold COMMAND --help; settings: tenfold run SYSTEM --help"]
-    return "\n".join(lines)
+    parts = [
+        f"usage: tenfold COMMAND [...]   ({tenfold.__version__})",
+        paragraph(_DESCRIPTION),
+        "commands:",
+        listed({name: (known.__doc__ or "").splitlines()[0] for name, known in _COMMANDS.items()}),
+        paragraph("systems, with verbs of their own (tenfold SYSTEM --help):"),
+        listed({system.id: system.summary for system in SYSTEMS}),
+        paragraph("Each command explains itself: tenfold COMMAND --help; settings: tenfold run SYSTEM --help"),
+    ]
+    return "{}\n\n{}\n\n{}\n{}\n\n{}\n{}\n\n{}".format(*parts)
 
 
 # --- commands ---------------------------------------------------------------------------------------------------
@@ -93,14 +105,10 @@ def _list(arguments: list[str]) -> int:
     if options.json:
         print(json.dumps([dataclasses.asdict(system) for system in SYSTEMS], indent=1))
         return 0
-    import shutil
-    import textwrap
-
-    width = min(max(shutil.get_terminal_size().columns, 40), 100)
     for system in SYSTEMS:
-        print(f"{system.id}  (or {system.alias})")
+        print(paragraph(f"{system.id} (or {system.alias})"))
         for line in (system.summary, system.paper):
-            print(textwrap.fill(line, width, initial_indent="  ", subsequent_indent="  "))
+            print(paragraph(line, "  "))
     return 0
 
 
@@ -109,8 +117,9 @@ def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0].startswith("-"):
         if arguments and arguments[0] not in ("-h", "--help"):
             raise UserError("name the system first: tenfold run SYSTEM [...]; tenfold list shows them")
-        print("usage: tenfold run SYSTEM [--preset NAME] [--config FILE] [--out DIR] [--resume] [SETTING ...]")
-        print(f"systems: {', '.join(system.id for system in SYSTEMS)}; settings: tenfold run SYSTEM --help")
+        options = "[--preset NAME] [--config FILE] [--out DIR] [--resume] [SETTING ...]"
+        print(paragraph(f"usage: tenfold run SYSTEM {options}"))
+        print(paragraph(f"systems: {', '.join(system.id for system in SYSTEMS)}; settings: tenfold run SYSTEM --help"))
         return 0 if arguments else 2
     system = find_system(arguments[0])
     options, config = parse_run(system, arguments[1:])
@@ -198,7 +207,8 @@ def _tour(arguments: list[str]) -> int:
 def _settle(arguments: list[str]) -> int:
     """Settle whether a system's main claims hold: a pilot fixes the number of seeds, then all of them are trained"""
     if not arguments or arguments[0].startswith("-"):
-        print(f"usage: tenfold settle SYSTEM [--trial NAME] [--budget MINUTES] [...]\n\n{_settle.__doc__}")
+        print(paragraph("usage: tenfold settle SYSTEM [--trial NAME] [--budget MINUTES] [...]") + "\n")
+        print(paragraph(_settle.__doc__ or ""))
         return 0 if arguments and arguments[0] in ("-h", "--help") else 2
     system = find_system(arguments[0])
     trials = system.trials
@@ -290,7 +300,8 @@ def _on_run(command: str, doc: Callable, arguments: list[str]) -> int:
     from tenfold.run import system_of
 
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"usage: tenfold {command} RUN [...]\n\n{doc.__doc__}; the arguments depend on the run's system")
+        print(f"usage: tenfold {command} RUN [...]\n")
+        print(paragraph(f"{doc.__doc__}; the arguments depend on the run's system"))
         return 0 if arguments else 2
     position = _position_of_run(arguments)
     folder = arguments[position]
@@ -314,7 +325,7 @@ def _position_of_run(arguments: Sequence[str]) -> int:
 def _import(arguments: list[str]) -> int:
     """Turn an official checkpoint of a system into a model folder"""
     if not arguments or arguments[0].startswith("-"):
-        print(f"usage: tenfold import SYSTEM CHECKPOINT [...]\n\n{_import.__doc__}")
+        print(f"usage: tenfold import SYSTEM CHECKPOINT [...]\n\n{paragraph(_import.__doc__ or '')}")
         return 0 if arguments else 2
     system = find_system(arguments[0])
     return call(system.commands.import_official, f"tenfold import {system.id}", arguments[1:])
@@ -375,9 +386,9 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
 def _system_verb(system: System, arguments: list[str]) -> int:
     verbs: dict[str, Callable] = system.commands.VERBS
     if not arguments or arguments[0] in ("-h", "--help"):
-        width = max(map(len, verbs)) + 2
-        print(f"usage: tenfold {system.id} VERB [...]\n\n{system.summary} ({system.paper})\n\nverbs:")
-        print("\n".join(f"  {name:<{width}}{(verb.__doc__ or '').splitlines()[0]}" for name, verb in verbs.items()))
+        print(paragraph(f"usage: tenfold {system.id} VERB [...]") + "\n")
+        print(paragraph(f"{system.summary} ({system.paper})") + "\n\nverbs:")
+        print(listed({name: (verb.__doc__ or "").splitlines()[0] for name, verb in verbs.items()}))
         return 0 if arguments else 2
     if arguments[0] not in verbs:
         raise UserError(f"{system.id} has no verb {arguments[0]!r}; it has: {', '.join(verbs)}")

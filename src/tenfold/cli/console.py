@@ -4,7 +4,7 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,27 @@ def say(message: str, code: int) -> int:
 def one_line(message: str) -> str:
     """The message in one line without control characters, Python's types under the names that a user writes."""
     return printable(re.sub(r"<class '([\w.]+)'>", r"\1", " ".join(message.split())), longest=1000)
+
+
+def paragraph(text: str, indent: str = "") -> str:
+    """A text for people, in lines of the terminal's width, between 40 and 100 columns."""
+    import shutil
+    import textwrap
+
+    width = min(max(shutil.get_terminal_size().columns, 40), 100)
+    return textwrap.fill(
+        text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def listed(rows: Mapping[str, str]) -> str:
+    """Names with what they are: beside each other where the terminal is wide, below each other where it is not."""
+    import shutil
+
+    column = max(map(len, rows)) + 4
+    if shutil.get_terminal_size().columns < column + 50:
+        return "\n".join(f"  {name}\n{paragraph(text, '    ')}" for name, text in rows.items())
+    return "\n".join(f"  {name}".ljust(column) + paragraph(text, " " * column).lstrip() for name, text in rows.items())
 
 
 @contextmanager

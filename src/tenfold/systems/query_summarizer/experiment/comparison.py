@@ -27,7 +27,8 @@ def claims_of(outcomes: Outcomes, delivered: Mapping[str, Any]) -> list[Claim]:
     claims: list[Claim] = []
 
     def over_topics(ours: str, other: str) -> str:
-        topics = paired_bootstrap(*([run["r2_by_topic"] for run in outcomes[name]] for name in (ours, other)))
+        by_topic = [[run["r2_by_topic"] for run in outcomes[name]] for name in (ours, other)]
+        topics = paired_bootstrap(by_topic[0], by_topic[1])
         return f"Over test topics the 95 % interval is {topics.low:+.2f} .. {topics.high:+.2f}."
 
     def compare(id: str, statement: str, ours: str, other: str) -> None:
