@@ -176,7 +176,7 @@ _DOCUMENTS = """<!doctype html>
 <style>body{{font:16px/1.5 sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem;white-space:pre-wrap}}
 mark{{background:#ffe28a}}</style>
 <h1>Chosen sentences in their documents</h1>
-<p>Numbers are ranks; a mark's title gives its score and what the query changed.</p>
+<p>Behind each mark: its rank, and its score minus the score that it has with the query masked.</p>
 {}
 </html>
 """
