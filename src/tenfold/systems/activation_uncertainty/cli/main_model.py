@@ -1,6 +1,7 @@
 """The main model that a verb works on: of a run of any system, or one that a function of the user's makes."""
 
 from pathlib import Path
+
 import tenfold
 from tenfold.errors import UserError
 from tenfold.files import printable
