@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from warm import warm_process
 
 from tenfold import catalog, load_results
@@ -293,6 +294,13 @@ def test_an_interrupt_says_how_to_continue_and_gives_the_cursor_back(sign, expec
     assert not list((tmp_path / "run").rglob("result.json"))
     open_run(find_system("boosted-exits").settings.PRESETS["tiny"], system="boosted-exits", out=tmp_path / "run",
              resume=True).close()  # fmt: skip
+
+
+@pytest.mark.parametrize("ask", [lambda: bytearray(2**62), lambda: torch.empty(2**60), lambda: np.empty(2**60)])
+def test_too_little_memory_is_one_line(ask, monkeypatch, capsys):
+    monkeypatch.setattr(find_system("boosted-exits").settings.Config, "check", lambda config: ask())
+    code, _, err = call(capsys, "run", "boosted-exits")
+    assert code == 1 and err.count("\n") == 1 and "not enough memory" in err
 
 
 @pytest.fixture
