@@ -76,7 +76,9 @@ def run(config: Config, run: Run) -> Results:
         Step(f"{name}/{arm}/seed{seed}", (name, arm, seed)) for name in place.sets for seed in seeds for arm in arms
     ]
     alone = config.trainer.device.type != "cpu" or config.trainer.devices * config.trainer.num_nodes > 1
-    found = do_steps(run, [steps], partial(Place, config), workers=1 if alone else config.workers, work=place)
+    found = do_steps(
+        run, [steps], partial(Place, config, look=False), workers=1 if alone else config.workers, work=place
+    )
     outcomes = {
         name: {arm: [found[f"{name}/{arm}/seed{seed}"] for seed in seeds] for arm in arms} for name in place.sets
     }
@@ -119,11 +121,12 @@ class Place:
 
     Args:
         config: the settings.
+        look: see ``load_splits``; once is enough for all processes.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, look: bool = True) -> None:
         self.config = config
-        self.sets = {name: load_data(config, name) for name in (config.data.name, *config.data.also)}
+        self.sets = {name: load_data(config, name, look) for name in (config.data.name, *config.data.also)}
         self.arguments = {name: arm_arguments(config, splits, arms_of(config)) for name, splits in self.sets.items()}
 
     def __call__(self, step: Step, folder: Path, run: Run) -> dict[str, Any]:
@@ -171,7 +174,7 @@ def clouds_of(config: Config, place: Place, run: Run) -> list[Plot]:
     return [cloud for cloud in clouds if cloud is not None]
 
 
-def load_data(config: Config, name: str) -> DepthSplits:
+def load_data(config: Config, name: str, look: bool = True) -> DepthSplits:
     """The frames of one of the run's data sets."""
     options = config.data
     own = name == options.name
@@ -194,6 +197,7 @@ def load_data(config: Config, name: str) -> DepthSplits:
         skip_unpaired=options.skip_unpaired,
         max_depth=config.model.max_depth or USUAL_MAX_DEPTH.get(name, math.inf),
         seed=config.seed,
+        look=look,
     )
 
 
@@ -290,7 +294,7 @@ def train_arm(
         DepthObjective(loss, auxiliary=tuple(options.auxiliary), bins=options.bins),
         batches,
         epochs=epochs,
-        optimizer=recipe.optimizer(network),
+        optimizer=recipe.optimizer(network, fused=config.trainer.precision != "16-mixed"),
         schedule=recipe.schedule(epochs * len(batches)),
         folder=folder,
         options=config.trainer,
