@@ -51,7 +51,7 @@ def test_summarize_my_folder(tmp_path, monkeypatch, capsys, finished_run):
     plain, explained, as_json, short, *_ = run_page("summarize-my-folder.md", capsys)
     assert "(old/note.txt:13-59" in plain
     assert "without a trained model" in plain
-    assert ", query +" in explained
+    assert ", query -" in explained
     assert len(json.loads(as_json)["quotes"]) == 2
     assert sum(len(line.split("  (")[0].split()) - 1 for line in short.splitlines() if line[0] == "[") <= 30
 
