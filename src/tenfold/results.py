@@ -223,18 +223,20 @@ class Series(_Strict):
         x: abscissae, or names of the bars.
         y: ordinates; ``None`` leaves a gap.
         error: half-widths of the error bars, if any.
+        labels: what each point says of itself when it is pointed at, if anything.
     """
 
     name: str
     x: list[float] | list[str]
     y: list[float | None]
     error: list[float] | None = None
+    labels: list[str] | None = None
 
     @model_validator(mode="after")
     def _same_length(self) -> "Series":
-        lengths = {len(self.x), len(self.y)} | ({len(self.error)} if self.error is not None else set())
+        lengths = {len(values) for values in (self.x, self.y, self.error, self.labels) if values is not None}
         if len(lengths) != 1:
-            raise ValueError(f"series {self.name!r}: x, y and error have different lengths")
+            raise ValueError(f"series {self.name!r}: x, y, error and labels have different lengths")
         return self
 
 
