@@ -24,7 +24,7 @@ import torch.nn.functional as F
 
 from backbone_search_assignment import one_by_one
 from tenfold.errors import UserError
-from tenfold.onnx import onnx_session
+from tenfold.models.onnx import onnx_session
 from tenfold.systems.backbone_search.data.augment import FLIPS
 from tenfold.systems.backbone_search.data.batches import DetectionBatches
 from tenfold.systems.backbone_search.data.letterbox import LetterboxedImages

@@ -31,7 +31,7 @@ from tenfold.systems.full_skip_depth import (
 from tenfold.systems.full_skip_depth.decoders.adaptive_concat import FUSIONS
 from tenfold.systems.full_skip_depth.decoders.full_skip import CONNECTIVITIES
 from tenfold.systems.full_skip_depth.decoders.resizing import RESIZES
-from tenfold.systems.full_skip_depth.experiment.recipe import score_network
+from tenfold.systems.full_skip_depth.experiment.measuring import score_network
 
 ENCODER, WIDTH, SIZE = "tiny-8-16-24-32-48", 48, (48, 64)
 

@@ -3,7 +3,8 @@
     python benchmarks/make_tables.py [--check]
 
 Replaces what stands between ``<!-- results: NAME -->`` and ``<!-- end -->`` in the page of each system by what
-``tables/SYSTEM.py`` makes of the results, or in the page that a file of tables names; ``--check`` only says what is stale.
+``tables/SYSTEM.py`` makes of the results, or in the page that a file of tables names; ``--check`` only says what is
+stale.
 """
 
 import re

@@ -14,7 +14,7 @@ from voc import photo, write_voc
 
 from tenfold import load_results
 from tenfold.cli import main
-from tenfold.onnx import onnx_metadata
+from tenfold.models.onnx import onnx_metadata
 from tenfold.systems.backbone_search.evolution.archive import archive_lines, read_archive
 from tenfold.systems.backbone_search.evolution.storage import open_storage
 from tenfold.systems.backbone_search.evolution.worker import candidates_of

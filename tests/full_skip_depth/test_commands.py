@@ -87,6 +87,28 @@ def test_predictions_in_every_form(run, tmp_path, capsys):
         np.testing.assert_allclose(served(image)[0, 0].numpy(), np.load(tmp_path / "out/b.npy"), rtol=1e-5)
 
 
+def test_a_video_frame_by_frame(run, tmp_path, capsys):
+    av = pytest.importorskip("av")
+    (tmp_path / "films").mkdir()
+    with av.open(str(tmp_path / "films/clip.mp4"), "w") as film:
+        stream = film.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for n in range(3):
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), 60 * n, np.uint8), format="rgb24")))
+        film.mux(stream.encode())
+    given = ["predict", run, tmp_path / "films", "--every", "2"]
+    code, out, err = call(capsys, *given, "--out", tmp_path / "out")
+    assert code == 0 and [json.loads(line)["frame"] for line in out.splitlines()] == [0, 2], err
+    assert np.load(tmp_path / "out/clip-000002.npy").shape == (48, 64)
+    whole = (tmp_path / "films/clip.mp4").read_bytes()
+    for content, words in (
+        (whole[:900], "damaged or no video"),
+        (b"ffconcat version 1.0\nfile /etc/x\n", "not permitted"),
+    ):
+        (tmp_path / "films/clip.mp4").write_bytes(content)
+        assert words in refused(capsys, *given)
+
+
 def test_calibration_from_one_measured_distance(model, tmp_path, capsys):
     photo(tmp_path / "a.png")
     _, out, _ = call(capsys, "predict", model, tmp_path / "a.png", "--out", tmp_path / "before")
@@ -119,7 +141,7 @@ def test_onnx_takes_any_size_and_gives_metres(run, tmp_path, capsys):
     assert code == 0, err
     answer = json.loads(out)
     assert answer["largest_difference"] < 1e-4 and len({tuple(size) for size in answer["checked_sizes"]}) == 3
-    from tenfold.onnx import onnx_session
+    from tenfold.models.onnx import onnx_session
 
     session = onnx_session(answer["onnx"])
     image = np.random.default_rng(0).random((1, 3, 61, 83), np.float32)

@@ -65,9 +65,13 @@ class Drawing:
     looks: list[Look]
 
 
+_VERDICT_SLOTS = {"holds": 2, "not settled": 5, "does not hold": 1}
+"""Green, grey and orange of the theme, as the claims themselves wear."""
+
+
 def draw(plots: Sequence[Plot]) -> list[Drawing]:
     """Draw plots; a series that stands in several plots has the same colour in all, so that arms can be followed."""
-    slots: dict[str, int] = {}
+    slots: dict[str, int] = dict(_VERDICT_SLOTS)
     drawings = []
     for position, plot in enumerate(plots):
         drawn: list[int] = []
@@ -110,7 +114,17 @@ def overlay(runs: Sequence[tuple[str, Sequence[Plot]]]) -> list[Plot]:
     ]
 
 
-def _trace(plot: Plot, series: Series, slot: int) -> go.Bar | go.Scatter:
+def _trace(plot: Plot, series: Series, slot: int) -> go.Bar | go.Scatter | go.Scatter3d:
+    if plot.kind == "points":
+        return go.Scatter3d(
+            name=_literal(series.name),
+            x=series.x,
+            y=series.y,
+            z=series.z,
+            meta=slot % COLOURS,
+            mode="markers",
+            marker={"size": 2.5} | ({"color": series.colours} if series.colours is not None else {}),
+        )
     common = {
         "name": _literal(series.name),
         "x": [_literal(x) if isinstance(x, str) else x for x in series.x],
@@ -141,6 +155,20 @@ def _has_markers(series: Series) -> bool:
 
 
 def _layout(plot: Plot) -> go.Layout:
+    if plot.kind == "points":
+        axes = {"xaxis": plot.x_label, "yaxis": plot.y_label, "zaxis": plot.z_label}
+        return go.Layout(
+            margin={"l": 0, "r": 0, "t": 0, "b": 0},
+            paper_bgcolor="rgba(0,0,0,0)",
+            showlegend=False,
+            scene={
+                "aspectmode": "data",
+                "dragmode": "turntable",
+                # From behind the observer, a little above: what is far lies far.
+                "camera": {"eye": {"x": 0.0, "y": -1.6, "z": 0.5}},
+                **{axis: {"title": {"text": _literal(label)}, "showspikes": False} for axis, label in axes.items()},
+            },
+        )
     abscissae = [x for series in plot.series for x in series.x]
     numbers = [x for x in abscissae if not isinstance(x, str)]
     shared = len({tuple(series.x) for series in plot.series}) == 1

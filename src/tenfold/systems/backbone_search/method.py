@@ -27,7 +27,6 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import load_file, save_file
 
-from tenfold.options import TrainerOptions
 from tenfold.seeds import derived_seed
 from tenfold.systems.backbone_search.data.average_precision import average_precision, detect_all
 from tenfold.systems.backbone_search.data.letterbox import LetterboxedImages
@@ -43,6 +42,7 @@ from tenfold.systems.backbone_search.space.mobile_space import MobileSpace
 from tenfold.systems.backbone_search.space.search_space import Genome
 from tenfold.systems.backbone_search.training.options import DetectorTraining
 from tenfold.systems.backbone_search.training.train_detector import train_detector
+from tenfold.training.options import TrainerOptions
 
 STATISTICS_IMAGES, STATISTICS_BATCH = 512, 64
 """Training images that batch statistics are estimated on at most, and how many at a time."""

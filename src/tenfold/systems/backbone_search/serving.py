@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from tenfold.errors import UserError
-from tenfold.model_folder import load_manifest, load_weights
-from tenfold.onnx import OnnxExport, describe_onnx, export_onnx, onnx_session
+from tenfold.models.folder import load_manifest, load_weights, no_larger_than_its_files
+from tenfold.models.onnx import OnnxExport, describe_onnx, export_onnx, onnx_session
 from tenfold.systems.backbone_search.data.letterbox import letterbox
 from tenfold.systems.backbone_search.detector.postprocess import Detections, postprocess, to_photo
 from tenfold.systems.backbone_search.detector.yolox_lite import DetectorPlan, YOLOXLite
@@ -134,7 +134,8 @@ def load(folder: str | Path, *, factory: str | None = None) -> ServedDetector:
         raise UserError(f"{folder}: model.json gives no input size in multiples of 32")
     if not isinstance(extra.get("classes"), list) or len(extra["classes"]) != plan.num_classes:
         raise UserError(f"{folder}: model.json does not name the {plan.num_classes} classes of its network")
-    model = YOLOXLite(plan)
+    with no_larger_than_its_files(folder, manifest.arguments):
+        model = YOLOXLite(plan)
     load_weights(model, folder)
     return ServedDetector(model.eval(), extra)
 

@@ -6,12 +6,12 @@ from typing import Any
 from torch import nn
 
 import tenfold
-from tenfold.checkpoints import load_strictly, read_checkpoint, unwrap_state
 from tenfold.data import Preprocessing
 from tenfold.errors import UserError
 from tenfold.files import printable
-from tenfold.model_folder import MANIFEST, load_manifest
-from tenfold.networks import network_from_factory
+from tenfold.models.builders import network_from_factory
+from tenfold.models.checkpoints import load_strictly, read_checkpoint, unwrap_state
+from tenfold.models.folder import MANIFEST, load_manifest
 from tenfold.run import system_of
 from tenfold.systems.activation_uncertainty.serving.loading import SYSTEM, MainModel, load_own
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 
 from tenfold.errors import UserError
-from tenfold.model_folder import load_manifest, save_model
+from tenfold.models.folder import load_manifest, save_model
 from tenfold.systems.backbone_search.cli.config_of import config_of
 from tenfold.systems.backbone_search.data.letterbox import LetterboxedImages
 from tenfold.systems.backbone_search.data.splits import load_detection

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tenfold.checkpoints import load_strictly, read_checkpoint
 from tenfold.errors import UserError
+from tenfold.models.checkpoints import load_strictly, read_checkpoint
 from tenfold.systems.backbone_search.detector.blocks import NORM_EPSILON
 from tenfold.systems.backbone_search.detector.mobile import BlockPlan, MobilePlan
 from tenfold.systems.backbone_search.detector.yolox_lite import DetectorPlan, YOLOXLite

@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file
 
 from tenfold.errors import UserError
-from tenfold.options import TrainerOptions
 from tenfold.systems.backbone_search.data.letterbox import LetterboxedImages
 from tenfold.systems.backbone_search.data.splits import DetectionSplits, load_detection
 from tenfold.systems.backbone_search.detector.classifiers import load_classifier
@@ -25,6 +24,7 @@ from tenfold.systems.backbone_search.objectives.latency import latency_costs, la
 from tenfold.systems.backbone_search.objectives.lookup_table import WHOLE_NETWORKS, LookUpTable, onnx_timer
 from tenfold.systems.backbone_search.space.darknet_space import DarknetSpace
 from tenfold.systems.backbone_search.space.mobile_space import SMALL_SEED, MobileSeed, MobileSpace
+from tenfold.training.options import TrainerOptions
 
 TABLE = "latency-table.json"
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 import tenfold
 from tenfold.cost import count_parameters
 from tenfold.files import read_json, write_atomically
-from tenfold.model_folder import save_model
+from tenfold.models.folder import save_model
 from tenfold.results import Cost, Results
 from tenfold.run import Run, environment, peak_process_memory_mb
 from tenfold.seeds import derived_seed

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 from annotated_types import Interval
 
 from tenfold.errors import UserError
-from tenfold.options import TrainerOptions
 from tenfold.settings import NonNegativeFloat, PositiveFloat, PositiveInt, Seed
 from tenfold.systems.backbone_search.data.options import DetectionOptions
 from tenfold.systems.backbone_search.training.options import DetectorTraining
+from tenfold.training.options import TrainerOptions
 
 Control = Literal["random", "scalar", "optuna-nsga2", "optuna-tpe", "nomap", "parent"]
 Arm = Literal["uniform-width", "uniform-expansion", "mobiledet", "scratch"]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tenfold.errors import UserError, require
 from tenfold.files import atomic_path
-from tenfold.onnx import describe_onnx
+from tenfold.models.onnx import describe_onnx
 
 
 class _Pictures:

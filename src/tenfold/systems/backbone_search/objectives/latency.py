@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from tenfold.errors import UserError, require
-from tenfold.onnx import export_onnx, onnx_session
+from tenfold.models.onnx import export_onnx, onnx_session
 from tenfold.systems.backbone_search.detector.postprocess import postprocess
 from tenfold.systems.backbone_search.detector.yolox_lite import DetectorPlan, YOLOXLite
 

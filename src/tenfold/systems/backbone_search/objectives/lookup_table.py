@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tenfold.errors import UserError, require
 from tenfold.files import write_atomically
-from tenfold.onnx import export_onnx, onnx_session
+from tenfold.models.onnx import export_onnx, onnx_session
 from tenfold.systems.backbone_search.detector.blocks import Activation, ConvBNAct
 from tenfold.systems.backbone_search.detector.head import DecoupledHead, decode, make_grid
 from tenfold.systems.backbone_search.detector.mobile import BlockPlan, MobilePlan, make_block

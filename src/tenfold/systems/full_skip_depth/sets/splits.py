@@ -70,7 +70,8 @@ def load_splits(
             ``root/test`` with these; ``csv``: a CSV file at ``root``; ``kitti`` or ``nyu``.
         root: folder or file of the data; ``TENFOLD_DATA`` where it is not given.
         images: number of rooms to train on; a fifth of it each validates and tests.
-        image_size: ``[height, width]`` of the frames, see ``FrameFiles``; the rooms' are 72 x 96.
+        image_size: ``[height, width]`` of the frames, see ``FrameFiles``; by default the rooms' are
+            72 x 96, the drive's 54 x 96 (a twentieth).
         depth_scale: values per metre of the depth files.
         focal: focal length in pixels, of ``pairs``.
         border: ``none``, ``kitti`` or ``nyu``: what is cut off every frame.
@@ -101,7 +102,7 @@ def load_splits(
     if name == "drive":
         folder = find_data(root)
         inner = folder / "driving" / "pandaset-002"
-        drive = drive_frames(inner if inner.is_dir() else folder, size=size or (68, 120))
+        drive = drive_frames(inner if inner.is_dir() else folder, size=size or (54, 96))
         note = (
             "One drive of eight seconds, split by time: it shows that it works on real data, not that it generalises."
         )

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from tenfold.errors import UserError
-from tenfold.options import TrainerOptions
 from tenfold.settings import Count, NonNegativeFloat, PositiveFloat, PositiveInt, PositiveShare, ProperShare, Seed
+from tenfold.training.options import TrainerOptions
 
 BASELINES = ("lead", "random", "tfidf", "cosine")
 ArmName = Literal["stage1", "stage2", "both", "both-no-query", "sparse"]
@@ -131,7 +131,7 @@ class Config:
         stage2: see ``StageOptions``.
         sparse: see ``SparseOptions``.
         selection: see ``SelectionOptions``.
-        trainer: see ``tenfold.options.TrainerOptions``; changes where a run computes, not what.
+        trainer: see ``tenfold.training.options.TrainerOptions``; changes where a run computes, not what.
         workers: processes that share the independent steps; one per free core where null.
     """
 
@@ -222,10 +222,10 @@ PRESETS = {
     ),
     "small": Config(
         preset="small",
-        data=DataOptions(name="squality", stage1_groups=40, train_groups=10, held_back_groups=3),
-        stage1=StageOptions(epochs=4),
-        stage2=StageOptions(epochs=8, learning_rate=2e-4),
-        sparse=SparseOptions(fractions=[0.01, 0.05, 0.2], rates=[1.0, 3.0, 10.0]),
+        data=DataOptions(name="squality", stage1_groups=16, train_groups=10, held_back_groups=3),
+        stage1=StageOptions(epochs=3, batch_size=16),
+        stage2=StageOptions(epochs=4, batch_size=16, learning_rate=3e-4),
+        sparse=SparseOptions(fractions=[0.01, 0.05], rates=[1.0, 5.0]),
     ),
     # Learning rates and epochs are reconstructed; the encoder's folder is the reader's to name.
     "paper": Config(
