@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from tenfold.cost import count_flops
-from tenfold.onnx import export_onnx, onnx_session
+from tenfold.models.onnx import export_onnx, onnx_session
 from tenfold.run import environment
 from tenfold.systems.activation_uncertainty import ActivationUncertainty, dropout_labels
 from tenfold.systems.activation_uncertainty.main_models.networks import image_cnn, image_mlp

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tenfold.data import TensorBatches, digits, normalize, split_indices
-from tenfold.onnx import onnx_session
+from tenfold.models.onnx import onnx_session
 from tenfold.systems.boosted_exits import (
     BoostedExitLoss,
     EarlyExitRunner,

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tenfold.cost import count_flops, count_parameters, measure_peak_memory
-from tenfold.onnx import onnx_session
+from tenfold.models.onnx import onnx_session
 from tenfold.systems.full_skip_depth import PROTOCOLS, build_network, pair_files, score_files
 
 SIZE = (480, 640)

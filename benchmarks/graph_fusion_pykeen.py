@@ -29,7 +29,6 @@ from pykeen.models.mocks import FixedModel
 from pykeen.training import LCWATrainingLoop
 from pykeen.triples import CoreTriplesFactory
 
-from tenfold.options import TrainerOptions
 from tenfold.systems.graph_fusion import (
     DistMult,
     QueryScorer,
@@ -41,6 +40,7 @@ from tenfold.systems.graph_fusion import (
 )
 from tenfold.systems.graph_fusion.fusion.batches import QueryBatches
 from tenfold.training import fit
+from tenfold.training.options import TrainerOptions
 
 warnings.filterwarnings("ignore")
 logging.disable(logging.WARNING)

@@ -3,7 +3,8 @@
     python benchmarks/make_tables.py [--check]
 
 Replaces what stands between ``<!-- results: NAME -->`` and ``<!-- end -->`` in the page of each system by what
-``tables/SYSTEM.py`` makes of the results; ``--check`` only says what is stale.
+``tables/SYSTEM.py`` makes of the results, or in the page that a file of tables names; ``--check`` only says what is
+stale.
 """
 
 import re
@@ -21,12 +22,14 @@ def main() -> int:
     """Rewrite the pages, or check them."""
     check, stale = "--check" in sys.argv, []
     for source in sorted((ROOT / "benchmarks" / "tables").glob("[a-z]*.py")):
-        page = ROOT / "src" / "tenfold" / "systems" / source.stem / "README.md"
-        if not page.exists():
+        module = import_module(f"tables.{source.stem}")
+        if not hasattr(module, "PARTS"):
             continue
+        own = Path("src") / "tenfold" / "systems" / source.stem / "README.md"
+        page = ROOT / getattr(module, "PAGE", own)
         text = page.read_text(encoding="utf-8")
         made = text
-        for name, make in import_module(f"tables.{source.stem}").PARTS.items():
+        for name, make in module.PARTS.items():
             pattern = re.compile(rf"(<!-- results: {name} -->\n).*?(<!-- end -->)", re.S)
             try:
                 content = make()

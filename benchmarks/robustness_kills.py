@@ -1,10 +1,12 @@
 """Kills, full disks, interrupts and two programs in one folder, at random moments: is anything lost, is anything wrong?
 
-    python benchmarks/robustness_kills.py [--kills 100] [--others 20] [--seed 0] [--out FILE]
+    python benchmarks/robustness_kills.py [--kills 100] [--others 20] [--seed 0] [--minutes 60] [--resume]
 
-A run of seconds of each system is killed with SIGKILL at random moments, and resumed until it is done: its results
-must be those of a run that was left alone, to the bit. Disks are filled by a limit on the size of files; Ctrl-C is
-SIGINT. Runs are forked from a process that has imported everything once, so that a kill falls into their work.
+A run of seconds of each system is killed with SIGKILL at moments spread over all of it, and resumed, until it is done:
+its results must be those of a run that was left alone, to the bit. Every fourth run works in two worker processes.
+Full disks are a small file system of its own where this may be mounted, else a limit on the size of files; Ctrl-C is
+SIGINT, and SIGTERM is tried as often. Runs are forked from one process that has imported everything, so that a kill
+falls into their work. What is found is written as it is found.
 """
 
 import argparse
@@ -14,168 +16,202 @@ import random
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "shared"))
 
+from forked_runs import ended, finished_runs
 from systems_for_tests import CASES, numbers
 
-import tenfold.lightning_task
 from tenfold.catalog import SYSTEMS
 from tenfold.cli import main
 
-
-def start(system, folder, *more, log, limit=None):
-    """A run in a forked process; what it says goes to ``log``."""
-    child = os.fork()
-    if child:
-        return child
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    with Path(log).open("a") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    if limit is not None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    os._exit(main(["run", system, "--out", str(folder), "--quiet", "--workers", "1", *CASES[system].fast, *more]))
-
-
-def ended(child, within=None):
-    """The exit code of a process (negative: the signal), or ``None`` where it has not ended in time."""
-    until = None if within is None else time.monotonic() + within
-    while True:
-        found, status = os.waitpid(child, 0 if until is None else os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
-        if until is not None and time.monotonic() > until:
-            return None
-        time.sleep(0.01)
+PATIENCE = 20  # times what a run takes when left alone: longer is a hang
 
 
 class Trials:
-    """Runs of all systems that were left alone, and what is held against them."""
+    """Runs of all systems that were left alone, and what is held against them.
 
-    def __init__(self, folder, seed):
-        self.folder, self.rng = folder, random.Random(seed)
-        self.whole, self.seconds, self.problems = {}, {}, []
-        for system in (system.id for system in SYSTEMS):
-            began = time.monotonic()
-            code = ended(start(system, folder / f"whole-{system}", log=folder / "log"))
-            if code != 0:
-                raise SystemExit(f"{system} does not run at all: {(folder / 'log').read_text()[-500:]}")
-            self.seconds[system] = time.monotonic() - began
-            self.whole[system] = numbers(folder / f"whole-{system}")
+    Args:
+        folder: where runs go.
+        seed: of what is random.
+        systems: their ids.
+        number: of the first trial.
+    """
 
-    def place(self, name):
-        """A new folder for a run, and the file of what it says."""
-        folder = self.folder / name
-        shutil.rmtree(folder, ignore_errors=True)
-        return folder, self.folder / f"{name}.log"
+    def __init__(self, folder, seed, systems, number):
+        self.folder, self.seed, self.systems, self.number = folder, seed, systems, number
+        self.found, self.problems = Counter(), []
+        runs, _ = finished_runs(folder, systems)
+        self.whole = {system: numbers(runs[system]) for system in systems}
+        _, self.seconds = finished_runs(folder / "again", systems)  # what is imported once is imported by now
 
-    def hold(self, what, system, folder, log, *also):
-        """The results must be those of the run that was left alone; nothing may have ended in a traceback."""
-        wrong = [text for condition, text in also if condition]
-        if not (folder / "results.json").exists():
-            wrong.append("no results")
-        elif numbers(folder) != self.whole[system]:
+    def start(self, system, folder, *more, log, limit=None, workers=1):
+        """A run in a forked process; what it says goes to ``log``."""
+        child = os.fork()
+        if child:
+            return child
+        os.setpgid(0, 0)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with Path(log).open("a") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        if limit is not None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        fast = ["--quiet", "--workers", str(workers), *CASES[system].fast]
+        os._exit(main(["run", system, "--out", str(folder), *fast, *more]))
+
+    def finish(self, system, folder, log, workers=1):
+        """A run that is left alone until it ends; gives what is wrong with its exit code and its results."""
+        code = ended(
+            self.start(system, folder, "--resume", log=log, workers=workers), PATIENCE * self.seconds[system] + 60
+        )
+        wrong = [] if code == 0 else [f"resumed with exit code {code}" if code is not None else "resuming hangs"]
+        if code == 0 and numbers(folder) != self.whole[system]:
             wrong.append("other results")
-        if "Traceback" in log.read_text():
-            wrong.append("a traceback")
-        if list(folder.rglob("*.tmp")):
-            wrong.append("temporary files are left")
+        return wrong
+
+    def trial(self, kind):
+        """One trial; the systems take turns."""
+        number = self.number
+        self.rng = random.Random(f"{self.seed}/{kind}/{number}")
+        system = self.systems[number % len(self.systems)]
+        folder, log = self.folder / "run", self.folder / "run.log"
+        shutil.rmtree(folder, ignore_errors=True)
+        log.write_text("")
+        wrong = getattr(self, kind)(system, folder, log)
+        said = log.read_text()
+        wrong += ["a traceback"] * ("Traceback" in said)
         if wrong:
-            self.problems.append({"what": what, "system": system, "problems": wrong, "said": log.read_text()[-600:]})
+            row = {"what": kind, "number": number, "system": system, "problems": wrong, "said": said[-1500:]}
+            self.problems.append(json.loads(json.dumps(row).replace(str(self.folder), "FOLDER")))
 
-    def kills(self, count):
-        """Kill at random moments, again and again, each time resumed, until the run is done."""
-        done, turn = 0, 0
-        while done < count:
-            system = SYSTEMS[turn % len(SYSTEMS)].id
-            folder, log = self.place(f"killed-{turn}")
-            turn, code, more = turn + 1, None, []
-            for _ in range(6):
-                child = start(system, folder, *more, log=log)
-                code = ended(child, within=self.rng.uniform(0, 0.7 * self.seconds[system]))
-                if code is not None:
-                    break
-                os.kill(child, signal.SIGKILL)
-                ended(child)
-                done, more = done + 1, ["--resume"]
-            code = ended(start(system, folder, "--resume", log=log)) if code is None else code
-            self.hold("kill", system, folder, log, (code != 0, f"exit code {code}"))
-            print(f"{done} kills, {len(self.problems)} problems", flush=True)
-        return done
+    def kills(self, system, folder, log):
+        """Killed again and again, each time resumed, until it is done."""
+        more, workers = [], 2 if self.rng.random() < 0.25 else 1
+        for _ in range(5):
+            child = self.start(system, folder, *more, log=log, workers=workers)
+            code = ended(child, self.rng.uniform(0.02, 0.9) * self.seconds[system])
+            if code is not None:
+                break
+            os.kill(child, signal.SIGKILL)
+            ended(child)
+            self.found["kills"] += 1
+            more = ["--resume"]
+        return self.finish(system, folder, log, workers=workers)
 
-    def disks(self, count):
-        """A disk that takes no more than so much of a file: one line, and afterwards the run goes on."""
-        for turn in range(count):
-            system = SYSTEMS[turn % len(SYSTEMS)].id
-            folder, log = self.place(f"disk-{turn}")
-            code = ended(start(system, folder, log=log, limit=int(10 ** self.rng.uniform(2.5, 5.2))))
-            said = log.read_text() if log.exists() else ""
-            again = ended(start(system, folder, "--resume", log=log))
-            self.hold("full disk", system, folder, log, (code not in (0, 1, 2), f"exit code {code}: {said[-300:]}"),
-                      (again != 0, f"resumed with exit code {again}"))  # fmt: skip
-        return count
-
-    def interrupts(self, count):
-        """Ctrl-C or SIGTERM: 130 or 143, a line that says how to continue, and that continues."""
-        for turn in range(count):
-            system = SYSTEMS[turn % len(SYSTEMS)].id
-            folder, log = self.place(f"interrupted-{turn}")
-            sign, expected = self.rng.choice([(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-            child = start(system, folder, log=log)
-            time.sleep(self.rng.uniform(0.3, 0.7) * self.seconds[system])
-            os.kill(child, sign)
-            code = ended(child)
+    def full_disks(self, system, folder, log):
+        """A disk that takes no more: one line, and with room again the run goes on."""
+        self.found["full_disks"] += 1
+        size = int(10 ** self.rng.uniform(3.5, 6))
+        with small_disk(folder, size) as grow:
+            limit = None if grow else int(10 ** self.rng.uniform(2.5, 5.2))
+            code = ended(self.start(system, folder / "run", log=log, limit=limit), PATIENCE * self.seconds[system] + 60)
             said = log.read_text()
-            again = ended(start(system, folder, "--resume", log=log))
-            self.hold("interrupt", system, folder, log, (code not in (0, expected), f"{code}, not {expected}"),
-                      (code == expected and "--resume" not in said, f"does not say how to continue: {said[-300:]}"),
-                      (again != 0, f"resumed with exit code {again}"))  # fmt: skip
-        return count
+            self.found["full_disks_by_mount"] += bool(grow)
+            self.found["full_disks_that_stopped_a_run"] += code != 0
+            if grow:
+                grow()
+            wrong = [] if code in (0, 1, 2) else [f"exit code {code}: {said[-300:]}"]
+            if code and len([line for line in said.splitlines() if line.startswith("tenfold: ")]) != 1:
+                wrong.append("not one line")
+            return wrong + self.finish(system, folder / "run", log)
 
-    def two_in_one_folder(self, count):
-        """Two programs in one folder: one works, the other is refused in one line."""
-        for turn in range(count):
-            system = SYSTEMS[turn % len(SYSTEMS)].id
-            folder, log = self.place(f"two-{turn}")
-            first = start(system, folder, log=log)
-            time.sleep(self.rng.uniform(0.05, 0.4) * self.seconds[system])
-            second = ended(start(system, folder, "--resume", log=self.folder / "second.log"))
-            code = ended(first)
-            self.hold("two programs", system, folder, log, (second not in (0, 2), f"the second ended with {second}"),
-                      (code != 0, f"the first ended with {code}"))  # fmt: skip
-        return count
+    def interrupts(self, system, folder, log):
+        """Ctrl-C or SIGTERM: 130 or 143, a line that says how to continue, and that continues."""
+        self.found["interrupts"] += 1
+        sign, expected = self.rng.choice([(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+        child = self.start(system, folder, log=log, workers=2 if self.rng.random() < 0.25 else 1)
+        code = ended(child, self.rng.uniform(0.05, 0.9) * self.seconds[system])
+        if code is None:
+            os.kill(child, sign)
+            code = ended(child, 60)
+        if code is None:
+            os.kill(child, signal.SIGKILL)
+            ended(child)
+            return ["an interrupt is not heard"]
+        said = log.read_text()
+        wrong = [] if code in (0, expected) else [f"{code}, not {expected}"]
+        wrong += ["does not say how to continue"] * (code == expected and "--resume" not in said)
+        return wrong + self.finish(system, folder, log)
+
+    def two_programs(self, system, folder, log):
+        """Two programs in one folder, at once or one after the other: one works, the other is refused in one line."""
+        self.found["two_programs"] += 1
+        wait = self.rng.choice([0.0, self.rng.uniform(0.0, 0.5) * self.seconds[system]])
+        first = self.start(system, folder, log=log)
+        time.sleep(wait)
+        second = self.start(system, folder, *self.rng.choice([["--resume"], []]), log=log)
+        codes = sorted(str(ended(child, PATIENCE * self.seconds[system] + 60)) for child in (first, second))
+        wrong = [] if codes in (["0", "0"], ["0", "2"]) else [f"they ended with {' and '.join(codes)}"]
+        if len([line for line in log.read_text().splitlines() if line.startswith("tenfold: ")]) > 1:
+            wrong.append("not one line")
+        return wrong + self.finish(system, folder, log)
 
 
-def run(kills, others, seed, out):
-    """All trials, and the file of what was found."""
+@contextmanager
+def small_disk(folder, size):
+    """A file system of so many bytes; gives what makes it large, or ``None`` where none may be mounted."""
+    folder.mkdir()
+
+    def mount(options):
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        return os.geteuid() == 0 and subprocess.run(command, capture_output=True).returncode == 0
+
+    mounted = mount(f"size={size}")
+    try:
+        yield (lambda: mount("remount,size=2g")) if mounted else None
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def run(kills, others, seed, minutes, systems, out, resume):
+    """All trials, kinds in turn, and the file of what was found."""
     began = time.monotonic()
+    out = Path(out)
+    before = json.loads(out.read_text()) if resume and out.exists() else {}
+
+    def report(trials):
+        counts = dict(Counter(before.get("counts", {})) + trials.found)
+        problems = before.get("problems", []) + trials.problems
+        found = {"counts": counts, "problems": problems, "seed": seed, "systems": trials.systems,
+                 "seconds": round(before.get("seconds", 0) + time.monotonic() - began, 1),
+                 "next": trials.number}  # fmt: skip
+        out.write_text(json.dumps(found, indent=1) + "\n")
+        print(counts, f"{len(problems)} problems, {time.monotonic() - began:.0f} s", flush=True)
+        return counts
+
     with tempfile.TemporaryDirectory() as name:
-        trials = Trials(Path(name), seed)
-        counts = {
-            "kills": trials.kills(kills),
-            "full disks": trials.disks(others),
-            "interrupts": trials.interrupts(others),
-            "two programs in one folder": trials.two_in_one_folder(others),
-        }
-        found = counts | {"problems": trials.problems, "seed": seed, "systems": [system.id for system in SYSTEMS],
-                          "seconds": round(time.monotonic() - began, 1)}  # fmt: skip
-    text = json.dumps(found, indent=1, ensure_ascii=True).replace(name, "FOLDER")
-    Path(out).write_text(text + "\n")
-    return int(bool(trials.problems))
+        trials = Trials(Path(name), seed, systems, before.get("next", 0))
+        asked = {"kills": kills, "full_disks": others, "interrupts": others, "two_programs": others}
+        while any(report(trials).get(kind, 0) < count for kind, count in asked.items()):
+            for kind, count in asked.items():
+                if time.monotonic() - began > 60 * minutes:
+                    return 1
+                if report(trials).get(kind, 0) < count:
+                    trials.trial(kind)
+            trials.number += 1
+        return int(bool(json.loads(out.read_text())["problems"]))
 
 
 if __name__ == "__main__":
+    known = [system.id for system in SYSTEMS]
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--others", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--resume", action="store_true", help="go on where the file of what was found ends")
+    parser.add_argument("--systems", nargs="+", default=known, choices=known)
     parser.add_argument("--out", default=str(Path(__file__).parent / "results" / "robustness-kills.json"))
     options = parser.parse_args()
-    modules = [(known.recipe, known.commands) for known in SYSTEMS] + [tenfold.lightning_task]  # imported once
-    sys.exit(run(options.kills, options.others, options.seed, options.out))
+    asked = (options.kills, options.others, options.seed, options.minutes, options.systems)
+    sys.exit(run(*asked, options.out, options.resume))

@@ -1,19 +1,19 @@
 """What every system must do, as one table: run, resume after a kill, evaluate, predict, export, load, refuse."""
 
+import contextlib
 import json
-import os
-import signal
-import subprocess
-import sys
+import resource
 import time
 
 import pytest
 from systems_for_tests import CASES, numbers
+from warm import TENFOLD, warm_process
 
 import tenfold
 from tenfold import load_results
 from tenfold.catalog import SYSTEMS, find_system
 from tenfold.cli import main
+from tenfold.errors import UserError
 
 each_system = pytest.mark.parametrize("system", [system.id for system in SYSTEMS])
 
@@ -52,20 +52,17 @@ def test_a_run_leaves_what_is_promised(finished_run, system):
 
 
 @each_system
-def test_a_run_in_workers_that_was_killed_resumes_to_the_numbers_of_one_process(finished_run, system, tmp_path):
+def test_a_run_that_was_killed_resumes_in_workers_to_the_numbers_of_one_process(finished_run, system, tmp_path):
     whole, folder = finished_run(system), tmp_path / "killed"
-    arguments = ["run", system, "--out", str(folder), "--quiet", "--workers", "2", *CASES[system].fast]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tenfold", *arguments], env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    arguments = ["run", system, "--out", str(folder), "--quiet", *CASES[system].fast]
+    program = warm_process("lightning").start(TENFOLD, ["tenfold", *arguments, "--workers", "1"])
     while not (folder / CASES[system].kill_at).exists():
-        assert process.poll() is None, process.communicate()
+        assert program.poll() is None, program.err()
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    program.kill()
+    program.wait()
     assert not (folder / "results.json").exists()
-    assert main([*arguments, "--resume"]) == 0
+    assert main([*arguments, "--workers", "2", "--resume"]) == 0
     assert numbers(folder) == numbers(whole)
 
 
@@ -125,6 +122,38 @@ def test_a_damaged_model_is_named(finished_run, system, damage, tmp_path, capsys
         assert damage in refused(capsys, "evaluate", tmp_path)
 
 
+def with_one_number_changed(value, to):
+    """Copies of plain values, in each of which one whole number is another."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from ({**value, key: changed} for changed in with_one_number_changed(part, to))
+    elif isinstance(value, list):
+        for place, part in enumerate(value[:3]):
+            yield from ([*value[:place], changed, *value[place + 1 :]] for changed in with_one_number_changed(part, to))
+    elif type(value) is int:
+        yield to
+
+
+@each_system
+def test_no_number_of_a_manifest_takes_memory_without_bound(finished_run, system, tmp_path):
+    """Whatever number a stranger writes into ``model.json``, the model loads as before or is refused in one line."""
+    folder = finished_run(system)
+    for path in folder.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "model.json").unlink()
+    manifest = json.loads((folder / "model.json").read_text())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    tried = 0
+    for number in (200_000, 2**40):
+        for arguments in with_one_number_changed(manifest["arguments"], number):
+            (tmp_path / "model.json").write_text(json.dumps({**manifest, "arguments": arguments}))
+            with contextlib.suppress(UserError):
+                tenfold.load(tmp_path)
+            tried += 1
+    assert tried > 1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1.5 * 2**20  # KiB
+
+
 @each_system
 def test_everything_explains_itself(system, capsys):
     known = find_system(system)
@@ -151,7 +180,7 @@ for command in (["predict", folder, *inputs], ["evaluate", folder], export):
 @each_system
 def test_serving_does_not_load_what_trains(finished_run, system, tmp_path):
     folder = finished_run(system)
-    inputs = map(str, CASES[system].inputs(tmp_path))
-    command = [sys.executable, "-c", LIGHT, str(folder), str(tmp_path / "out"), ",".join(CASES[system].loads), *inputs]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    inputs = CASES[system].inputs(tmp_path)
+    arguments = ["light", folder, tmp_path / "out", ",".join(CASES[system].loads), *inputs]
+    program = warm_process("torch").start(LIGHT, arguments)
+    assert program.wait() == 0, program.err()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tenfold.errors import UserError
 from tenfold.files import (
     atomic_path,
+    files_below,
     inside,
     printable,
     read_bytes,
@@ -101,3 +102,20 @@ def test_texts_for_people_stay_as_they_are():
     assert printable("Straße 京都 é") == "Straße 京都 é"
     assert printable("a\x1b[2Jb\u202e") == "a\\x1b[2Jb\\u202e"
     assert json.loads(json.dumps(printable("x" * 1000))).count("x") == 300
+
+
+def test_a_folder_is_walked_in_order_and_a_whole_disk_is_not(tmp_path, monkeypatch):
+    for name in ("b/2.jpg", "b/1.jpg", "a/x/3.JPG", "a/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere")
+    found, others = files_below(tmp_path, lambda path: path.suffix.lower() == ".jpg")
+    names = [path.relative_to(tmp_path).as_posix() for path in found]
+    assert names == ["a/x/3.JPG", "b/1.jpg", "b/2.jpg", "gone.jpg"] and [path.name for path in others] == ["notes.txt"]
+    monkeypatch.setattr("tenfold.files._MOST_OTHERS", 0)
+    with pytest.raises(UserError, match="name a folder of these alone"):
+        files_below(tmp_path, lambda path: False)
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(UserError, match="is a device or a pipe"):
+        files_below(tmp_path, lambda path: path.suffix == ".jpg")

@@ -8,17 +8,18 @@ import pytest
 import torch
 from torch import nn
 
-from tenfold.checkpoints import read_checkpoint, unwrap_state
 from tenfold.errors import UserError
-from tenfold.model_folder import (
+from tenfold.models.builders import arguments_to_keep, named_network
+from tenfold.models.checkpoints import read_checkpoint, unwrap_state
+from tenfold.models.folder import (
     Manifest,
     load_manifest,
     load_weights,
+    no_larger_than_its_files,
     plain_arguments,
     refuse_code,
     save_model,
 )
-from tenfold.networks import arguments_to_keep, named_network
 
 
 def network():
@@ -207,3 +208,22 @@ def test_a_factory_of_the_current_folder_is_found_and_its_errors_are_one_line(tm
     assert named_network("factory", num_classes=3, factory="mynets:make").out_features == 3
     with pytest.raises(UserError, match="failed when called with num_classes=3: ZeroDivisionError"):
         named_network("factory", num_classes=3, factory="mynets:breaks")
+
+
+def test_no_number_in_a_file_asks_for_any_size(tmp_path):
+    """Refused before memory is taken: one large number, a product of small ones, tensors without end."""
+    save(tmp_path)
+    with no_larger_than_its_files(tmp_path, {"widths": [4, 2**19]}):
+        assert nn.Linear(400, 300).weight.shape == (300, 400)  # smaller than what is always allowed
+    for arguments in ({"width": 2**40}, {"n": [{"depth": -(10**30)}]}, {"rate": float("inf")}):
+        with pytest.raises(UserError, match="cannot be of"), no_larger_than_its_files(tmp_path, arguments):
+            raise AssertionError("nothing is built")
+    for build in (
+        lambda: nn.Linear(2**20, 2**20),
+        lambda: torch.arange(2**40),
+        lambda: torch.zeros(3).new_zeros((2**20, 2**20)),
+        lambda: [torch.empty(1) for _ in range(10**9)],
+        lambda: bytearray(2**62),
+    ):
+        with pytest.raises(UserError, match=r"far larger|cannot be built"), no_larger_than_its_files(tmp_path, {}):
+            build()

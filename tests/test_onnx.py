@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tenfold.errors import UserError
-from tenfold.onnx import export_onnx, onnx_session
+from tenfold.models.onnx import export_onnx, onnx_session
 
 
 def network():

@@ -5,10 +5,11 @@ from typing import Literal
 
 import pytest
 
-from tenfold.catalog import SYSTEMS
+from tenfold.catalog import SYSTEMS, find_system
+from tenfold.cli.arguments import parse_run
 from tenfold.errors import UserError
-from tenfold.options import TrainerOptions
 from tenfold.settings import PositiveFloat, PositiveInt, Share, check_settings
+from tenfold.training.options import TrainerOptions
 
 
 @dataclass
@@ -49,6 +50,28 @@ def test_a_setting_out_of_its_range_is_named_with_what_it_is(settings, line):
     with pytest.raises(UserError) as refused:
         check_settings(settings)
     assert line in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        ("budget=2", "budget must be less than or equal to 1; got 2"),
+        ("optimizer.momentum=1", "optimizer.momentum must be less than 1; got 1"),
+        ("data.validation=0", "data.validation must be greater than 0; got 0"),
+        ("workers=[]", "workers must be a whole number; got []"),
+        ("optimizer.epochs=1.5", "optimizer.epochs must be a whole number; got 1.5"),
+        ("optimizer={epochs: 0}", "optimizer.epochs must be greater than 0; got 0"),
+        ("method.reweight=[0.5, 2]", "method.reweight must be less than or equal to 1; got 2"),
+        ("method.rescale=maybe", "method.rescale must be true or false; got 'maybe'"),
+        ("model.mode=x", "model.mode must be 'joint', 'heads' or 'finetune'; got 'x'"),
+        ("arms=3", "arms must be a list; got 3"),
+        ("model.arguments=3", "model.arguments must be a table of names and values; got 3"),
+    ],
+)
+def test_the_command_line_says_the_same_with_the_bound(option, line):
+    with pytest.raises(UserError) as refused:
+        parse_run(find_system("boosted-exits"), [f"--{option}"])
+    assert str(refused.value) == line
 
 
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.id)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tenfold.errors import UserError
-from tenfold.taps import collect_taps, find_module, first_tensor, tap_hooks
+from tenfold.models.taps import collect_taps, find_module, first_tensor, tap_hooks
 
 
 class _Branching(nn.Module):

@@ -4,47 +4,44 @@ import errno
 import math
 import os
 import signal
-import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from warm import SCRIPT, on_two_processes, warm_process
 
 from tenfold.errors import RunStopped, UserError
 from tenfold.training import TrainerOptions, fit, learning_rate_factor
 
-SCRIPT = Path(__file__).parent / "shared" / "train_small.py"
+TRAINING = Path(__file__).parent / "shared" / "train_small.py"
 
 
 def run_script(*arguments, check=True):
     """Train in a process of its own, which can be killed; gives the last line it prints."""
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    if check:
-        assert done.returncode == 0, done.stderr
+    done = warm_process("lightning").start(SCRIPT, [TRAINING, *arguments])
+    code = done.wait()
+    assert code == 0 or not check, done.err()
     return done
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    return run_script(tmp_path_factory.mktemp("whole")).stdout
+    return run_script(tmp_path_factory.mktemp("whole")).out()
 
 
 @pytest.mark.parametrize("kill_at", [6, 9, 14])  # within an epoch, right after its end, within the next
 def test_killed_training_resumes_to_the_same_numbers(tmp_path, whole, kill_at):
     killed = run_script(tmp_path / "killed", "--kill-at", kill_at, check=False)
     assert killed.returncode == -signal.SIGKILL
-    assert run_script(tmp_path / "killed").stdout == whole
+    assert run_script(tmp_path / "killed").out() == whole
 
 
 def test_two_processes_agree_with_one(tmp_path):
-    one = [float(number) for number in run_script(tmp_path / "one", "--no-dropout").stdout.split()]
-    two = [float(number) for number in run_script(tmp_path / "two", "--no-dropout", "--devices", 2).stdout.split()]
-    assert one == pytest.approx(two, rel=1e-4)
+    two = on_two_processes(SCRIPT, [TRAINING, tmp_path / "two", "--no-dropout", "--devices", 2])
+    one = [float(number) for number in run_script(tmp_path / "one", "--no-dropout").out().split()]
+    assert one == pytest.approx([float(number) for number in two.out().split()], rel=1e-4)
 
 
 class Killed(Exception):

@@ -15,7 +15,7 @@ def small() -> str:
         + " ".join(note for note in results.notes if "Protocol" in note or "drive" in note)
     ]
     for found in results.tables:
-        keep = [place for place, name in enumerate(found.columns) if name != "training seconds"]
+        keep = [place for place, name in enumerate(found.columns) if name != "CPU seconds"]
         rows = [[_short(row[place]) for place in keep] for row in found.rows]
         parts += [f"{found.title} ({found.caption.split(';')[0]}):", table([found.columns[p] for p in keep], rows)]
     parts += [

@@ -1,12 +1,11 @@
 from .arms import PairedDifference, paired_bootstrap, paired_difference
-from .catalog import load
-from .cost import count_flops, count_parameters, measure_latency, measure_peak_memory
+from .catalog import load, load_network
+from .cost.measuring import count_flops, count_parameters, measure_latency, measure_peak_memory
 from .errors import RunStopped, TenfoldWarning, UserError
-from .options import TrainerOptions
 from .results import Claim, Results, load_results
 from .sparse import SparseTuner, find_mask
 from .systems.activation_uncertainty import ActivationUncertainty, UncertainModel
-from .systems.backbone_search import SearchSpace, YOLOXLite, map_weights
+from .systems.backbone_search import SearchSpace, YOLOXLite, map_weights, search_backbones
 from .systems.boosted_exits import (
     BoostedExitLoss,
     EarlyExitModel,
@@ -20,7 +19,8 @@ from .systems.full_skip_depth import AdaptiveConcat, FullSkipDepth
 from .systems.graph_fusion import KnowledgeGraph, fuse_encoders
 from .systems.query_summarizer import QuerySummarizer, build_wikiref
 from .systems.relation_distillation import RelationDistiller, RelationLoss, distill_relations
-from .training import FitResult, fit
+from .training.fitting import FitResult, fit
+from .training.options import TrainerOptions
 
 __version__: str
 
@@ -62,11 +62,13 @@ __all__ = [
     "fit",
     "fuse_encoders",
     "load",
+    "load_network",
     "load_results",
     "map_weights",
     "measure_latency",
     "measure_peak_memory",
     "paired_bootstrap",
     "paired_difference",
+    "search_backbones",
     "solve_thresholds",
 ]

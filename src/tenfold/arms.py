@@ -32,12 +32,14 @@ class PairedDifference:
         low: lower end of the confidence interval; NaN where there is no spread to judge by.
         high: upper end.
         pairs: number of pairs (seeds, or examples).
+        by_seed: the difference with each seed, where pairs are seeds.
     """
 
     mean: float
     low: float
     high: float
     pairs: int
+    by_seed: tuple[float, ...] = ()
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -47,7 +49,7 @@ class PairedDifference:
     def times(self, factor: float) -> "PairedDifference":
         """The difference in another unit, such as points for shares."""
         low, high = sorted((factor * self.low, factor * self.high))
-        return PairedDifference(factor * self.mean, low, high, self.pairs)
+        return PairedDifference(factor * self.mean, low, high, self.pairs, tuple(factor * x for x in self.by_seed))
 
 
 def over_seeds(runs: Runs, quantity: Quantity) -> NDArray[np.float64]:
@@ -83,12 +85,13 @@ def paired_difference(ours: ArrayLike, baseline: ArrayLike, confidence: float = 
     if a.ndim != 1:
         raise ValueError(f"paired runs must be two equal, non-empty rows; got shapes {a.shape} and {b.shape}")
     difference = float((a - b).mean())
+    by_seed = tuple((a - b).tolist())
     if a.size == 1:
-        return PairedDifference(difference, float("nan"), float("nan"), 1)
+        return PairedDifference(difference, float("nan"), float("nan"), 1, by_seed)
     if np.ptp(a - b) == 0:  # no spread at all, where Student's statistic has no value
-        return PairedDifference(difference, difference, difference, a.size)
+        return PairedDifference(difference, difference, difference, a.size, by_seed)
     interval = stats.ttest_rel(a, b).confidence_interval(confidence)
-    return PairedDifference(difference, float(interval.low), float(interval.high), a.size)
+    return PairedDifference(difference, float(interval.low), float(interval.high), a.size, by_seed)
 
 
 def paired_bootstrap(
@@ -169,6 +172,7 @@ def claim_of_difference(
         baseline=baseline,
         interval=found.interval,
         note=note,
+        by_seed=found.by_seed,
     )
 
 

@@ -20,8 +20,8 @@ class System:
         summary: one line.
         paper: where the method was published.
         package: import name of its room. Its ``experiment.settings`` offers ``Config`` and ``PRESETS``, its
-            ``experiment.recipe`` ``run``; its ``cli`` offers ``evaluate``, ``export``, ``import_official``, ``predict``
-            and ``VERBS``; it offers ``load`` itself.
+            ``experiment.recipe`` ``run``, its ``experiment.trials`` ``TRIALS``; its ``cli`` offers ``evaluate``,
+            ``export``, ``import_official``, ``predict`` and ``VERBS``; it offers ``load`` itself.
         needs: optional packages that preset ``tiny`` needs, by import name, each with the extra that brings it.
     """
 
@@ -41,6 +41,11 @@ class System:
     def recipe(self) -> ModuleType:
         """The experiment; importing it loads torch."""
         return import_module(f"{self.package}.experiment.recipe")
+
+    @property
+    def trials(self) -> dict[str, Any]:
+        """The experiments that settle its main claims, by name: ``tenfold.settling.Trial``."""
+        return dict(import_module(f"{self.package}.experiment.trials").TRIALS)
 
     @property
     def commands(self) -> ModuleType:
@@ -80,6 +85,13 @@ SYSTEMS = (
         paper="Rethinking Skip Connections in Encoder-decoder Networks for Monocular Depth Estimation, "
         "arXiv 2208.13441, 2022",
         package="tenfold.systems.full_skip_depth",
+    ),
+    System(
+        id="dual-encoder",
+        alias="dide",
+        summary="asks a thousand images a question for the price of one: a dual encoder distilled from a fusion model",
+        paper="Distilled Dual-Encoder Model for Vision-Language Understanding, EMNLP 2022",
+        package="tenfold.systems.dual_encoder",
     ),
     System(
         id="activation-uncertainty",
@@ -159,3 +171,35 @@ def load(run: str | Path, *, factory: str | None = None) -> Any:
 
     room = import_module(find_system(system_of(run)).package)
     return room.load(run, factory=factory)
+
+
+def load_network(run: str | Path, *, factory: str | None = None) -> tuple[Any, Any]:
+    """The plain network of a run or a model folder of any system, for a system that takes one.
+
+    Args:
+        run: see ``load``.
+        factory: see ``load``.
+
+    Returns:
+        The network in eval mode, which maps normalized images to its output without thresholds, guards or estimators
+        around it; and the ``tenfold.data.Preprocessing`` of its images, or ``None`` where its manifest has none.
+
+    Raises:
+        UserError: as ``load``; or what is served is no network, or one of images that no other system makes.
+    """
+    from torch import nn
+
+    from tenfold.data import Preprocessing
+    from tenfold.files import printable
+    from tenfold.models.folder import load_manifest
+
+    served, manifest = load(run, factory=factory), load_manifest(run)
+    network = getattr(served, "network", served)
+    if not isinstance(network, nn.Module):
+        raise UserError(
+            f"{printable(run)} is of {manifest.system}, which serves a {type(served).__name__} and no network"
+        )
+    if manifest.extra.get("zca"):
+        raise UserError(f"{printable(run)} holds a network of whitened images, which no other system makes")
+    said = manifest.extra.get("preprocessing")
+    return network.eval(), None if said is None else Preprocessing.from_dict(said)

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -14,6 +14,7 @@ from tenfold.errors import UserError
 LARGEST_TEXT = 2**28
 """Bytes of a text file beyond which it is not read whole."""
 _DEEPEST = 50
+_MOST_OTHERS = 100_000
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:
@@ -159,6 +160,41 @@ def inside(folder: str | Path, name: str) -> Path:
     if not path.resolve().is_relative_to(Path(folder).resolve()):
         raise UserError(f"the name {printable(name)!r} is a link out of the folder {printable(folder)}")
     return path
+
+
+def files_below(folder: str | Path, wanted: Callable[[Path], bool]) -> tuple[list[Path], list[Path]]:
+    """All files of a folder at any depth, in order: those that are wanted, and the others.
+
+    Links to folders are not followed.
+
+    Args:
+        folder: of a data set or of a user's photos.
+        wanted: by the name.
+
+    Raises:
+        UserError: a folder cannot be read, a name belongs to no file, or far more is there than what is wanted, as in a
+            whole disk.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"cannot read {printable(error.filename)}: {error.strerror or error}") from error
+
+    found: list[Path] = []
+    others: list[Path] = []
+    for place, _, names in os.walk(folder, onerror=refuse):
+        for path in (Path(place, name) for name in names):
+            if not wanted(path):
+                others.append(path)
+            elif path.exists() and not path.is_file():
+                raise UserError(f"{printable(path)} is a device or a pipe, not a file")
+            else:  # a link that leads nowhere is one of those that cannot be read
+                found.append(path)
+        if len(others) > _MOST_OTHERS + 10 * len(found):
+            raise UserError(
+                f"{printable(folder)} holds more than {_MOST_OTHERS:,} files that are not of the kind that is wanted; "
+                "name a folder of these alone"
+            )
+    return sorted(found), sorted(others)
 
 
 def sha256_of(path: str | Path) -> str:

@@ -49,6 +49,7 @@ class Claim(_Strict):
         interval: 95 % confidence interval of ``value``, over seeds or test examples.
         chance: whether chance plays a part in ``value``; not in equalities of bits or counts of what can be counted.
         note: why it does not hold, or what limits it.
+        by_seed: the value with each seed, in the order of the seeds, where it is a mean over seeds.
     """
 
     id: str
@@ -61,6 +62,7 @@ class Claim(_Strict):
     interval: tuple[float, float] | None = None
     chance: bool = True
     note: str = ""
+    by_seed: list[float] = []
 
     @model_validator(mode="before")
     @classmethod
@@ -148,6 +150,7 @@ def claim(
     interval: tuple[float, float] | None = None,
     chance: bool | None = None,
     note: str = "",
+    by_seed: Sequence[float] = (),
 ) -> Claim:
     """Make a claim; its verdict follows from what was measured.
 
@@ -161,6 +164,7 @@ def claim(
         interval: see there; every claim of accuracy, error or score has one.
         chance: see there; by default not where the target is an equality.
         note: see there.
+        by_seed: see there.
     """
     if value is not None and not math.isfinite(value):
         value = None
@@ -179,6 +183,7 @@ def claim(
         interval=interval,
         chance=chance,
         note=note,
+        by_seed=list(by_seed) if all(map(math.isfinite, by_seed)) else [],
     )
 
 
@@ -210,6 +215,9 @@ class Cost(_Strict):
     peak_memory_mb: float
 
 
+Colour = Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")]
+
+
 class Series(_Strict):
     """One line, group of bars or cloud of points of a plot.
 
@@ -218,18 +226,25 @@ class Series(_Strict):
         x: abscissae, or names of the bars.
         y: ordinates; ``None`` leaves a gap.
         error: half-widths of the error bars, if any.
+        labels: what each point says of itself when it is pointed at, if anything.
+        z: third coordinates, of a ``points`` plot.
+        colours: a colour per point such as ``#1c2226``, of a ``points`` plot; that of the series where ``None``.
     """
 
     name: str
     x: list[float] | list[str]
     y: list[float | None]
     error: list[float] | None = None
+    labels: list[str] | None = None
+    z: list[float] | None = None
+    colours: list[Colour] | None = None
 
     @model_validator(mode="after")
     def _same_length(self) -> "Series":
-        lengths = {len(self.x), len(self.y)} | ({len(self.error)} if self.error is not None else set())
+        further = (self.error, self.labels, self.z, self.colours)
+        lengths = {len(self.x), len(self.y)} | {len(values) for values in further if values is not None}
         if len(lengths) != 1:
-            raise ValueError(f"series {self.name!r}: x, y and error have different lengths")
+            raise ValueError(f"series {self.name!r}: x, y, error, labels, z and colours have different lengths")
         return self
 
 
@@ -239,22 +254,32 @@ class Plot(_Strict):
     Attributes:
         id: short name, unique within the run.
         title: what it shows.
-        kind: ``line``, ``bar`` (grouped) or ``scatter``.
+        kind: ``line``, ``bar`` (grouped), ``scatter``, or ``points``: in space, equal units along all axes, that the
+            reader turns.
         x_label: abscissa, with its unit.
         y_label: ordinate, with its unit.
         series: what is drawn.
         log_x: whether the abscissa is logarithmic.
         caption: one or two sentences that say how to read it.
+        z_label: third axis, with its unit, of ``points``.
     """
 
     id: str
     title: str
-    kind: Literal["line", "bar", "scatter"]
+    kind: Literal["line", "bar", "scatter", "points"]
     x_label: str
     y_label: str
     series: list[Series]
     log_x: bool = False
     caption: str = ""
+    z_label: str = ""
+
+    @model_validator(mode="after")
+    def _has_its_coordinates(self) -> "Plot":
+        for series in self.series:
+            if (series.z is not None) != (self.kind == "points"):
+                raise ValueError(f"plot {self.id!r}: series of points have z, those of other plots have not")
+        return self
 
 
 class Table(_Strict):

@@ -33,9 +33,9 @@ import yaml
 import tenfold
 from tenfold.errors import TenfoldWarning, UserError
 from tenfold.files import first_line, printable, read_json, read_yaml, write_atomically
-from tenfold.parallel import rank, wait_for_all_ranks
 from tenfold.results import Results, load_results
 from tenfold.settings import check_settings
+from tenfold.training.parallel import rank, wait_for_all_ranks
 
 _FOLDER_OF_CHILDREN = "TENFOLD_RUN_FOLDER"
 _NOT_PART_OF_THE_EXPERIMENT = ("trainer", "workers")
@@ -326,7 +326,7 @@ def system_of(folder: str | Path) -> str:
     Raises:
         UserError: ``folder`` is neither.
     """
-    from tenfold.model_folder import MANIFEST, load_manifest
+    from tenfold.models.folder import MANIFEST, load_manifest
 
     if (Path(folder) / MANIFEST).exists() and not (Path(folder) / "config.yaml").exists():
         return load_manifest(folder).system

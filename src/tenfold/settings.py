@@ -17,25 +17,38 @@ import dataclasses
 import math
 from typing import Annotated, Any
 
-from annotated_types import Ge, Gt, Interval
+from annotated_types import Interval
 
 from tenfold.errors import UserError
 
-PositiveInt = Annotated[int, Interval(gt=0, lt=2**63)]
+
+class _InWords:
+    """Beside an interval: how help texts say it."""
+
+    def __init__(self, words: str) -> None:
+        self.words = words
+
+    def __repr__(self) -> str:
+        return self.words
+
+
+_WHOLE: Any = 2**63
+
+PositiveInt = Annotated[int, Interval(gt=0, lt=_WHOLE), _InWords("above 0")]
 """1, 2, 3, ..."""
-Count = Annotated[int, Interval(ge=0, lt=2**63)]
+Count = Annotated[int, Interval(ge=0, lt=_WHOLE), _InWords("from 0")]
 """0, 1, 2, ..."""
-Seed = Annotated[int, Interval(ge=0, lt=2**63)]
+Seed = Annotated[int, Interval(ge=0, lt=_WHOLE), _InWords("from 0")]
 """What random generators take."""
-PositiveFloat = Annotated[float, Gt(0)]
+PositiveFloat = Annotated[float, Interval(gt=0), _InWords("above 0")]
 """Above 0, finite."""
-NonNegativeFloat = Annotated[float, Ge(0)]
+NonNegativeFloat = Annotated[float, Interval(ge=0), _InWords("from 0")]
 """0 or above, finite."""
-Share = Annotated[float, Interval(ge=0, le=1)]
+Share = Annotated[float, Interval(ge=0, le=1), _InWords("from 0 to 1")]
 """In [0, 1]."""
-PositiveShare = Annotated[float, Interval(gt=0, le=1)]
+PositiveShare = Annotated[float, Interval(gt=0, le=1), _InWords("above 0, to 1")]
 """In (0, 1]."""
-ProperShare = Annotated[float, Interval(ge=0, lt=1)]
+ProperShare = Annotated[float, Interval(ge=0, lt=1), _InWords("from 0, below 1")]
 """In [0, 1): all of it would leave nothing."""
 
 
@@ -79,14 +92,54 @@ def _check_parts(settings: Any) -> None:
         settings.check()
 
 
+def problem_with(value: Any, kind: Any) -> str:
+    """What is wrong with a value for a type, as the end of a sentence: ``must be greater than 0; got -1``.
+
+    Args:
+        value: as it was given.
+        kind: a type, annotated or not.
+
+    Returns:
+        The sentence's end; empty where the type takes the value.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        return _wording(error.errors())
+    return ""
+
+
 def _first(errors: Any) -> str:
-    """The error that says most: of a union's members, not the one that wanted ``None``."""
+    """The setting of the first error, by its dotted name, and what is wrong with it."""
+    where = errors[0]["loc"]
+    # Errors of one setting, whose type is a union, differ in what follows the setting's own place.
+    kinds = {"int", "float", "str", "bool", "list", "dict"}  # as members of a union are named
+    names = [str(part) for part in where if isinstance(part, int) or (part.isidentifier() and part not in kinds)]
+    same = [error for error in errors if [str(part) for part in error["loc"] if str(part) in names] == names]
+    return f"{'.'.join(names)} {_wording(same or errors[:1])}"
+
+
+_PLAIN_WORDS = {
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid boolean": "true or false",
+    "a valid string": "a text",
+    "a valid list": "a list",
+    "a valid dictionary": "a table of names and values",
+}
+
+
+def _wording(errors: Any) -> str:
+    """Validation errors of one value as the end of a sentence; of a union's members, none that wanted ``None``."""
     telling = [error for error in errors if error["type"] != "none_required"] or errors
-    error = telling[0]
-    name = ".".join(str(part) for part in error["loc"] if not str(part).startswith(("function-", "constrained-")))
-    return f"{name} {wording(error['msg'])}; got {error['input']!r}"
+    parts = [wording(error["msg"]).removeprefix("must be ") for error in telling]
+    return f"must be {' or '.join(dict.fromkeys(parts))}; got {telling[0]['input']!r}"
 
 
 def wording(message: str) -> str:
     """A validation message as the end of a sentence about a setting: ``must be greater than 0``."""
-    return message.replace("Input should be", "must be").replace("Input should", "must").strip()
+    part = message.partition(", unable to ")[0].partition(", got ")[0]
+    part = part.removeprefix("Input should be ").removeprefix("Input should ").strip()
+    return f"must be {_PLAIN_WORDS.get(part, part)}"

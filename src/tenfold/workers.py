@@ -103,7 +103,7 @@ def _share(run: Run, phases: Sequence[Sequence[Step]], open_place: Opener, proce
     # A server that has imported once is forked for each worker: a fresh interpreter each would import all anew.
     context = multiprocessing.get_context("forkserver")
     opener = getattr(open_place, "func", open_place)
-    context.set_forkserver_preload([opener.__module__, "tenfold.lightning_task"])
+    context.set_forkserver_preload([opener.__module__, "tenfold.training.lightning_task"])
     messages = context.SimpleQueue()
     ended = threading.Event()
     listener = threading.Thread(target=_listen, args=(messages, run, ended), daemon=True)

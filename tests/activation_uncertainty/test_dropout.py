@@ -1,5 +1,8 @@
 """Dropout on and off: what is found, what is random, what is left as it was."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -82,6 +85,52 @@ def test_every_kind_of_dropout_is_found_switched_on_and_leaves_no_trace(model, x
         assert torch.equal(value, state[name]), name
     assert torch.equal(torch.get_rng_state(), random)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+class Own(nn.Module):
+    """A layer that is random in training in a way of its own."""
+
+    def __init__(self, noise):
+        super().__init__()
+        self.noise = noise
+
+    def forward(self, x):
+        return self.noise(x) if self.training else x
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        lambda x: x * torch.bernoulli(torch.full_like(x, 0.8)),
+        lambda x: torch.where(torch.rand_like(x) < 0.1, torch.zeros_like(x), x),
+        lambda x: x * x.new_empty(x.shape).bernoulli_(0.5),
+        lambda x: x + 0.1 * torch.randn(x.shape),
+        lambda x: x * torch.from_numpy(np.random.rand(*x.shape) < 0.9),  # noqa: NPY002 (as networks have it)
+        lambda x: x if random.random() < 0.5 else 2 * x,
+        lambda x: F.multi_head_attention_forward(
+            x[:, None], x[:, None], x[:, None], 8, 1, torch.eye(8).repeat(3, 1), None, None, None, False, 0.5,
+            torch.eye(8), None,
+        )[0][:, 0],
+        lambda x: F.rrelu(x, training=True),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("beside", [True, False])
+def test_what_a_network_drops_in_a_way_of_its_own_is_never_left_out_in_silence(noise, beside):
+    """Found by what it does: the passes of training differ though all known dropout is off."""
+    own = nn.Sequential(nn.Linear(8, 8), Own(noise), nn.Dropout(0.3 * beside), nn.Linear(8, 1)).train()
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    with pytest.raises(UserError, match=r"random numbers in training.*F\.dropout"):
+        DropoutController(own, X)
+    assert torch.equal(torch.get_rng_state(), states[0]) and random.getstate() == states[2]
+    assert (np.random.get_state()[1] == states[1]).all() and own[2].p == 0.3 * beside  # noqa: NPY002
+    if beside:  # who names what counts has said so
+        assert [site.path for site in DropoutController(own, X, places="2").sites] == ["2"]
+
+
+def test_random_numbers_that_decide_nothing_are_no_dropout():
+    """As a layer drop of rate 0, which draws all the same."""
+    network = nn.Sequential(nn.Linear(8, 8), Own(lambda x: x if torch.rand([]) >= 0 else 0 * x), nn.Dropout(0.3))
+    assert [site.path for site in DropoutController(network, X).sites] == ["2"]
 
 
 def test_transformers_and_timm_are_found_functional_attention_included():

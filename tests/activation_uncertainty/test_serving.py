@@ -92,7 +92,7 @@ def test_the_fingerprint_holds_no_row_of_the_users(learner, tmp_path):
 
 def test_one_onnx_graph_has_both_outputs(learner, tmp_path):
     pytest.importorskip("onnxruntime")
-    from tenfold.onnx import onnx_session
+    from tenfold.models.onnx import onnx_session
 
     served = learner.serve()
     path = export_uncertain(served, {"x": ROWS[:2]}, tmp_path / "model.onnx")

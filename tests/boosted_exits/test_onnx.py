@@ -1,13 +1,19 @@
 """ONNX: the branching graph and the staged files give PyTorch's exits and logits, and really stop."""
 
 import json
+import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from tenfold.cli import main
+from tenfold.data import Preprocessing, digits
 from tenfold.errors import UserError
-from tenfold.onnx import onnx_metadata, onnx_session
+from tenfold.models.onnx import onnx_metadata, onnx_session
 from tenfold.systems.boosted_exits.method import confidence
 from tenfold.systems.boosted_exits.networks.msdnet import MSDNet
 from tenfold.systems.boosted_exits.networks.small_cnn import small_cnn
@@ -143,3 +149,47 @@ def test_an_export_does_not_overwrite_something_else(case, tmp_path):
     with pytest.raises(UserError, match="no earlier export"):
         export_staged(model, inputs[:2], thresholds, tmp_path / "mine")
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "letter.txt"]
+
+
+def serving_code():
+    page = Path(__file__).parents[2] / "docs/own-model.md"
+    (code,) = re.findall(r'```python title="serve.py"\n(.*?)```', page.read_text(encoding="utf-8"), re.DOTALL)
+    return code
+
+
+def test_the_lines_of_the_guide_serve_an_exported_run_as_the_command_line_does(
+    finished_run, tmp_path, monkeypatch, capsys
+):
+    """Onnxruntime alone, ``tenfold predict model.onnx`` and ``tenfold predict RUN`` say the same."""
+    run = finished_run("boosted-exits").absolute()
+    monkeypatch.chdir(tmp_path)
+    pixels = digits().images[3, 0].numpy()
+    Image.fromarray(pixels).resize((40, 24)).save("photo.jpg", quality=95)
+    assert main(["export", str(run), "--to", "onnx", "--out", "exported"]) == 0
+    shutil.copy("exported/model.onnx", "model.onnx")
+    capsys.readouterr()
+    said = []
+    for given in (str(run), "model.onnx"):
+        assert main(["predict", given, "photo.jpg"]) == 0
+        said.append(json.loads(capsys.readouterr().out))
+    assert said[0]["exit"] == said[1]["exit"] and said[0]["label"] == said[1]["label"]
+    assert abs(said[0]["confidence"] - said[1]["confidence"]) < 1e-4
+    exec(compile(serving_code(), "serve.py", "exec"), {})
+    assert capsys.readouterr().out.split() == [said[0]["label"], "after", "exit", str(said[0]["exit"])]
+
+
+def test_the_lines_of_the_guide_cut_out_what_training_cuts_out(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    how = Preprocessing.cropped(24, (0.4, 0.5, 0.6), (0.2, 0.3, 0.2))
+    model = small_cnn(num_classes=2, widths=(4, 6), image_channels=3).eval()
+    monkeypatch.chdir(tmp_path)
+    told = {"preprocessing": json.dumps(how.to_dict()), "classes": json.dumps(["a", "b"])}
+    export_branching(model, torch.zeros(1, 3, 24, 24), [-1e8, -1e8], "model.onnx", metadata=told)
+    ramp = np.linspace(0, 255, 90 * 60 * 3).reshape(60, 90, 3).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(ramp).save("photo.jpg", exif=exif, quality=95)
+    names: dict = {}
+    exec(compile(serving_code(), "serve.py", "exec"), names)
+    ours = how.normalize(how.read("photo.jpg")[None]).numpy()
+    assert np.abs(names["image"] - ours).max() < 0.05  # a level or two of rounding between two resizers

@@ -1,15 +1,13 @@
 """The experiment: in two processes, on a user's network and photos, and what its numbers say."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from photos import BROKEN
+from warm import TENFOLD, on_two_processes
 
 import tenfold
 from tenfold import load_results
@@ -18,17 +16,8 @@ from tenfold.systems.boosted_exits import ExitRecords, evaluate_policy
 from tenfold.systems.boosted_exits.experiment.measure import example_scores
 from tenfold.systems.boosted_exits.policies.metrics import area_under_curve
 
-SHARED = Path(__file__).parents[1] / "shared"
 FAST = ["--seeds", "1", "--optimizer.epochs", "2", "--arms", "[joint]", "--model.arguments", "{widths: [4, 4, 6]}"]
 ONE_PROCESS = ["--workers", "1", "--quiet"]
-
-
-def start(folder, *arguments):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{SHARED}:{os.environ.get('PYTHONPATH', '')}"}
-    command = [sys.executable, "-m", "tenfold", "run", "boosted-exits", "--out", str(folder), *ONE_PROCESS, *FAST]
-    return subprocess.Popen(
-        [*command, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
 
 
 def here(folder, *arguments):
@@ -45,10 +34,10 @@ def whole(finished_run):
 def test_two_processes_agree_with_one(tmp_path):
     """Order, augmentation, batch statistics, moving averages and evaluation are those of one process."""
     options = ["--method.equalise", "true", "--data.augment", "flip", "--optimizer.learning_rate", "0.02"]
-    two = start(tmp_path / "two", *options, "--trainer.devices", "2")
+    command = ["tenfold", "run", "boosted-exits", "--out", tmp_path / "two", *ONE_PROCESS, *FAST, *options]
+    two = on_two_processes(TENFOLD, [*command, "--trainer.devices", "2"])
     one = here(tmp_path / "one", *FAST, *options)
-    _, errors = two.communicate(timeout=400)
-    assert two.returncode == 0, errors
+    two.out()
     both = load_results(tmp_path / "two" / "results.json")
     histories = [
         json.loads((tmp_path / name / "steps/boosted/seed0/result.json").read_text())["history"]
@@ -110,8 +99,7 @@ def test_scores_of_images_have_the_compared_numbers_as_their_means():
 
 
 @pytest.mark.parametrize("mode", ["joint", "heads", "finetune"])
-def test_a_network_of_the_users_own(tmp_path, monkeypatch, capsys, mode):
-    monkeypatch.syspath_prepend(str(SHARED))
+def test_a_network_of_the_users_own(tmp_path, capsys, mode):
     factory = "networks_for_tests:sequential"
     network = ["--model.name", "factory", "--model.factory", factory, "--model.taps", "['0', '1']"]
     settings = ["--seeds", 1, "--optimizer.epochs", 1, "--arms", "[]", "--model.mode", mode]

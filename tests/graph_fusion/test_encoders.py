@@ -9,6 +9,7 @@ from graph_for_tests import batch_of, plain, small_graph, wrong_shape
 
 from tenfold.errors import UserError
 from tenfold.systems.graph_fusion import build_encoder, check_scorer
+from tenfold.systems.graph_fusion.encoders.hash_text import HashText
 
 GRAPH = small_graph(unseen=1)
 SMALL_CONVE = {"dim": 16, "channels": 4}
@@ -135,6 +136,13 @@ def test_hash_text_reads_what_it_has_never_seen():
     assert all(
         p.ndim == 0 or p.shape[0] != GRAPH.num_entities for p in encoder.parameters()
     )  # no parameters per entity
+
+
+def test_texts_that_are_not_read_whole_are_counted():
+    texts = ["word " * 40, "word " * 41, "a short one", "x" * 400]
+    encoder = HashText(4, 1, entity_texts=texts, relation_texts=["r"], dim=4)
+    assert encoder.notes() == ["Of 1 of 4 entity texts only the first 40 words are read."]
+    assert build("hash-text").notes() == build("distmult").notes() == []
 
 
 @pytest.mark.parametrize("name", ["distmult", "transe", "compgcn", "hash-text", "rotate"])

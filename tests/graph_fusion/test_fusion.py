@@ -8,7 +8,6 @@ import torch
 from graph_for_tests import not_a_number, plain, small_graph, wrong_shape
 
 from tenfold.errors import UserError
-from tenfold.options import TrainerOptions
 from tenfold.systems.graph_fusion import (
     Fusion,
     Learning,
@@ -29,6 +28,7 @@ from tenfold.systems.graph_fusion.fusion.objectives import SIDES, Exchange, Mutu
 from tenfold.systems.graph_fusion.fusion.teachers import read_teacher, write_teacher
 from tenfold.systems.graph_fusion.graph.unobserved_queries import plausible_weights
 from tenfold.systems.graph_fusion.ranking.calibration import ConfidenceCurve
+from tenfold.training.options import TrainerOptions
 
 GRAPH = small_graph()
 OPTIONS = {

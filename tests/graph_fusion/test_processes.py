@@ -2,36 +2,26 @@
 
 import contextlib
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
+import fuse_on_ranks
 import pytest
 import torch
 import torch.distributed as dist
-from fuse_on_ranks import fuse
 from graph_for_tests import Plain, batch_of, small_graph
 from two_ranks import on_two_ranks
+from warm import SCRIPT, on_two_processes
 
 from tenfold.systems.graph_fusion.encoders.previous_vectors import PreviousVectors
 from tenfold.systems.graph_fusion.fusion import sampled_losses
 from tenfold.systems.graph_fusion.fusion.sampled_losses import in_batch_loss
 from tenfold.systems.graph_fusion.graph.query_batch import QueryBatch
 
-SHARED = Path(__file__).parents[1] / "shared"
-PATH = os.pathsep.join([str(SHARED), os.environ.get("PYTHONPATH", "")])
-
 
 def test_a_fusion_on_two_processes_is_that_on_one(tmp_path):
     """Losses, M2L, EM rounds, teachers, densification and ranks; weighted edges and batch normalization, too."""
-    command = [sys.executable, str(SHARED / "fuse_on_ranks.py"), str(tmp_path / "two"), "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PATH}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    one = fuse(tmp_path / "one", 1)
-    output, errors = process.communicate(timeout=1200)
-    assert process.returncode == 0, errors[-3000:]
-    two = json.loads(output.splitlines()[-1])
+    running = on_two_processes(SCRIPT, [fuse_on_ranks.__file__, tmp_path / "two", 2])
+    one = fuse_on_ranks.fuse(tmp_path / "one", 1)
+    two = json.loads(running.out().splitlines()[-1])
     assert two["injected"] == one["injected"] and two["ranks"] == one["ranks"]
     assert len(two["history"]) == len(one["history"])
     for ours, theirs in zip(two["history"], one["history"], strict=True):

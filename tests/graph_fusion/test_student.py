@@ -1,12 +1,11 @@
 """One encoder served alone: in a fresh process, without the other or its libraries."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 from graph_for_tests import small_graph
+from warm import warm_process
 
 from tenfold.errors import UserError
 from tenfold.systems.graph_fusion import Student, build_encoder
@@ -59,11 +58,9 @@ def test_students_load_in_a_fresh_process_without_the_other_encoder(tmp_path):
         made.save(tmp_path / name)
         expected.append([[a.entity, a.probability] for a in made.predict("e003", "r1", k=5)])
     lines = [f"{name}:{modules}" for name, modules in others.items()]
-    done = subprocess.run(
-        [sys.executable, "-c", FRESH, str(tmp_path), *lines], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    for found, wanted in zip(json.loads(done.stdout.splitlines()[-1]), expected, strict=True):
+    program = warm_process("torch").start(FRESH, ["fresh", tmp_path, *lines])
+    assert program.wait() == 0, program.err()
+    for found, wanted in zip(json.loads(program.out().splitlines()[-1]), expected, strict=True):
         assert [a for a, _ in found] == [a for a, _ in wanted]
         assert [p for _, p in found] == pytest.approx([p for _, p in wanted], abs=1e-6)
 

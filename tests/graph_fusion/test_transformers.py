@@ -7,10 +7,10 @@ import pytest
 import torch
 from graph_for_tests import small_graph
 
-from tenfold.options import TrainerOptions
 from tenfold.systems.graph_fusion import Learning, Student, build_encoder, fuse_encoders
 from tenfold.systems.graph_fusion.experiment.from_settings import schedule_of
 from tenfold.systems.graph_fusion.experiment.settings import FusionOptions
+from tenfold.training.options import TrainerOptions
 
 GRAPH = small_graph(unseen=1)
 
@@ -34,6 +34,20 @@ def test_the_checkpoints_own_vectors_are_read(checkpoint):
         query = torch.tensor([3]), torch.tensor([1 + GRAPH.num_relations])
         torch.testing.assert_close(pair.query_vectors(*query), first[:, 0])
         torch.testing.assert_close(bi.query_vectors(*query), torch.nn.functional.normalize(first.mean(1), dim=-1))
+
+
+def test_texts_that_are_not_read_whole_are_counted(checkpoint):
+    longest = max(len(tokens) for tokens in tokens_of(checkpoint))
+    cut = sum(len(tokens) == longest for tokens in tokens_of(checkpoint))
+    encoder = build_encoder("bi-encoder", GRAPH, {"checkpoint": checkpoint, "max_tokens": longest - 1, "chunk": 7})
+    (note,) = encoder.notes()
+    assert note.startswith(f"Of {cut} of 25 entity texts only the first {longest - 1} tokens are read")
+    assert build_encoder("pair-scorer", GRAPH, {"checkpoint": checkpoint, "max_tokens": longest}).notes() == []
+
+
+def tokens_of(checkpoint):
+    transformers = pytest.importorskip("transformers")
+    return transformers.AutoTokenizer.from_pretrained(checkpoint)(list(GRAPH.names))["input_ids"]
 
 
 @pytest.mark.parametrize(

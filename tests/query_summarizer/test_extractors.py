@@ -18,6 +18,7 @@ from tenfold.systems.query_summarizer.extractor.qbert import QBert
 from tenfold.systems.query_summarizer.extractor.summarizer import QuerySummarizer
 from tenfold.systems.query_summarizer.extractor.window_batches import TokenWindows, single_windows
 from tenfold.systems.query_summarizer.method import choose_subnetwork, objective
+from tenfold.systems.query_summarizer.rouge.scoring import Rouge
 from tenfold.systems.query_summarizer.sets.generated import generate_topics
 from tenfold.systems.query_summarizer.text.sentences import document_of, document_of_sentences
 from tenfold.systems.query_summarizer.text.wordpiece import SPECIAL, WordPiece, make_vocabulary
@@ -71,6 +72,30 @@ def test_scores_do_not_depend_on_batch_mates_and_padding(qbert, topics):
     windows = qbert.windows(topic.query, topic.documents)
     padded = collate_windows([windows[0], windows[-1]], qbert.tokenizer.pad)
     assert padded["there"].sum() == len(windows[0].cls) + len(windows[-1].cls)
+
+
+def test_a_query_that_is_longer_than_the_windows_hold_is_refused_or_cut_on_request(qbert, topics):
+    text = " ".join(topics[0].texts[:3])
+    question = " ".join(["bridge"] * 40)
+    summarizer = QuerySummarizer(qbert)
+    with pytest.raises(UserError, match="word pieces longer than this extractor reads"):
+        summarizer.summarize(question, [text])
+    assert summarizer.summarize(question, [text], cut_query=True).quotes
+
+
+def test_the_query_matters():
+    """Queries exchanged between topics must give worse summaries."""
+    topics, rouge, scorer = generate_topics(12, 7), Rouge(["ROUGE-2"], limit=40, stem="none"), QuerySummarizer()
+    own, others = (
+        sum(
+            rouge.score(scorer.summarize(asked.query, topic.documents, words=40).lines, topic.references)[
+                "ROUGE-2"
+            ].recall
+            for topic, asked in zip(topics, order, strict=True)
+        )
+        for order in (topics, topics[1:] + topics[:1])
+    )
+    assert own > 1.5 * others
 
 
 def test_the_first_loss_is_the_entropy_of_the_prior(topics):

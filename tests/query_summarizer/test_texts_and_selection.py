@@ -3,6 +3,7 @@
 import pytest
 
 from tenfold.errors import UserError
+from tenfold.systems.query_summarizer.extractor.summarizer import QuerySummarizer
 from tenfold.systems.query_summarizer.labels.oracle import (
     budgeted_oracle,
     hard_labels,
@@ -45,6 +46,24 @@ def test_a_budget_is_reached_with_whole_sentences():
         select([1], texts)
 
 
+def test_what_cannot_be_cited_or_asked_is_refused():
+    ask = QuerySummarizer().summarize
+    for text, words in (("word " * 10_000, "a sentence of 10,000 words at 0"), (" \n", "is empty"), ("...", None)):
+        if words is None:
+            assert ask("query", [text]).quotes[0].text == "..."  # better a short sentence than none
+            continue
+        with pytest.raises(UserError, match=words) as error:
+            ask("query", [text])
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="two documents"):
+        ask("query", [document_of("One.", "a"), document_of("Two.", "a")])
+
+
+def test_trigrams_are_lower_cased_words_with_their_punctuation_and_two_words_never_block():
+    texts = ["We saw the old, bridge", "we saw the old bridge", "they saw the old bridge", "the old", "The old"]
+    assert select([5, 4, 3, 2, 1], texts, words=100, min_words=1) == [0, 2, 3, 4]
+
+
 @pytest.mark.parametrize("block", BLOCKINGS)
 def test_repetitions_are_skipped(block):
     texts = [
@@ -80,6 +99,11 @@ def test_oracles():
     assert single_reference_oracle([], ["x"]) == []
     chosen = budgeted_oracle(sentences, [["the cat sat on the mat"], ["the dog ran home"]], 11)
     assert set(chosen) == {0, 3}
+    # Multisets: what is covered once stays open where the reference says it twice. Sets cover it at once.
+    assert sorted(budgeted_oracle(["ring ring", "ring", "bell"], [["ring ring ring"]], 3)) == [0, 1]
+    assert single_reference_oracle(["ring ring", "ring"], ["ring ring ring"]) == [0]
+    assert hard_labels(sentences, [["the dog ran home"]]) == [1.0, 0.0, 0.0, 0.0]  # no more than the reference is long
+    assert hard_labels(sentences, [[]], 10) == [0.0] * 4  # an empty reference
     assert hard_labels(sentences, [["nothing of this kind"]], 10) == [0.0] * 4  # no positive is legal
     soft = soft_labels(sentences, [["the cat sat on the mat today"]])
     assert max(soft) == soft[3] == pytest.approx(1.15)
@@ -89,12 +113,24 @@ def test_files_are_read_or_refused(tmp_path):
     (tmp_path / "a.txt").write_text("One sentence here. Another one.", encoding="utf-8")
     (tmp_path / "b.html").write_text("<html><script>no()</script><p>In a page.</p><p>Next.</p></html>")
     (tmp_path / "c.jsonl").write_text('{"id": "x", "text": "In a row."}\n\n{"sentences": ["One.", "Two."]}\n')
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep/a.txt").write_text("The same name, but not the same file.")
     documents = read_documents([tmp_path])
-    assert [d.id for d in documents] == ["a.txt", "b.html", "x", "c.jsonl:3"]
+    assert [d.id for d in documents] == ["a.txt", "b.html", "x", "c.jsonl:3", "deep/a.txt"]
     assert text_of_html("<p>a&amp;b</p>c") == "a&b\n\nc"
+    assert text_of_html("<head><title>no</title><meta charset=x><body><form><p>In a form, head left open.") == (
+        "In a form, head left open."
+    )
     (tmp_path / "bad.txt").write_bytes(b"caf\xe9")
     (tmp_path / "empty.txt").write_text("  \n")
+    (tmp_path / "scan.pdf").write_bytes(b"%PDF-1.7\n\xff\xfe")
     (tmp_path / "row.jsonl").write_text("[1]")
-    for name, words in (("bad.txt", "UTF-8"), ("empty.txt", "empty"), ("row.jsonl", "line 1"), ("none.txt", "no file")):
+    for name, words in (
+        ("bad.txt", "UTF-8"),
+        ("empty.txt", "empty"),
+        ("scan.pdf", "is a PDF"),
+        ("row.jsonl", "line 1"),
+        ("none.txt", "no file"),
+    ):
         with pytest.raises(UserError, match=words):
             read_documents([tmp_path / name])

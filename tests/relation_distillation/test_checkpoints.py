@@ -5,9 +5,9 @@ import argparse
 import pytest
 import torch
 
+from tenfold.attention.heads import heads_per_block
 from tenfold.cli import main
 from tenfold.errors import UserError
-from tenfold.systems.relation_distillation.attention.heads import heads_per_block
 from tenfold.systems.relation_distillation.method import RelationDistiller
 from tenfold.systems.relation_distillation.vit.build import largest_difference
 from tenfold.systems.relation_distillation.vit.masked_autoencoder import MAEDecoder, MaskedAutoencoder

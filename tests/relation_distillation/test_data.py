@@ -13,7 +13,6 @@ from PIL import Image
 from tenfold.data import Preprocessing, color_jitter, load_image_archive, normalize, random_resized_crop
 from tenfold.data.shards import find_shards, find_unlabelled
 from tenfold.errors import UserError
-from tenfold.options import TrainerOptions
 from tenfold.systems.relation_distillation.data.ade20k import IGNORED, TrainingCrop, find_ade20k, read_annotation
 from tenfold.systems.relation_distillation.data.finetuning_batches import finetuning_batches
 from tenfold.systems.relation_distillation.data.images import few_per_class, load_images
@@ -43,6 +42,7 @@ from tenfold.systems.relation_distillation.vit.vision_transformer import (
     vision_transformer,
 )
 from tenfold.training import learning_rate_factor
+from tenfold.training.options import TrainerOptions
 
 
 def picture(seed=0, size=(24, 20)):

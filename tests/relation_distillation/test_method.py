@@ -6,12 +6,12 @@ import math
 import pytest
 import torch
 
+from tenfold.attention.heads import heads_per_block
+from tenfold.attention.layers import attention_layers, default_teacher_layer
+from tenfold.attention.taps import tap
+from tenfold.attention.tokens import resized
 from tenfold.errors import UserError
 from tenfold.losses import relation_kl
-from tenfold.systems.relation_distillation.attention.heads import heads_per_block
-from tenfold.systems.relation_distillation.attention.layers import attention_layers, default_teacher_layer
-from tenfold.systems.relation_distillation.attention.taps import tap
-from tenfold.systems.relation_distillation.attention.tokens import resized
 from tenfold.systems.relation_distillation.method import RelationDistiller, RelationLoss
 from tenfold.systems.relation_distillation.vit.masked_autoencoder import MAEDecoder, MaskedAutoencoder, patchify
 from tenfold.systems.relation_distillation.vit.patch_masks import keep_patches, random_patches

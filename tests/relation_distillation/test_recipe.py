@@ -14,16 +14,16 @@ from systems_for_tests import CASES
 
 import tenfold
 from tenfold import distill_relations, load_results
+from tenfold.attention.heads import heads_per_block
 from tenfold.cli import main
 from tenfold.data import LabelledImages, TensorBatches
 from tenfold.errors import UserError
-from tenfold.options import TrainerOptions
-from tenfold.systems.relation_distillation.attention.heads import heads_per_block
 from tenfold.systems.relation_distillation.experiment.arms import ARMS, AXES, arms_of, sweep_config
 from tenfold.systems.relation_distillation.experiment.pretraining import make_student, make_task, make_teacher
 from tenfold.systems.relation_distillation.experiment.recipe import read_images
 from tenfold.systems.relation_distillation.experiment.settings import PRESETS
 from tenfold.systems.relation_distillation.vit.vision_transformer import vision_transformer
+from tenfold.training.options import TrainerOptions
 
 FAST = CASES["relation-distillation"].fast[:-4]  # but its arms and steps between checkpoints
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from tenfold.cli import main
-from tenfold.model_folder import save_model
+from tenfold.models.folder import save_model
 from tenfold.systems.relation_distillation.data.images import load_images
 from tenfold.systems.relation_distillation.experiment import settings
 from tenfold.systems.relation_distillation.vit.vision_transformer import vision_transformer

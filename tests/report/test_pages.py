@@ -157,6 +157,12 @@ def line(*names, **changes):
     return Plot(id="p", title="t", kind="line", x_label="x", y_label="y", series=series).model_copy(update=changes)
 
 
+def test_verdicts_wear_the_colours_of_the_claims():
+    bars = [Series(name=name, x=["a"], y=[1]) for name in ("holds", "not settled", "does not hold")]
+    plot = Plot(id="verdicts", title="", kind="bar", x_label="", y_label="", series=bars)
+    assert [look.colour for look in draw([plot])[0].looks] == [2, 5, 1]  # green, grey, orange
+
+
 def test_a_series_has_the_same_colour_in_every_plot_and_no_two_look_alike():
     many = [str(n) for n in range(COLOURS + 2)]
     drawings = draw(
@@ -177,6 +183,24 @@ def test_an_axis_is_logarithmic_only_where_every_point_can_be_shown():
         line("a", log_x=True), line("a", log_x=True, series=[zero]), line("a"), line("a", kind="bar"),
     )]  # fmt: skip
     assert axes == ["log", "linear", "linear", "category"]
+
+
+def test_points_in_space_keep_their_own_colours():
+    cloud = Series(name="a", x=[1, 2], y=[3, 4], z=[5, 6], colours=["#00ff10", "#1c2226"])
+    plot = Plot(id="c", title="C", kind="points", x_label="x", y_label="y", z_label="<z>", series=[cloud])
+    (drawing,) = draw([plot])
+    (trace,) = drawing.figure["data"]
+    assert trace["type"] == "scatter3d" and list(trace["z"]) == [5, 6]
+    assert list(trace["marker"]["color"]) == ["#00ff10", "#1c2226"]
+    scene = drawing.figure["layout"]["scene"]
+    assert scene["aspectmode"] == "data" and scene["zaxis"]["title"]["text"] == "&lt;z&gt;"
+    for changes, words in (
+        ({"z": None}, "points have z"),
+        ({"z": [1]}, "different lengths"),
+        ({"colours": ["red", "#000000"]}, "pattern"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Plot.model_validate(plot.model_dump() | {"series": [cloud.model_dump() | changes]})
 
 
 def test_plots_without_points_are_drawn_empty(results_of, tmp_path):

@@ -6,11 +6,11 @@ import sys
 import torch
 from graph_for_tests import small_graph
 
-from tenfold.options import TrainerOptions
-from tenfold.parallel import rank
 from tenfold.systems.graph_fusion import Fusion, Learning, build_encoder, evaluate_encoder
 from tenfold.systems.graph_fusion.experiment.from_settings import schedule_of
 from tenfold.systems.graph_fusion.experiment.settings import FusionOptions
+from tenfold.training.options import TrainerOptions
+from tenfold.training.parallel import rank
 
 
 def fuse(folder, devices):

@@ -30,6 +30,14 @@ def a_topic(folder):
     return [path]
 
 
+def a_question(folder):
+    """A picture and a table that asks about it."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(folder / "a.png")
+    path = folder / "asked.csv"
+    path.write_text("image,question\na.png,what color is at nw\n")
+    return [path]
+
+
 @dataclass(frozen=True)
 class Case:
     """How the tests of all systems treat one.
@@ -100,6 +108,17 @@ CASES = {
         wrong={"--optimizer.variance_focus=2": "variance_focus", "--model.max_depth=-1": "max_depth",
                "--data.crop=[8, 8]": "crop", "--arms=[unets]": "unets", "--data.name=moon": "moon",
                "--model.encoder=timm/vit_tiny_patch16_224": "no pyramid"},
+    ),
+    "dual-encoder": Case(
+        fast=["--seeds", "1", "--data.scenes", "120", "--data.validation", "20", "--data.test", "40", "--model.width",
+              "8", "--model.heads", "2", "--model.layers", "1", "--teacher.steps", "6", "--optimizer.steps", "6",
+              "--trainer.checkpoint_steps", "1"],
+        kill_at="steps/grid-qa/soft/seed0/last.ckpt",
+        inputs=a_question,
+        wrong={"--model.heads=5": "heads", "--data.side=4": "side", "--arms=[soft]": "dide", "--distil.soft=-1": "soft",
+               "--optimizer.steps=0": "steps", "--model.vocabulary=missing.txt": "missing.txt",
+               "--teacher.weights=missing.ckpt": "missing.ckpt", "--model.student_layers=1": "depth",
+               "--data.name=folder": "data.root", "--distil.heads=3": "divide"},
     ),
     "activation-uncertainty": Case(
         fast=["--seeds", "1", "--optimizer.epochs", "2", "--estimator.passes", "20", "--estimator.test_passes", "20",

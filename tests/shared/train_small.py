@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from tenfold.data import LabelledImages, TensorBatches
-from tenfold.parallel import rank
 from tenfold.training import TrainerOptions, fit, learning_rate_factor
+from tenfold.training.parallel import rank
 
 parser = argparse.ArgumentParser()
 parser.add_argument("folder")

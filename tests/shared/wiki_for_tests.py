@@ -63,9 +63,12 @@ def articles():
         f"\n{fact(4)}.<ref>{{{{cite web|url=http://example.org/missing|title=x}}}}</ref>\n"
         f"\n{fact(5)}.<ref>{{{{cite web|url=http://example.org/page/5|title=x}}}}</ref>\n"
     )
-    texts["Town 3"] = (  # a page that says something else; a short statement; a page that town 4 cites, too
+    texts[
+        "Town 3"
+    ] = (  # a page that says something else; a short statement; a cookie wall; a page that town 4 cites, too
         f"== History ==\n{fact(30)} and nothing like it.<ref>{{{{cite web|url=http://example.org/page/6|title=x}}}}</ref>\n"
         "\nIt is old.<ref>{{cite web|url=http://example.org/page/7|title=x}}</ref>\n"
+        f"\n{fact(9)}.<ref>{{{{cite web|url=http://example.org/wall|title=x}}}}</ref>\n"
         f"\n{fact(8)}.<ref>{{{{cite web|url=http://example.org/page/8|title=x}}}}</ref>\n"
     )
     return texts
@@ -103,6 +106,16 @@ def warc(path):
                 f"http://www.example.org/page/{number}", "response", payload=io.BytesIO(body), http_headers=headers
             )
             writer.write_record(record)
+        wall = (
+            "<p>" + "</p><p>".join(["We and all of our partners use cookies to show what you may like."] * 6) + "</p>"
+        )
+        record = writer.create_warc_record(
+            "http://example.org/wall",
+            "response",
+            payload=io.BytesIO(f"<html><body><main>{wall}</main></body></html>".encode()),
+            http_headers=StatusAndHeaders("200 OK", [("Content-Type", "text/html")], protocol="HTTP/1.1"),
+        )
+        writer.write_record(record)
         gone = StatusAndHeaders("404 Not Found", [("Content-Type", "text/html")], protocol="HTTP/1.1")
         record = writer.create_warc_record(
             "http://example.org/missing", "response", payload=io.BytesIO(b"gone"), http_headers=gone

@@ -20,6 +20,7 @@ from tenfold.sparse import (
     load_diff,
 )
 from tenfold.sparse.diff_files import decode_positions, encode_positions
+from tenfold.sparse.parameters import index_dtype
 
 
 def tuned(net, batches, seed, dense=(), fraction=0.05):
@@ -114,6 +115,7 @@ def test_positions_survive_gaps_of_all_sizes():
     for positions in ([], [0], [254, 255, 256, 511, 1022], [0, 70_000, 70_001, 2**33]):
         index = torch.tensor(positions, dtype=torch.int64)
         assert decode_positions(encode_positions(index)).tolist() == positions
+    assert (index_dtype(2**31 - 1), index_dtype(2**31)) == (torch.int32, torch.int64)
     spread = torch.arange(0, 10_000_000, 200)
     assert encode_positions(spread).numel() == len(spread)  # one byte each
 

@@ -4,12 +4,11 @@ import copy
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from sparse_net import Net, loss
+from two_ranks import on_two_ranks
 
 from tenfold.errors import UserError
-from tenfold.sparse import SparseAdamW, SparseSGD, SparseTuner, candidates, find_mask, top_entries
+from tenfold.sparse import SparseAdamW, SparseOptimizer, SparseSGD, SparseTuner, candidates, find_mask, top_entries
 
 
 def every_entry(model, dense=()):
@@ -81,6 +80,16 @@ def test_frozen_means_frozen(net, batches, kind, decay_towards):
     assert net.unused.weight.requires_grad
 
 
+def test_any_rule_of_torch_s_that_treats_entries_by_themselves(net, batches):
+    other = copy.deepcopy(net)
+    settings = {"lr": 1e-3, "momentum": 0.9}
+    train(net, SparseOptimizer(net, every_entry(net), torch.optim.RMSprop, **settings), batches, steps=5)
+    train(other, torch.optim.RMSprop(other.parameters(), **settings), batches, steps=5)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
+    with pytest.raises(UserError, match="does not treat every entry by itself"):
+        SparseOptimizer(net, None, torch.optim.Adafactor, dense=["mix.bias"])
+
+
 def test_decay_towards_the_start_pulls_back(net):
     mask = top_entries({"mix.weight": torch.ones(8, 8)}, 64)
     start = net.mix.weight.detach().clone()
@@ -137,38 +146,30 @@ def test_a_mask_can_be_refreshed(net, batches):
         assert all(torch.equal(value, trained[name]) for name, value in net.state_dict().items())
 
 
-def _one_of_two(rank, place, weights):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{place}/meeting", rank=rank, world_size=2)
-    net, batches = (
-        _plain_net(),
-        [torch.randint(0, 12, (4, 6), generator=torch.Generator().manual_seed(s)) for s in range(6)],
-    )
-    mask = find_mask(
-        net, loss, [batches[0][rank : rank + 1], batches[1][rank : rank + 1]], fraction=0.05, dense=["norm.bias"]
-    )
-    optimizer = SparseAdamW(net, mask, 1e-2, dense=["norm.bias"], max_norm=0.5)
-    for tokens in batches:
-        loss(net, tokens[2 * rank : 2 * rank + 2]).backward()
-        optimizer.step()
-    if rank == 0:
-        torch.save((net.state_dict(), mask.sha256), weights)
-    dist.destroy_process_group()
-
-
 def _plain_net():
     torch.manual_seed(3)
     return Net().eval()  # statistics of a batch are each process's own
 
 
+def _tokens(count):
+    return [torch.randint(0, 12, (4, 6), generator=torch.Generator().manual_seed(seed)) for seed in range(count)]
+
+
 def test_two_processes_give_the_numbers_of_one(tmp_path):
-    weights = tmp_path / "weights.pt"
-    mp.start_processes(_one_of_two, (str(tmp_path), str(weights)), nprocs=2, start_method="fork")
-    state, sha256 = torch.load(weights)
-    net, batches = (
-        _plain_net(),
-        [torch.randint(0, 12, (4, 6), generator=torch.Generator().manual_seed(s)) for s in range(6)],
-    )
+    def work(rank):
+        net, batches = _plain_net(), _tokens(6)
+        examples = [batches[i][rank : rank + 1] for i in (0, 1)]
+        mask = find_mask(net, loss, examples, fraction=0.05, dense=["norm.bias"])
+        optimizer = SparseAdamW(net, mask, 1e-2, dense=["norm.bias"], max_norm=0.5)
+        for tokens in batches:
+            loss(net, tokens[2 * rank : 2 * rank + 2]).backward()
+            optimizer.step()
+        if rank == 0:
+            torch.save((net.state_dict(), mask.sha256), tmp_path / "weights.pt")
+
+    on_two_ranks(work, tmp_path)
+    state, sha256 = torch.load(tmp_path / "weights.pt")
+    net, batches = _plain_net(), _tokens(6)
     examples = [batches[i][r : r + 1] for i in (0, 1) for r in (0, 1)]
     mask = find_mask(net, loss, examples, fraction=0.05, dense=["norm.bias"])
     optimizer = SparseAdamW(net, mask, 1e-2, dense=["norm.bias"], max_norm=0.5)
@@ -186,7 +187,7 @@ def test_what_makes_no_sense_is_refused(net):
         SparseAdamW(net, mask, dense=["mix.*"])
     with pytest.raises(UserError, match="another model"):
         SparseAdamW(torch.nn.Linear(2, 2), mask)
-    with pytest.raises(UserError, match="must not be negative"):
+    with pytest.raises(UserError, match="AdamW refuses its settings: Invalid learning rate"):
         SparseAdamW(net, mask, -1.0)
     with pytest.raises(UserError, match="nothing to train"):
         SparseAdamW(net, None)

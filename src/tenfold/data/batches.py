@@ -17,8 +17,8 @@ from tenfold.data.images import LabelledImages
 from tenfold.data.preprocessing import normalize
 from tenfold.data.shards import ShardImages
 from tenfold.errors import UserError
-from tenfold.parallel import rank, world_size
 from tenfold.seeds import derived_seed
+from tenfold.training.parallel import rank, world_size
 
 _ORDER, _CHANGES = 0, 1  # what a derived seed is for
 

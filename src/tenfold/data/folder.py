@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from tenfold.data.reading import IMAGE_ENDINGS, find_unreadable, read_image
 from tenfold.errors import UserError
+from tenfold.files import files_below
 
 _NAMED = 20  # unreadable files that a message names; the rest are counted
 
@@ -59,13 +60,12 @@ def find_image_files(folder: str | Path) -> ImageFiles:
     labels: list[int] = []
     others: list[Path] = []
     for label, name in enumerate(classes):
-        entries = sorted((folder / name).rglob("*"))
-        found = [path for path in entries if is_image_name(path)]
+        found, beside = files_below(folder / name, is_image_name)
         if not found:
             raise UserError(f"the class folder {folder / name} holds no images")
         paths += found
         labels += [label] * len(found)
-        others += [path for path in entries if not is_image_name(path) and path.is_file()]
+        others += beside
     return ImageFiles(tuple(paths), tuple(labels), tuple(classes), _note_of_others(folder, others))
 
 

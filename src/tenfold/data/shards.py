@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from tenfold.data.folder import ImageFiles, is_image_name
 from tenfold.data.reading import IMAGE_ENDINGS, read_image
 from tenfold.errors import UserError
+from tenfold.files import files_below
 
 UNLABELLED = ("unlabelled",)
 
@@ -32,7 +33,7 @@ def find_unlabelled(folder: str | Path) -> ImageFiles:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"the image folder {folder} does not exist")
-    paths = tuple(sorted(path for path in folder.rglob("*") if is_image_name(path)))
+    paths = tuple(files_below(folder, is_image_name)[0])
     if not paths:
         raise UserError(f"the folder {folder} holds no images")
     return ImageFiles(paths, (0,) * len(paths), UNLABELLED)

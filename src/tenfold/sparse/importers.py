@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tenfold.checkpoints import read_checkpoint, read_torch_file
 from tenfold.errors import UserError
+from tenfold.models.checkpoints import read_checkpoint, read_torch_file
 from tenfold.sparse.diff_files import Diff
 from tenfold.sparse.diffs import fingerprint, tensors_of
 from tenfold.sparse.parameters import index_dtype, take

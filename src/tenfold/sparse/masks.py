@@ -15,8 +15,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from tenfold.errors import UserError
-from tenfold.parallel import world_size
 from tenfold.sparse.parameters import index_dtype, matches
+from tenfold.training.parallel import world_size
 
 Granularity = Literal["entry", "row", "column", "head", "tensor"]
 GRANULARITIES: tuple[str, ...] = get_args(Granularity)

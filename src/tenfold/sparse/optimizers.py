@@ -1,43 +1,59 @@
-"""Optimizers that hold state for the chosen entries only: ``SparseAdamW`` and ``SparseSGD``.
+"""Any of torch's optimizers on the chosen entries of a model: ``SparseAdamW``, ``SparseSGD``, ``SparseOptimizer``.
 
 
     backward pass:  as soon as a parameter's gradient is complete
                         packed += gradient.view(-1)[idx]        (k_t numbers)
                         parameter.grad = None                   dense gradients die one by one
-    step:           x = theta[idx];  x = update(x, packed, state);  theta[idx] = x;  packed = None
+    step:           x = theta[idx];  x = rule(x, packed, state);  theta[idx] = x;  packed = None
 
-Masking the gradients of an ordinary AdamW instead does not freeze anything: weight decay and old moments move the
-"frozen" entries. Here an entry outside the mask is never written.
+The rule is torch's own optimizer, which sees nothing but the chosen entries and so holds state for those only. Masking
+the gradients of an ordinary AdamW instead does not freeze anything: weight decay and old moments move the "frozen"
+entries. Here an entry outside the mask is never written.
 
 Unlike torch's, a step uses its gradients up, packed and dense ones: ``model.zero_grad()`` and
 ``optimizer.zero_grad()`` mean the same afterwards.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, TypedDict, Unpack
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.adamw import adamw
-from torch.optim.sgd import sgd
 
 from tenfold.errors import UserError
-from tenfold.parallel import world_size
 from tenfold.sparse.masks import Mask
 from tenfold.sparse.parameters import check_patterns, index_dtype, matches, put, take, unique_parameters
+from tenfold.training.parallel import world_size
+
+
+class SparseSettings(TypedDict, total=False):
+    """What every sparse optimizer takes beside its rule's own settings; see ``SparseOptimizer``."""
+
+    dense: Sequence[str]
+    dense_settings: dict[str, Any] | None
+    decay_towards: Literal["zero", "start"]
+    max_norm: float | None
+    mode: Literal["packed", "masked"]
 
 
 class SparseOptimizer(Optimizer):
-    """What the sparse optimizers share: packing, clipping, several processes, freezing. Use one of its subclasses.
+    """An optimizer of torch's on chosen entries; with all entries chosen, bit for bit that optimizer.
+
+    A real ``torch.optim.Optimizer``: parameter groups (the chosen entries, then the dense parameters), schedulers,
+    ``state_dict``, closures, gradient accumulation. Under several processes it averages the packed gradients itself: do
+    not wrap the model in ``DistributedDataParallel``. With transformers' Trainer pass it as ``optimizers=(optimizer,
+    scheduler)`` and set ``max_grad_norm=0``, with ``max_norm`` here in its place.
 
     Args:
         model: whose parameters are trained. Parameters that are neither in the mask nor dense get
             ``requires_grad = False``, which also ends the backward pass below the first trained layer;
             ``release`` gives it back.
         mask: the chosen entries, or ``None`` for dense parameters alone.
-        defaults: settings of the parameter groups.
+        rule: class of the optimizer, one that treats every entry by itself, such as ``torch.optim.RMSprop``. Adafactor,
+            Muon and LBFGS, which look at a whole matrix or at all parameters together, are none.
         dense: patterns of names that are trained whole, such as a new head.
         dense_settings: settings of the group of dense parameters where they differ, such as ``{"lr": 1e-3}``.
         decay_towards: what weight decay pulls the chosen entries to: ``zero``, or ``start`` (their values now, L2-SP).
@@ -45,28 +61,35 @@ class SparseOptimizer(Optimizer):
             gradients of chosen entries.
         mode: ``packed``, or ``masked``, which leaves dense gradients, zero outside the mask, for float16 with a
             GradScaler.
+        settings: of the rule, such as ``lr``.
 
     Raises:
-        UserError: mask and model do not fit, a pattern fits nothing, a parameter is both in the mask and dense, or
-            nothing is trained.
+        UserError: mask and model do not fit, a pattern fits nothing, a parameter is both in the mask and dense, nothing
+            is trained, or the rule refuses its settings.
+
+    Example:
+        >>> optimizer = SparseOptimizer(model, mask, torch.optim.RMSprop, lr=1e-3, momentum=0.9)  # doctest: +SKIP
     """
 
     def __init__(
         self,
         model: nn.Module,
         mask: Mask | None,
-        defaults: dict[str, Any],
+        rule: type[Optimizer] = torch.optim.AdamW,
         *,
-        dense: Sequence[str],
-        dense_settings: dict[str, Any] | None,
-        decay_towards: Literal["zero", "start"],
-        max_norm: float | None,
-        mode: Literal["packed", "masked"],
+        dense: Sequence[str] = (),
+        dense_settings: dict[str, Any] | None = None,
+        decay_towards: Literal["zero", "start"] = "zero",
+        max_norm: float | None = None,
+        mode: Literal["packed", "masked"] = "packed",
+        **settings: Any,
     ) -> None:
         if decay_towards not in ("zero", "start") or mode not in ("packed", "masked"):
             raise UserError(f"decay_towards is zero or start, mode packed or masked; got {decay_towards!r}, {mode!r}")
         if max_norm is not None and not max_norm > 0:
             raise UserError(f"max_norm must be positive; got {max_norm}")
+        if rule.__name__ in _WHOLE_MATRICES:
+            raise UserError(f"{rule.__name__} does not treat every entry by itself: choose another rule, such as AdamW")
         check_patterns(model, dense, "dense")
         named = mask.check(model) if mask is not None else {}
         whole = {name: value for name, value in unique_parameters(model).items() if matches(name, dense)}
@@ -80,7 +103,12 @@ class SparseOptimizer(Optimizer):
             groups.append({"params": list(named.values()), "mask": mask.sha256})
         if whole:
             groups.append({"params": list(whole.values()), "mask": None, **(dense_settings or {})})
-        super().__init__(groups, defaults)
+        try:
+            self.rule = rule(groups, **settings)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{rule.__name__} refuses its settings: {' '.join(str(error).split())}") from error
+        super().__init__(groups, self.rule.defaults)
+        self._share_state()
         self.mode, self.max_norm, self.decay_towards = mode, max_norm, decay_towards
         self._index: dict[nn.Parameter, Tensor] = {}
         self._start: dict[nn.Parameter, Tensor] = {}
@@ -95,6 +123,10 @@ class SparseOptimizer(Optimizer):
             parameter.requires_grad_(True)
         if mask is not None:
             self._take_mask(mask, named)
+
+    def _share_state(self) -> None:
+        """The rule and this optimizer have one state and one list of groups: schedulers change both."""
+        self.state, self.param_groups = self.rule.state, self.rule.param_groups
 
     def _take_mask(self, mask: Mask, named: dict[str, nn.Parameter]) -> None:
         for name, parameter in named.items():
@@ -150,7 +182,8 @@ class SparseOptimizer(Optimizer):
         theirs = [group.get("mask") for group in state_dict["param_groups"]]
         if theirs != [group["mask"] for group in self.param_groups]:
             raise UserError("the optimizer's state belongs to another mask")
-        super().load_state_dict(state_dict)
+        self.rule.load_state_dict(state_dict)
+        self._share_state()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -164,14 +197,14 @@ class SparseOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         gradients = self._gradients()
-        self._share(gradients)
+        self._average(gradients)
         if self.max_norm is not None and gradients:
             norm = torch.nn.utils.get_total_norm(list(gradients.values()))
             factor = torch.clamp(self.max_norm / (norm + 1e-6), max=1.0)
             for gradient in gradients.values():
                 gradient.mul_(factor.to(gradient.device))
-        for group in self.param_groups:
-            self._step_group(group, gradients)
+        with self._chosen_alone(gradients):
+            self.rule.step()
         self.zero_grad()
         return loss
 
@@ -187,7 +220,7 @@ class SparseOptimizer(Optimizer):
                     found[parameter] = parameter.grad if index is None else take(parameter.grad, index)
         return found
 
-    def _share(self, gradients: dict[nn.Parameter, Tensor]) -> None:
+    def _average(self, gradients: dict[nn.Parameter, Tensor]) -> None:
         """Mean over all processes, in one message of as many numbers as are trained."""
         if world_size() == 1:
             return
@@ -209,40 +242,39 @@ class SparseOptimizer(Optimizer):
             for parameter, part in zip(parameters, parts, strict=True):
                 gradients[parameter] = part.view_as(gradients[parameter])
 
-    def _step_group(self, group: dict[str, Any], gradients: dict[nn.Parameter, Tensor]) -> None:
-        values, grads, starts, owners = [], [], [], []
-        for parameter in group["params"]:
-            if parameter in gradients:
-                index = self._index.get(parameter)
-                values.append(parameter if index is None else take(parameter, index))
-                grads.append(gradients[parameter])
-                starts.append(self._start.get(parameter))
-                owners.append(parameter)
-        if not owners:
-            return
-        self._update(group, owners, values, grads, starts)
-        for parameter, value in zip(owners, values, strict=True):
-            index = self._index.get(parameter)
-            if index is not None:
-                put(parameter, index, value)
+    @contextmanager
+    def _chosen_alone(self, gradients: dict[nn.Parameter, Tensor]) -> Iterator[None]:
+        """Within it, each parameter is the vector of its chosen entries, with their gradients; then they go back.
 
-    def _update(
-        self,
-        group: dict[str, Any],
-        owners: list[nn.Parameter],
-        values: list[Tensor],
-        gradients: list[Tensor],
-        starts: list[Tensor | None],
-    ) -> None:
-        raise NotImplementedError
+        With ``decay_towards="start"`` it is their distance from the start instead: no rule that treats entries by
+        themselves knows where zero is, but for its weight decay.
+        """
+        whole: dict[nn.Parameter, Tensor] = {}
+        try:
+            for parameter, gradient in gradients.items():
+                index = self._index.get(parameter)
+                if index is not None:
+                    parameter.grad = None
+                    whole[parameter] = parameter.data
+                    chosen = take(parameter, index)
+                    parameter.data = chosen - self._start[parameter] if parameter in self._start else chosen
+                parameter.grad = gradient
+            yield
+        finally:
+            for parameter, data in whole.items():
+                chosen = parameter.data
+                parameter.grad = None
+                parameter.data = data
+                start = self._start.get(parameter)
+                put(parameter, self._index[parameter], chosen if start is None else chosen + start)
+            self._packed.clear()
+
+
+_WHOLE_MATRICES = ("Adafactor", "Muon", "LBFGS", "SparseAdam")
 
 
 class SparseAdamW(SparseOptimizer):
-    """AdamW on chosen entries; with all entries chosen, bit for bit ``torch.optim.AdamW(foreach=False)``.
-
-    A real ``torch.optim.Optimizer``: parameter groups (the chosen entries, then the dense parameters), schedulers,
-    ``state_dict``. Under several processes it averages the packed gradients itself: do not wrap the model in
-    ``DistributedDataParallel``. With transformers' Trainer pass it as ``optimizers=(optimizer, scheduler)``.
+    """AdamW on chosen entries; with all entries chosen, bit for bit ``torch.optim.AdamW``.
 
     Args:
         model: see ``SparseOptimizer``.
@@ -251,11 +283,7 @@ class SparseAdamW(SparseOptimizer):
         betas: decay of the moments.
         eps: added to the root of the second moment.
         weight_decay: of chosen entries and dense parameters.
-        dense: see there.
-        dense_settings: see there.
-        decay_towards: see there.
-        max_norm: see there.
-        mode: see there.
+        sparse: ``dense``, ``dense_settings``, ``decay_towards``, ``max_norm``, ``mode``; see there.
     """
 
     def __init__(
@@ -266,72 +294,10 @@ class SparseAdamW(SparseOptimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
-        *,
-        dense: Sequence[str] = (),
-        dense_settings: dict[str, Any] | None = None,
-        decay_towards: Literal["zero", "start"] = "zero",
-        max_norm: float | None = None,
-        mode: Literal["packed", "masked"] = "packed",
+        **sparse: Unpack[SparseSettings],
     ) -> None:
-        if not (lr >= 0 and eps >= 0 and weight_decay >= 0 and all(0 <= beta < 1 for beta in betas)):
-            raise UserError(
-                f"lr, eps and weight_decay must not be negative and betas lie in [0, 1); got {lr}, {eps}, "
-                f"{weight_decay}, {betas}"
-            )
-        defaults = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
-        super().__init__(
-            model,
-            mask,
-            defaults,
-            dense=dense,
-            dense_settings=dense_settings,
-            decay_towards=decay_towards,
-            max_norm=max_norm,
-            mode=mode,
-        )
-
-    def _update(
-        self,
-        group: dict[str, Any],
-        owners: list[nn.Parameter],
-        values: list[Tensor],
-        gradients: list[Tensor],
-        starts: list[Tensor | None],
-    ) -> None:
-        decay = group["weight_decay"]
-        towards_start = starts[0] is not None
-        states = []
-        for parameter, value, start in zip(owners, values, starts, strict=True):
-            state = self.state[parameter]
-            if not state:
-                state["step"] = torch.tensor(0.0)
-                state["exp_avg"] = torch.zeros_like(value, memory_format=torch.preserve_format)
-                state["exp_avg_sq"] = torch.zeros_like(value, memory_format=torch.preserve_format)
-            states.append(state)
-            if start is not None and decay:
-                value.add_(start - value, alpha=group["lr"] * decay)
-        adamw(
-            values,
-            gradients,
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
-            [],
-            [state["step"] for state in states],
-            foreach=False,
-            capturable=False,
-            differentiable=False,
-            fused=False,
-            grad_scale=None,
-            found_inf=None,
-            has_complex=False,
-            amsgrad=False,
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            lr=group["lr"],
-            weight_decay=0.0 if towards_start else decay,
-            eps=group["eps"],
-            maximize=False,
-        )
+        rule = torch.optim.AdamW
+        super().__init__(model, mask, rule, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, **sparse)
 
 
 class SparseSGD(SparseOptimizer):
@@ -344,11 +310,7 @@ class SparseSGD(SparseOptimizer):
         momentum: of the chosen entries.
         weight_decay: added to the gradient, as in torch.
         nesterov: Nesterov's form of momentum.
-        dense: see there.
-        dense_settings: see there.
-        decay_towards: see there.
-        max_norm: see there.
-        mode: see there.
+        sparse: ``dense``, ``dense_settings``, ``decay_towards``, ``max_norm``, ``mode``; see there.
     """
 
     def __init__(
@@ -359,68 +321,7 @@ class SparseSGD(SparseOptimizer):
         momentum: float = 0.0,
         weight_decay: float = 0.0,
         nesterov: bool = False,
-        *,
-        dense: Sequence[str] = (),
-        dense_settings: dict[str, Any] | None = None,
-        decay_towards: Literal["zero", "start"] = "zero",
-        max_norm: float | None = None,
-        mode: Literal["packed", "masked"] = "packed",
+        **sparse: Unpack[SparseSettings],
     ) -> None:
-        if not (lr >= 0 and momentum >= 0 and weight_decay >= 0) or (nesterov and not momentum):
-            raise UserError(
-                f"lr, momentum and weight_decay must not be negative, and nesterov needs momentum; got {lr}, "
-                f"{momentum}, {weight_decay}"
-            )
-        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
-        super().__init__(
-            model,
-            mask,
-            defaults,
-            dense=dense,
-            dense_settings=dense_settings,
-            decay_towards=decay_towards,
-            max_norm=max_norm,
-            mode=mode,
-        )
-
-    def _update(
-        self,
-        group: dict[str, Any],
-        owners: list[nn.Parameter],
-        values: list[Tensor],
-        gradients: list[Tensor],
-        starts: list[Tensor | None],
-    ) -> None:
-        decay = group["weight_decay"]
-        if starts[0] is not None and decay:
-            gradients = [
-                gradient.add(value - start, alpha=decay)
-                for gradient, value, start in zip(gradients, values, starts, strict=True)
-                if start is not None
-            ]
-            decay = 0.0
-        buffers: list[Tensor | None] = [self.state[parameter].get("momentum_buffer") for parameter in owners]
-        sgd(
-            values,
-            gradients,
-            buffers,
-            foreach=False,
-            fused=False,
-            grad_scale=None,
-            found_inf=None,
-            weight_decay=decay,
-            momentum=group["momentum"],
-            lr=group["lr"],
-            dampening=0.0,
-            nesterov=group["nesterov"],
-            maximize=False,
-            has_sparse_grad=False,
-        )
-        if group["momentum"]:
-            for parameter, buffer in zip(owners, buffers, strict=True):
-                self.state[parameter]["momentum_buffer"] = buffer
-
-
-def trained_parameters(optimizer: SparseOptimizer) -> Iterable[nn.Parameter]:
-    """Parameters of which the optimizer trains at least an entry."""
-    return (parameter for group in optimizer.param_groups for parameter in group["params"])
+        own = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
+        super().__init__(model, mask, torch.optim.SGD, **own, **sparse)

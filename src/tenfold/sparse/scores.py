@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from tenfold.errors import RunStopped, UserError
-from tenfold.parallel import total_over_ranks, world_size
+from tenfold.training.parallel import total_over_ranks, world_size
 
 Criterion = Literal["fisher", "fisher_sampled", "grad", "taylor", "change", "magnitude", "random"]
 CRITERIA: tuple[str, ...] = get_args(Criterion)

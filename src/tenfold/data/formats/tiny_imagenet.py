@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tenfold.checkpoints import read_torch_file
 from tenfold.data.images import LabelledImages, find_data
 from tenfold.errors import UserError
+from tenfold.models.checkpoints import read_torch_file
 
 
 def load_tiny_imagenet(root: str | Path | None, split: str) -> LabelledImages:

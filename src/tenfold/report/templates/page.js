@@ -23,10 +23,15 @@
     title: { ...axis.title, font: { color: colour("soft"), size: 13 } },
   });
 
+  const themedScene = (scene) => ({
+    ...scene,
+    ...Object.fromEntries(["xaxis", "yaxis", "zaxis"].map((name) => [name, { ...themedAxis(scene[name]), showbackground: false }])),
+  });
+
   const themedTrace = (trace, shown) => {
     const shade = colour(`series-${trace.meta}`);
-    const themed = { ...trace, visible: shown, marker: { ...trace.marker, color: shade } };
-    if (trace.type !== "bar") themed.line = { ...trace.line, color: shade };
+    const themed = { ...trace, visible: shown, marker: { color: shade, ...trace.marker } };
+    if (trace.type.startsWith("scatter") && trace.type !== "scatter3d") themed.line = { ...trace.line, color: shade };
     if (trace.error_y) themed.error_y = { ...trace.error_y, color: trace.type === "bar" ? colour("ink") : shade };
     return themed;
   };
@@ -42,8 +47,7 @@
       ...layout,
       width,
       dragmode: hovers ? "zoom" : false, // a finger on a plot scrolls the page
-      xaxis: themedAxis(layout.xaxis),
-      yaxis: themedAxis(layout.yaxis),
+      ...(layout.scene ? { scene: themedScene(layout.scene) } : { xaxis: themedAxis(layout.xaxis), yaxis: themedAxis(layout.yaxis) }),
       font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: colour("ink") },
       hoverlabel: { bgcolor: colour("card"), bordercolor: colour("line"), font: { color: colour("ink"), size: 13 }, namelength: -1 },
       modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("soft"), activecolor: colour("ink") },
@@ -53,8 +57,9 @@
       responsive: true,
       displaylogo: false,
       displayModeBar: hovers ? "hover" : false,
-      modeBarButtons: [["toImage", "resetScale2d"]],
-      toImageButtonOptions: { format: "svg", filename: id },
+      scrollZoom: false, // a wheel over a plot scrolls the page
+      modeBarButtons: layout.scene ? [["toImage", "zoom3d", "tableRotation", "resetCameraDefault3d"]] : [["toImage", "resetScale2d"]],
+      toImageButtonOptions: { format: layout.scene ? "png" : "svg", filename: id },
     };
     Plotly.react(document.getElementById(id), traces, themed, config);
   };

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from tenfold.errors import UserError
 from tenfold.files import write_atomically
-from tenfold.parallel import rank
 from tenfold.systems.activation_uncertainty.labels.passes import DropoutLabels, label_batches, merge_labels
 from tenfold.systems.activation_uncertainty.labels.targets import Target, TargetName
 from tenfold.systems.activation_uncertainty.method import ActivationUncertainty
@@ -40,6 +39,7 @@ from tenfold.systems.activation_uncertainty.network.dropout import DropoutContro
 from tenfold.systems.activation_uncertainty.network.dropout_sites import DropoutSite
 from tenfold.systems.activation_uncertainty.network.features import ActivationFeatures
 from tenfold.systems.activation_uncertainty.network.fingerprint import hash_of_weights
+from tenfold.training.parallel import rank
 
 MANIFEST = "labels.json"
 _TENSORS = ("output", "mean", "spread", "features")

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from tenfold.errors import UserError
 from tenfold.files import first_line
-from tenfold.model_folder import plain_arguments
-from tenfold.networks import named_network
+from tenfold.models.builders import named_network
+from tenfold.models.folder import plain_arguments
 from tenfold.systems.boosted_exits.attach.attach_exits import AttachedExits, attach_exits, trainable_parameter_groups
 from tenfold.systems.boosted_exits.attach.cut import cut
 from tenfold.systems.boosted_exits.networks.early_exit_model import EarlyExitModel

@@ -8,7 +8,14 @@ from typing import Any
 from tenfold.data.preprocessing import Preprocessing as ImagePreprocessing
 from tenfold.errors import UserError
 from tenfold.files import inside, printable
-from tenfold.model_folder import MANIFEST, Manifest, load_manifest, load_weights, refuse_code
+from tenfold.models.folder import (
+    MANIFEST,
+    Manifest,
+    load_manifest,
+    load_weights,
+    no_larger_than_its_files,
+    refuse_code,
+)
 from tenfold.systems.condensation_audit.data.preprocessing import Preprocessing
 from tenfold.systems.condensation_audit.defences.range_guard import RangeGuard
 from tenfold.systems.condensation_audit.networks.factories import Factory, make_network
@@ -44,7 +51,9 @@ def load_served(folder: str | Path, factory: str | None = None) -> tuple[RangeGu
         UserError: the folder holds no such network, or it was changed.
     """
     manifest = load_manifest(folder, SYSTEM)
-    network = factory_of_manifest(folder, manifest, factory)()
+    make = factory_of_manifest(folder, manifest, factory)
+    with no_larger_than_its_files(folder, manifest.arguments):
+        network = make()
     load_weights(network, folder)
     return RangeGuard(network, preprocessing_of(folder, manifest, factory)).eval(), manifest.extra
 

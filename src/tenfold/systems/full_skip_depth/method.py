@@ -51,12 +51,14 @@ class SiLogLoss(nn.Module):
         gradients.
         """
         valid = self.valid(truth)
-        if not bool(valid.any()):
-            return 0 * prediction.sum()
-        g = prediction[valid].clamp(min=1e-6).log() - truth[valid].log()
-        inner = g.square().mean() - self.variance_focus * g.mean().square()
+        pixels = valid.sum()
+        # Sums over masked maps: picking the valid pixels out would make a GPU wait, and costs a CPU more.
+        g = prediction.clamp(min=1e-6).log() - truth.where(valid, 1.0).log()
+        g = g.where(valid, 0.0)
+        count = pixels.clamp(min=1)
+        inner = g.square().sum() / count - self.variance_focus * (g.sum() / count).square()
         # Rounding may take an exact fit below zero.
-        return self.scale * (inner.clamp(min=0) + self.epsilon).sqrt()
+        return self.scale * (inner.clamp(min=0) + self.epsilon).sqrt() * (pixels > 0)
 
     def valid(self, truth: Tensor) -> Tensor:
         """Which pixels count."""

@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tenfold.losses import distillation_kl, log_probabilities
-from tenfold.parallel import mean_over_ranks
 from tenfold.systems.graph_fusion.graph.query_batch import QueryBatch, UnobservedBatch
+from tenfold.training.parallel import mean_over_ranks
 
 LossKind = Literal["softmax", "1vsall", "bce"]
 SplitKind = Literal["full", "exact", "decoupled"]

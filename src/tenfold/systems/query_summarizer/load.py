@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
-from tenfold.model_folder import Manifest, load_manifest, load_weights, refuse_code
+from tenfold.models.folder import Manifest, load_manifest, load_weights, no_larger_than_its_files, refuse_code
 from tenfold.systems.query_summarizer.extractor.build_extractor import build_from_manifest, extractor_of
 from tenfold.systems.query_summarizer.extractor.summarizer import QuerySummarizer
 
@@ -21,7 +21,8 @@ def load_network(folder: str | Path) -> tuple[nn.Module, Manifest]:
         UserError: the folder holds no extractor, or its weights are damaged or do not fit.
     """
     manifest = load_manifest(folder, SYSTEM)
-    network = build_from_manifest(manifest.builder, manifest.arguments, manifest.extra)
+    with no_larger_than_its_files(folder, manifest.arguments):
+        network = build_from_manifest(manifest.builder, manifest.arguments, manifest.extra)
     load_weights(network, folder)
     return network.eval(), manifest
 

@@ -8,11 +8,11 @@ from typing import Any
 from torch import nn
 
 from tenfold.errors import UserError
-from tenfold.options import TrainerOptions
 from tenfold.systems.relation_distillation.method import PRESETS, RelationDistiller
 from tenfold.systems.relation_distillation.training.freezing import Lent
 from tenfold.systems.relation_distillation.training.pretrain import Pretraining, pretrain
 from tenfold.training import FitResult
+from tenfold.training.options import TrainerOptions
 
 
 @dataclass(frozen=True)

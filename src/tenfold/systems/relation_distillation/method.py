@@ -22,10 +22,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from tenfold.errors import UserError
-from tenfold.losses import Kernel, relation_agreement, relation_kl, relation_mse
-from tenfold.systems.relation_distillation.attention.heads import Heads, align_heads, regrouped, repeat_heads
-from tenfold.systems.relation_distillation.attention.layers import (
+from tenfold.attention.heads import Heads, align_heads, regrouped, repeat_heads
+from tenfold.attention.layers import (
     Tap,
     Tapper,
     bare,
@@ -37,8 +35,10 @@ from tenfold.systems.relation_distillation.attention.layers import (
     in_eval,
     resolve_layer,
 )
-from tenfold.systems.relation_distillation.attention.taps import tap, tap_layers
-from tenfold.systems.relation_distillation.attention.tokens import Grid, common_tokens, matched_input, resized
+from tenfold.attention.taps import tap, tap_layers
+from tenfold.attention.tokens import Grid, common_tokens, matched_input, resized
+from tenfold.errors import UserError
+from tenfold.losses import Kernel, relation_agreement, relation_kl, relation_mse
 from tenfold.systems.relation_distillation.training.freezing import Lent, freeze_unreached, leave_teacher_out
 from tenfold.systems.relation_distillation.vit.patch_masks import PatchMasks, keep_patches
 

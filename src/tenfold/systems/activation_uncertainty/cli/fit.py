@@ -5,9 +5,8 @@ from typing import Any, Literal
 
 from tenfold.errors import UserError
 from tenfold.files import printable
-from tenfold.systems.activation_uncertainty.cli.input_data import first_inputs, open_data
-from tenfold.systems.activation_uncertainty.cli.main_model import load_main_model
-from tenfold.systems.activation_uncertainty.data.tables import TableColumns
+from tenfold.systems.activation_uncertainty.cli.input_data import first_inputs
+from tenfold.systems.activation_uncertainty.cli.options import MainModelChoice, RowChoice
 from tenfold.systems.activation_uncertainty.labelling import learner_of_labels, read_labels
 from tenfold.systems.activation_uncertainty.serving.saved_estimator import ESTIMATOR_MANIFEST
 
@@ -16,6 +15,8 @@ def fit(
     model: str,
     data: str,
     labels: str,
+    rows: RowChoice,
+    made: MainModelChoice,
     *,
     out: str = "estimator",
     loss: Literal["auto", "mse_std", "mse_var", "gamma"] = "auto",
@@ -23,11 +24,6 @@ def fit(
     hidden: list[int] | None = None,
     select: bool = True,
     tolerance: float = 0.01,
-    columns: list[str] | None = None,
-    id_column: str | None = None,
-    parts: list[str] | dict[str, str] | None = None,
-    weights: str | None = None,
-    factory: str | None = None,
 ) -> dict[str, Any]:
     """Fit the estimator on labels and write it: estimator.safetensors with estimator.json.
 
@@ -35,22 +31,19 @@ def fit(
         model: as for label.
         data: as for label; its first rows give shapes and the fingerprint.
         labels: folder of finished labels.
+        rows: what the data hold.
+        made: how the model is made.
         out: folder to write, which holds no estimator yet.
         loss: of the estimator.
         task: regression, or buckets of equal frequency.
         hidden: widths of the estimator.
         select: read only the cheapest layers that are almost as good as all.
         tolerance: how far below all layers' R2 they may be.
-        columns: as for label.
-        id_column: as for label.
-        parts: as for label.
-        weights: as for label.
-        factory: as for label.
     """
     if (Path(out) / ESTIMATOR_MANIFEST).exists():
         raise UserError(f"{printable(out)} holds an estimator already; name another folder with --out")
-    main = load_main_model(model, factory=factory, weights=weights)
-    batches = open_data(data, main, columns=TableColumns(columns, id_column), parts=parts)
+    main = made.load(model)
+    batches = rows.open(data, main)
     learner = learner_of_labels(main.network, first_inputs(batches, data), labels)
     learner.fit(
         read_labels(labels), loss=loss, task=task, hidden=tuple(hidden or (100, 50)), select=select, tolerance=tolerance

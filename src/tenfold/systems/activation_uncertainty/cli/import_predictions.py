@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from tenfold.checkpoints import read_safetensors
 from tenfold.errors import UserError
 from tenfold.files import first_line, printable, refuse_overwriting
+from tenfold.models.checkpoints import read_safetensors
 from tenfold.systems.activation_uncertainty.data.tables import check_scores_file, write_scores
 
 

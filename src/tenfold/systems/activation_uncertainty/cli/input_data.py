@@ -11,8 +11,8 @@ import torch
 from tenfold.data import find_unreadable, read_images
 from tenfold.data.folder import is_image_name
 from tenfold.errors import UserError
-from tenfold.files import printable
-from tenfold.networks import import_object
+from tenfold.files import files_below, printable
+from tenfold.models.builders import import_object
 from tenfold.systems.activation_uncertainty.data.tables import TableColumns, feature_rows, is_table, named_rows
 from tenfold.systems.activation_uncertainty.network.batches import Batch, Parts, check_parts, read_batches
 from tenfold.systems.activation_uncertainty.network.calling import Inputs, describe
@@ -115,7 +115,7 @@ def _image_rows(folder: Path, model: MainModel, batch_size: int) -> Rows:
     preprocessing = model.preprocessing
     if preprocessing is None:
         raise UserError(f"{printable(folder)} is a folder; a model of your own takes its batches from a function")
-    files = sorted(path for path in folder.rglob("*") if is_image_name(path) and path.is_file())
+    files, _ = files_below(folder, is_image_name)
     if not files:
         raise UserError(f"{printable(folder)} holds no image files")
     if bad := find_unreadable(files):

@@ -9,7 +9,7 @@ import torch
 
 from tenfold.errors import UserError
 from tenfold.files import first_line, make_folder, printable, refuse_overwriting, write_atomically
-from tenfold.model_folder import save_model
+from tenfold.models.folder import save_model
 from tenfold.run import read_config
 from tenfold.settings import check_settings
 from tenfold.systems.activation_uncertainty.cli.input_data import named_inputs

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tenfold.checkpoints import read_safetensors
+from tenfold.models.checkpoints import read_safetensors
 from tenfold.run import Run
 from tenfold.systems.activation_uncertainty.data.task_data import TaskData
 from tenfold.systems.activation_uncertainty.estimator.metrics import quality

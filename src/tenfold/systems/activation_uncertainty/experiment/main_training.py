@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tenfold.checkpoints import load_strictly, read_safetensors
 from tenfold.files import atomic_path
-from tenfold.parallel import rank, wait_for_all_ranks
+from tenfold.models.checkpoints import load_strictly, read_safetensors
 from tenfold.run import Run
 from tenfold.systems.activation_uncertainty.data.task_data import TaskData
 from tenfold.systems.activation_uncertainty.experiment.settings import Config, TaskSettings
@@ -19,6 +18,7 @@ from tenfold.systems.activation_uncertainty.main_models.build import build_model
 from tenfold.systems.activation_uncertainty.method import ActivationUncertainty
 from tenfold.systems.activation_uncertainty.network.calling import call
 from tenfold.training import fit
+from tenfold.training.parallel import rank, wait_for_all_ranks
 
 Objective = Any
 

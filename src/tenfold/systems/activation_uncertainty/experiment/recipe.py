@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 import tenfold
 from tenfold.cost import count_flops, count_parameters
-from tenfold.model_folder import save_model
-from tenfold.networks import arguments_to_keep
-from tenfold.parallel import rank
+from tenfold.models.builders import arguments_to_keep
+from tenfold.models.folder import save_model
 from tenfold.results import Cost, Results
 from tenfold.run import Run, environment, peak_process_memory_mb
 from tenfold.systems.activation_uncertainty.data.task_data import TaskData, load_task
@@ -53,6 +52,7 @@ from tenfold.systems.activation_uncertainty.method import ActivationUncertainty
 from tenfold.systems.activation_uncertainty.network.batches import Batch
 from tenfold.systems.activation_uncertainty.network.calling import call
 from tenfold.systems.activation_uncertainty.serving.uncertain_model import UncertainModel
+from tenfold.training.parallel import rank
 from tenfold.workers import Step, Work, do_steps
 
 __all__ = ["PRESETS", "Config", "run"]
@@ -73,6 +73,8 @@ def run(config: Config, run: Run) -> Results:
         f"{len(trainings)} trainings of main models, {len(measurements)} measurements: {', '.join(place.tasks)}, "
         f"{config.seeds} seed(s); fewer with --seeds 1, --ensemble 0, --ablations false or --companions '[]'"
     )
+    for note in dict.fromkeys(note for name in place.tasks for note in place.data(name).notes):
+        run.say(note)
     found = do_steps(
         run,
         [trainings, measurements, [Step("delivery", ("delivery",))]],

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, get_args
 from annotated_types import Interval
 
 from tenfold.errors import UserError
-from tenfold.options import TrainerOptions
 from tenfold.settings import NonNegativeFloat, PositiveFloat, PositiveInt, Seed
+from tenfold.training.options import TrainerOptions
 
 Passes = Annotated[int, Interval(ge=2, le=1_000_000)]
 ImageData = Literal[

@@ -9,8 +9,8 @@ from torch import nn
 
 from tenfold.errors import UserError
 from tenfold.files import first_line
-from tenfold.model_folder import plain_arguments
-from tenfold.networks import named_network, network_from_factory
+from tenfold.models.builders import named_network, network_from_factory
+from tenfold.models.folder import plain_arguments
 from tenfold.systems.activation_uncertainty.main_models.networks import (
     ClickNetwork,
     RatingNetwork,

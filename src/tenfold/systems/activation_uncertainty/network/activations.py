@@ -16,10 +16,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from tenfold.errors import UserError
+from tenfold.models.taps import collect_taps
 from tenfold.systems.activation_uncertainty.network.calling import Inputs, call, eval_mode
 from tenfold.systems.activation_uncertainty.network.dropout_sites import ordinary_layers
 from tenfold.systems.activation_uncertainty.network.module_stack import ModuleStack
-from tenfold.taps import collect_taps
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,

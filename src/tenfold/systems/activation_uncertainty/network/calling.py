@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from tenfold.errors import UserError
-from tenfold.taps import first_tensor
+from tenfold.models.taps import first_tensor
 
 Inputs = Any
 """What a network is called with: a tensor; a tuple or list, which gives positional arguments; or a mapping, which gives

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from tenfold.errors import UserError
+from tenfold.models.taps import find_module, first_tensor
 from tenfold.systems.activation_uncertainty.network.batches import structure_of
 from tenfold.systems.activation_uncertainty.network.calling import Inputs, eval_mode
 from tenfold.systems.activation_uncertainty.network.dropout_sites import (
@@ -34,7 +35,7 @@ from tenfold.systems.activation_uncertainty.network.dropout_sites import (
 )
 from tenfold.systems.activation_uncertainty.network.module_stack import ModuleStack
 from tenfold.systems.activation_uncertainty.network.sample_masks import SampleMasks
-from tenfold.taps import find_module, first_tensor
+from tenfold.systems.activation_uncertainty.network.unseen_noise import refuse_unseen_noise
 
 _BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 INPUTS = "inputs"
@@ -58,7 +59,8 @@ class DropoutController:
             ``drop_path`` are then not looked at.
 
     Raises:
-        UserError: there is no dropout at these places, or a rate is not in (0, 1).
+        UserError: there is no dropout at these places, a rate is not in (0, 1), or, where all places are asked for, the
+            network draws random numbers in training that are no dropout that can be switched.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 1))
@@ -88,6 +90,8 @@ class DropoutController:
                     raise UserError(f"{type(model).__name__} has no dropout of kind {site.kind} at {site.path!r}")
             own, added = list(sites), []
         else:
+            if places == "all":
+                refuse_unseen_noise(model, example)
             own = choose_sites(find_dropout(model, example, drop_path=drop_path), places, rate)
             added = _added_sites(model, [add] if isinstance(add, str) else list(add), rate)
         if not own and not added:

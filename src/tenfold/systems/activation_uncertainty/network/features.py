@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from tenfold.errors import UserError
+from tenfold.models.taps import tap_hooks
 from tenfold.systems.activation_uncertainty.network.activations import FUNCTIONS, Tap, find_activations, named_taps
 from tenfold.systems.activation_uncertainty.network.batches import Parts, read_batches, structure_of
 from tenfold.systems.activation_uncertainty.network.calling import (
@@ -26,7 +27,6 @@ from tenfold.systems.activation_uncertainty.network.calling import (
     mask_of,
     to_device,
 )
-from tenfold.taps import tap_hooks
 
 Form = Literal["value", "on-off", "both"]
 Pool = Literal["auto", "class-token", "tokens"]

@@ -10,7 +10,14 @@ from torch import nn
 from tenfold.data import Preprocessing
 from tenfold.errors import UserError
 from tenfold.files import printable
-from tenfold.model_folder import MANIFEST, Manifest, load_manifest, load_weights, refuse_code
+from tenfold.models.folder import (
+    MANIFEST,
+    Manifest,
+    load_manifest,
+    load_weights,
+    no_larger_than_its_files,
+    refuse_code,
+)
 from tenfold.systems.activation_uncertainty.main_models.build import build_model
 from tenfold.systems.activation_uncertainty.network.fingerprint import DTYPES, Shape
 from tenfold.systems.activation_uncertainty.serving.saved_estimator import load_estimator
@@ -96,7 +103,8 @@ def load_own(folder: str | Path, factory: str | None = None) -> MainModel:
         first = error.errors()[0]
         place = printable(".".join(map(str, first["loc"])))
         raise UserError(f"the manifest in {printable(folder)} is damaged at {place}: {first['msg']}") from error
-    network = build_model(manifest.builder, **building.model_dump(), from_file=Path(folder) / MANIFEST)
+    with no_larger_than_its_files(folder, manifest.arguments):
+        network = build_model(manifest.builder, **building.model_dump(), from_file=Path(folder) / MANIFEST)
     load_weights(network, folder)
     preprocessing = None if facts.preprocessing is None else Preprocessing.from_dict(facts.preprocessing)
     return MainModel(network.eval(), manifest, facts, preprocessing)

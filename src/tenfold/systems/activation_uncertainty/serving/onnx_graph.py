@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from tenfold.onnx import export_onnx
+from tenfold.models.onnx import export_onnx
 from tenfold.systems.activation_uncertainty.serving.uncertain_model import UncertainModel
 
 

@@ -90,6 +90,11 @@ class UncertainModel(nn.Module):
         self.to(device_of(main))
         self.eval()
 
+    @property
+    def network(self) -> nn.Module:
+        """The main model, for systems that take any network (``tenfold.load_network``)."""
+        return self.main
+
     def train(self, mode: bool = True) -> "UncertainModel":
         """Stays in eval mode: the served pass has no dropout, and the estimator is fitted already."""
         return super().train(False)

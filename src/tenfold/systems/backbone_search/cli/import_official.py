@@ -5,7 +5,7 @@ from typing import Any
 
 from tenfold.cost import count_parameters
 from tenfold.errors import UserError
-from tenfold.model_folder import save_model
+from tenfold.models.folder import save_model
 from tenfold.systems.backbone_search.detector.official import load_official
 from tenfold.systems.backbone_search.detector.postprocess import SCORE_RULE
 

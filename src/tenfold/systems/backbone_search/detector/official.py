@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from tenfold.checkpoints import load_strictly, read_checkpoint
 from tenfold.errors import UserError
+from tenfold.models.checkpoints import load_strictly, read_checkpoint
 from tenfold.systems.backbone_search.detector.darknet import DarknetPlan, focus_to_convolution
 from tenfold.systems.backbone_search.detector.yolox_lite import DetectorPlan, YOLOXLite, yolox
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tenfold.options import TrainerOptions
 from tenfold.systems.backbone_search.data.augment import FLIPS, AugmentOptions
 from tenfold.systems.backbone_search.data.batches import DetectionBatches
 from tenfold.systems.backbone_search.data.letterbox import LetterboxedImages
@@ -15,6 +14,7 @@ from tenfold.systems.backbone_search.detector.yolox_lite import YOLOXLite
 from tenfold.systems.backbone_search.training.moving_average import DetectionObjective
 from tenfold.systems.backbone_search.training.options import DetectorTraining
 from tenfold.training import FitResult, fit
+from tenfold.training.options import TrainerOptions
 
 
 def learning_rates(options: DetectorTraining, steps_per_epoch: int) -> Callable[[int], float]:

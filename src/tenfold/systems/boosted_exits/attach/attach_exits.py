@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.errors import UserError
+from tenfold.models.taps import find_module, first_tensor, tap_hooks
 from tenfold.systems.boosted_exits.attach.heads import Pool, automatic_head, run_head
 from tenfold.systems.boosted_exits.method import ensemble_logits, expand_reweight, rescale_gradient
-from tenfold.taps import find_module, first_tensor, tap_hooks
 
 Inputs = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 """A batch: one tensor, a tuple of positional arguments, or a dict of keyword arguments."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from tenfold.models.taps import find_module, tap_hooks
 from tenfold.systems.boosted_exits.attach.attach_exits import (
     AttachedExits,
     Inputs,
@@ -19,7 +20,6 @@ from tenfold.systems.boosted_exits.attach.attach_exits import (
     call_network,
     network_logits,
 )
-from tenfold.taps import find_module, tap_hooks
 
 Keys = tuple[str, ...] | int | None
 """How flat tensors make up a batch: names of a dict, length of a tuple, or ``None`` for one tensor."""

@@ -8,12 +8,12 @@ from typing import Literal
 from torch import Tensor, nn
 
 from tenfold.errors import UserError
+from tenfold.models.taps import tap_hooks
 from tenfold.systems.boosted_exits.attach.attach_exits import AttachedExits, Inputs, attention_mask, call_network
 from tenfold.systems.boosted_exits.attach.capture import Keys, arguments, flatten
 from tenfold.systems.boosted_exits.attach.heads import run_head, takes_mask
 from tenfold.systems.boosted_exits.method import add_exit
 from tenfold.systems.boosted_exits.networks.early_exit_model import EarlyExitModel, State
-from tenfold.taps import tap_hooks
 
 Method = Literal["fx", "export", "sequential", "hooks"]
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from tenfold.data import Preprocessing, read_images
 from tenfold.errors import UserError
 from tenfold.files import printable
-from tenfold.model_folder import load_manifest
-from tenfold.onnx import onnx_session
+from tenfold.models.folder import load_manifest
+from tenfold.models.onnx import onnx_session
 from tenfold.settings import PositiveInt
 from tenfold.systems.boosted_exits.cli.run_data import data_of
 from tenfold.systems.boosted_exits.policies.exit_policy import ExitPolicy, evaluate_policy, record_exits

@@ -11,7 +11,7 @@ from tenfold.data import Preprocessing
 from tenfold.data.splits import STATISTICS
 from tenfold.errors import UserError
 from tenfold.files import make_folder
-from tenfold.model_folder import MANIFEST, WEIGHTS, save_model
+from tenfold.models.folder import MANIFEST, WEIGHTS, save_model
 from tenfold.systems.boosted_exits.builders import stages_of
 from tenfold.systems.boosted_exits.networks.msdnet import MSDNet
 from tenfold.systems.boosted_exits.networks.official_arguments import parse_official_arguments, read_official_arguments

@@ -9,7 +9,7 @@ from tenfold.data import Splits, load_splits
 from tenfold.data.options import FILE_SETS, ImageOptions
 from tenfold.errors import UserError
 from tenfold.files import printable
-from tenfold.model_folder import Manifest
+from tenfold.models.folder import Manifest
 from tenfold.run import read_config
 from tenfold.settings import check_settings
 from tenfold.systems.boosted_exits.serving.served_model import preprocessing_of

@@ -5,11 +5,11 @@ from typing import Any, Literal
 
 import torch
 
-from tenfold.checkpoints import read_safetensors
 from tenfold.cost import Convention, count_parameters, measure_latency
 from tenfold.errors import UserError
 from tenfold.files import write_atomically
-from tenfold.model_folder import MANIFEST, load_manifest
+from tenfold.models.checkpoints import read_safetensors
+from tenfold.models.folder import MANIFEST, load_manifest
 from tenfold.settings import PositiveInt
 from tenfold.systems.boosted_exits.builders import build_network, stages_of
 from tenfold.systems.boosted_exits.cli.run_data import data_of

@@ -7,13 +7,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tenfold.checkpoints import load_strictly, read_safetensors
 from tenfold.cost import count_parameters
 from tenfold.data import Batches, Splits
 from tenfold.files import atomic_path
-from tenfold.model_folder import save_model
-from tenfold.networks import arguments_to_keep
-from tenfold.parallel import gather_rows, rank, total_over_ranks
+from tenfold.models.builders import arguments_to_keep
+from tenfold.models.checkpoints import load_strictly, read_safetensors
+from tenfold.models.folder import save_model
 from tenfold.run import Run
 from tenfold.systems.boosted_exits.builders import ExitNetwork, build_network, stages_of
 from tenfold.systems.boosted_exits.experiment.settings import Config, arms_of
@@ -22,6 +21,7 @@ from tenfold.systems.boosted_exits.policies.exit_policy import evaluate_policy, 
 from tenfold.systems.boosted_exits.policies.metrics import exit_accuracies, exit_costs, predict
 from tenfold.systems.boosted_exits.policies.solve_thresholds import solve_thresholds
 from tenfold.systems.boosted_exits.serving.runner import EarlyExitRunner
+from tenfold.training.parallel import gather_rows, rank, total_over_ranks
 
 
 def make_network(config: Config, splits: Splits, reweight: Sequence[float], rescale: bool) -> ExitNetwork:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 import tenfold
 from tenfold.data import Splits, load_image_splits
 from tenfold.files import atomic_path
-from tenfold.parallel import rank
 from tenfold.results import Cost, Results
 from tenfold.run import Run, environment, peak_process_memory_mb
 from tenfold.systems.boosted_exits.builders import parameter_groups, stages_of
@@ -29,6 +28,7 @@ from tenfold.systems.boosted_exits.method import BoostedExitLoss
 from tenfold.systems.boosted_exits.policies.exit_policy import record_exits
 from tenfold.systems.boosted_exits.policies.metrics import area_under_curve, exit_accuracies, exit_costs, predict
 from tenfold.training import fit, learning_rate_factor
+from tenfold.training.parallel import rank
 from tenfold.workers import Step, Work, do_steps
 
 __all__ = ["ARMS", "PRESETS", "Arm", "Config", "run", "train_arm"]

@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 from tenfold.data.options import ImageOptions
 from tenfold.errors import UserError
-from tenfold.options import TrainerOptions
 from tenfold.settings import (
     Count,
     NonNegativeFloat,
@@ -16,6 +15,7 @@ from tenfold.settings import (
     Seed,
     Share,
 )
+from tenfold.training.options import TrainerOptions
 
 
 @dataclass

@@ -12,9 +12,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tenfold.checkpoints import read_torch_file
 from tenfold.errors import UserError
 from tenfold.files import read_text
+from tenfold.models.checkpoints import read_torch_file
 
 
 def read_saved(path: Path) -> Any:

@@ -11,7 +11,6 @@ from torch import Tensor
 from tenfold.cost import Convention, count_flops
 from tenfold.data import Batches
 from tenfold.errors import UserError
-from tenfold.parallel import compute_rows
 from tenfold.systems.boosted_exits.networks.early_exit_model import EarlyExitModel, State
 from tenfold.systems.boosted_exits.policies.exit_policy import (
     ExitPolicy,
@@ -20,6 +19,7 @@ from tenfold.systems.boosted_exits.policies.exit_policy import (
     check_costs,
     check_ensembles,
 )
+from tenfold.training.parallel import compute_rows
 
 
 def predict(network: Any, batches: Batches, device: torch.device) -> tuple[list[Tensor], Tensor]:

@@ -14,7 +14,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from tenfold.errors import UserError
 from tenfold.files import write_atomically
-from tenfold.onnx import OnnxExport, describe_onnx, export_onnx, onnx_session
+from tenfold.models.onnx import OnnxExport, describe_onnx, export_onnx, onnx_session
 from tenfold.systems.boosted_exits.method import add_exit, confidence, leaves
 from tenfold.systems.boosted_exits.networks.early_exit_model import EarlyExitModel, State
 from tenfold.systems.boosted_exits.serving.runner import batched_leaves, check_thresholds, require_eval, simulate
@@ -70,8 +70,8 @@ def export_branching(
         example: ``(1, ...)`` input.
         thresholds: ``(exits,)``; those with which the export is checked, as are those that stop at each of the exits.
         path: the file.
-        metadata: texts that the file carries along, see ``tenfold.onnx.describe_onnx``.
-        tolerance: see ``tenfold.onnx.export_onnx``.
+        metadata: texts that the file carries along, see ``tenfold.models.onnx.describe_onnx``.
+        tolerance: see ``tenfold.models.onnx.export_onnx``.
 
     Raises:
         UserError: the model cannot be exported, or the graph does not give PyTorch's answers; no file is left.
@@ -133,7 +133,7 @@ def export_staged(
         thresholds: ``(exits,)``.
         folder: written whole or not at all; must not exist, or hold an earlier export.
         costs: ``(exits,)`` cumulative costs, for the manifest.
-        tolerance: see ``tenfold.onnx.export_onnx``.
+        tolerance: see ``tenfold.models.onnx.export_onnx``.
 
     Raises:
         UserError: a stage cannot be exported or its file does not give PyTorch's answers; the folder holds something

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from tenfold.errors import UserError
 from tenfold.files import read_json
-from tenfold.onnx import onnx_session
+from tenfold.models.onnx import onnx_session
 from tenfold.systems.boosted_exits.method import add_exit, confidence, leaves
 from tenfold.systems.boosted_exits.policies.exit_policy import require_numbers
 from tenfold.systems.boosted_exits.serving.runner import ExitOutputs

@@ -11,8 +11,16 @@ from torch import Tensor, nn
 from tenfold.data.preprocessing import Preprocessing
 from tenfold.errors import UserError
 from tenfold.files import printable
-from tenfold.model_folder import MANIFEST, Manifest, load_manifest, load_weights, refuse_code
+from tenfold.models.folder import (
+    MANIFEST,
+    Manifest,
+    load_manifest,
+    load_weights,
+    no_larger_than_its_files,
+    refuse_code,
+)
 from tenfold.settings import Share
+from tenfold.systems.boosted_exits.attach.attach_exits import AttachedExits
 from tenfold.systems.boosted_exits.builders import ExitNetwork, build_network, stages_of
 from tenfold.systems.boosted_exits.networks.early_exit_model import EarlyExitModel
 from tenfold.systems.boosted_exits.policies.exit_policy import ExitPolicy, check_costs
@@ -57,7 +65,8 @@ def load_network(folder: str | Path, factory: str | None = None) -> tuple[ExitNe
         first = error.errors()[0]
         where = printable(".".join(map(str, first["loc"])))
         raise UserError(f"{printable(place)} describes no network: arguments.{where}: {first['msg']}") from error
-    network = build_network(manifest.builder, **arguments.model_dump(), from_file=place)
+    with no_larger_than_its_files(folder, manifest.arguments):
+        network = build_network(manifest.builder, **arguments.model_dump(), from_file=place)
     load_weights(network, folder)
     costs = manifest.extra.get("costs")
     if not isinstance(costs, list) or not all(isinstance(cost, int | float) for cost in costs):
@@ -93,6 +102,7 @@ class ServedExits(nn.Module):
         thresholds: ``(exits,)``; ``None`` runs every image to the end.
         preprocessing: what images go through before they come here.
         classes: names of the classes, where they are known.
+        trunk: the network that was given exits, uncut; none where it has exits of its own.
     """
 
     def __init__(
@@ -101,12 +111,19 @@ class ServedExits(nn.Module):
         thresholds: Sequence[float] | None,
         preprocessing: Preprocessing,
         classes: Sequence[str] | None = None,
+        trunk: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        self._trunk = [] if trunk is None else [trunk]  # in a list: its parameters are those of the stages
         self.stages = stages
         self.runner = None if thresholds is None else EarlyExitRunner(stages, thresholds)
         self.preprocessing = preprocessing
         self.classes = None if classes is None else tuple(classes)
+
+    @property
+    def network(self) -> nn.Module:
+        """The network that was given exits, or all stages of this one, for systems that take any network."""
+        return self._trunk[0] if self._trunk else ServedExits(self.stages, None, self.preprocessing, self.classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(batch, classes)`` of normalized images ``(batch, channels, height, width)``."""
@@ -136,4 +153,5 @@ def load(folder: str | Path, *, factory: str | None = None) -> ServedExits:
     network, manifest = load_network(folder, factory)
     stages = stages_of(network, torch.zeros(2, *manifest.arguments["image_shape"]))
     thresholds = policy_of(manifest, folder).thresholds if manifest.extra.get("policy") else None
-    return ServedExits(stages, thresholds, preprocessing_of(manifest), manifest.extra.get("classes")).eval()
+    trunk = network.trunk if isinstance(network, AttachedExits) else None
+    return ServedExits(stages, thresholds, preprocessing_of(manifest), manifest.extra.get("classes"), trunk).eval()

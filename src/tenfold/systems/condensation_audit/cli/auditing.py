@@ -2,15 +2,18 @@
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+import tenfold
 from tenfold.data.images import LabelledImages
 from tenfold.errors import UserError
-from tenfold.files import make_folder, refuse_overwriting, write_atomically
-from tenfold.model_folder import MANIFEST, load_manifest
+from tenfold.files import make_folder, printable, refuse_overwriting, write_atomically
+from tenfold.models.folder import MANIFEST, load_manifest
 from tenfold.settings import Count, PositiveInt, Seed
 from tenfold.systems.condensation_audit.auditing.audit import FEW, audit_model
 from tenfold.systems.condensation_audit.auditing.audit import audit as audit_set
@@ -20,9 +23,10 @@ from tenfold.systems.condensation_audit.auditing.page import write_audit
 from tenfold.systems.condensation_audit.auditing.report import AuditReport
 from tenfold.systems.condensation_audit.cli.options import CleanChoice, Condensing, DataChoice, usable_device
 from tenfold.systems.condensation_audit.data.load import Data
+from tenfold.systems.condensation_audit.data.preprocessing import Preprocessing
 from tenfold.systems.condensation_audit.data.real_data import RealData
 from tenfold.systems.condensation_audit.defences.calibration import Calibration, load_calibration
-from tenfold.systems.condensation_audit.networks.factories import seeded_network
+from tenfold.systems.condensation_audit.networks.factories import Factory, seeded_network, untrained_like
 from tenfold.systems.condensation_audit.serving import SYSTEM, factory_of_manifest, load_served
 from tenfold.systems.condensation_audit.sets.condensed_set import CondensedSet
 from tenfold.systems.condensation_audit.sets.files import load_set
@@ -84,19 +88,28 @@ def audit(
     else:
         if calibration or calibrate:
             raise UserError("a model alone cannot be calibrated: --calibration and --calibrate are for sets")
-        served, extra = load_served(subject, allow_network)
-        manifest = load_manifest(subject, SYSTEM)
-        preprocessing = served.preprocessing
-        clean_images = _clean_of(clean.read(preprocessing.image_shape, _reading_of(extra)))
-        factory = factory_of_manifest(subject, manifest, allow_network)
+        network, preprocessing, factory = _model_of(subject, allow_network)
+        clean_images = _clean_of(clean.read(preprocessing.image_shape, _reading_of(load_manifest(subject).extra)))
         seeded_network(factory, 0)  # fails now, not after the scan
-        report = audit_model(served.network, preprocessing, clean_images, factory=factory, **options)
+        report = audit_model(network, preprocessing, clean_images, factory=factory, **options)
     write_audit(report, out)
     answer = _in_words(report, out)
     if report.exit_code:
         print(answer)
         raise SystemExit(report.exit_code)
     return answer
+
+
+def _model_of(subject: str, allowed: str | None) -> tuple[nn.Module, Preprocessing, Factory]:
+    """A network of this system or of another, what its images go through, and what makes an untrained one like it."""
+    manifest = load_manifest(subject)
+    if manifest.system == SYSTEM:
+        served, _ = load_served(subject, allowed)
+        return served.network, served.preprocessing, factory_of_manifest(subject, manifest, allowed)
+    network, images = tenfold.load_network(subject, factory=allowed)
+    if images is None:
+        raise UserError(f"{printable(subject)} does not say what its images go through")
+    return network, Preprocessing(images.mean, images.std, images.image_shape), partial(untrained_like, network)
 
 
 def calibrate(

@@ -14,8 +14,8 @@ from tenfold.data.options import FILE_SETS, ImageOptions
 from tenfold.data.preprocessing import Preprocessing
 from tenfold.errors import UserError
 from tenfold.files import inside, make_folder, printable, refuse_overwriting
-from tenfold.model_folder import MANIFEST, load_manifest, save_model
-from tenfold.onnx import export_onnx
+from tenfold.models.folder import MANIFEST, load_manifest, save_model
+from tenfold.models.onnx import export_onnx
 from tenfold.run import read_config
 from tenfold.settings import wording
 from tenfold.systems.condensation_audit.data.load import Data, load_data, require_shape

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tenfold.checkpoints import read_safetensors
 from tenfold.data.images import LabelledImages
 from tenfold.errors import RunStopped, UserError
 from tenfold.files import write_atomically
+from tenfold.models.checkpoints import read_safetensors
 from tenfold.seeds import derived_seed
 from tenfold.settings import check_settings
 from tenfold.systems.condensation_audit.attacks.doorping import Doorping

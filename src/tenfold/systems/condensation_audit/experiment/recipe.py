@@ -13,7 +13,7 @@ import torch
 
 import tenfold
 from tenfold.cost import count_flops, count_parameters
-from tenfold.model_folder import save_model
+from tenfold.models.folder import save_model
 from tenfold.results import Cost, Results
 from tenfold.run import Run, environment, peak_process_memory_mb
 from tenfold.systems.condensation_audit.condensers.condense import settings_of_method

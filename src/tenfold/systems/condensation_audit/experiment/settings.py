@@ -5,7 +5,6 @@ from typing import Any
 
 from tenfold.data.options import FILE_SETS, ImageOptions
 from tenfold.errors import UserError
-from tenfold.options import TrainerOptions
 from tenfold.settings import (
     Count,
     NonNegativeFloat,
@@ -17,6 +16,7 @@ from tenfold.settings import (
     Share,
 )
 from tenfold.systems.condensation_audit.names import CONDENSERS, DEFENCES, METHODS, Condenser, Defence, Method
+from tenfold.training.options import TrainerOptions
 
 FILES_SIDE = 32
 """Side to which image files are brought where nothing is said."""

@@ -4,6 +4,7 @@ Every network of this library has ``embed(images) -> (n, d)``. Of any other modu
 last `torch.nn.Linear`.
 """
 
+import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.errors import UserError
-from tenfold.networks import named_network
+from tenfold.models.builders import named_network
 from tenfold.systems.condensation_audit.networks.small_networks import NETWORKS
 
 Factory = Callable[[], nn.Module]
@@ -81,6 +82,26 @@ def seeded_network(factory: Factory, seed: int, device: torch.device | str = "cp
     if not isinstance(network, nn.Module):
         raise UserError(f"the network factory gave a {type(network).__name__}, not a torch.nn.Module")
     return network.to(device)
+
+
+def untrained_like(network: nn.Module) -> nn.Module:
+    """A copy of a network with fresh weights: every module draws its own anew.
+
+    Raises:
+        UserError: a part of it has parameters, and no ``reset_parameters`` that draws them.
+    """
+    fresh = copy.deepcopy(network)
+    for name, module in fresh.named_modules():
+        own = list(module.parameters(recurse=False))
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset):
+            reset()
+        elif own:
+            raise UserError(
+                f"no untrained network like this one can be made: its {type(module).__name__} {name!r} cannot draw its "
+                "parameters anew"
+            )
+    return fresh
 
 
 def last_linear(network: nn.Module) -> nn.Linear:

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tenfold.checkpoints import read_torch_file
 from tenfold.errors import UserError
 from tenfold.files import first_line
+from tenfold.models.checkpoints import read_torch_file
 
 LARGEST_ARRAYS = 2**29
 _SCALAR = np._core.multiarray.scalar  # type: ignore[attr-defined]

@@ -13,8 +13,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from tenfold.checkpoints import read_torch_file
 from tenfold.errors import UserError
+from tenfold.models.checkpoints import read_torch_file
 from tenfold.systems.condensation_audit.data.preprocessing import Preprocessing
 from tenfold.systems.condensation_audit.data.zca import ZCA
 from tenfold.systems.condensation_audit.official.conventions import Origin, find_origin, network_name

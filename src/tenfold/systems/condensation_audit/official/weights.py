@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tenfold.checkpoints import load_strictly, read_checkpoint, read_torch_file
 from tenfold.errors import UserError
+from tenfold.models.checkpoints import load_strictly, read_checkpoint, read_torch_file
 from tenfold.systems.condensation_audit.attacks.triggers import Trigger
 from tenfold.systems.condensation_audit.condensers.experts import from_replay_buffer
 from tenfold.systems.condensation_audit.data.preprocessing import Preprocessing

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 from torch.nn import functional
 
-from tenfold.checkpoints import load_strictly
 from tenfold.errors import RunStopped, UserError
 from tenfold.files import write_atomically
+from tenfold.models.checkpoints import load_strictly
 from tenfold.seeds import derived_seed
 from tenfold.systems.condensation_audit.networks.factories import Factory, penultimate, seeded_network
 from tenfold.systems.condensation_audit.sets.condensed_set import TrainingRecipe

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tenfold.checkpoints import load_strictly
 from tenfold.errors import UserError
+from tenfold.models.checkpoints import load_strictly
 from tenfold.seeds import derived_seed
 from tenfold.systems.condensation_audit.networks.factories import Factory, factory_of, seeded_network
 from tenfold.systems.condensation_audit.sets.condensed_set import CondensedSet

@@ -9,7 +9,7 @@ import numpy as np
 
 from tenfold.errors import UserError
 from tenfold.files import inside, write_atomically
-from tenfold.model_folder import MANIFEST
+from tenfold.models.folder import MANIFEST
 from tenfold.systems.full_skip_depth.cli.predicting import camera_of, depth_of_photo
 from tenfold.systems.full_skip_depth.delivery.models import load_network
 from tenfold.systems.full_skip_depth.scoring.calibration import calibrate as solve

@@ -10,7 +10,7 @@ import torch
 
 from tenfold.errors import UserError
 from tenfold.files import write_atomically
-from tenfold.model_folder import save_model
+from tenfold.models.folder import save_model
 from tenfold.systems.full_skip_depth.delivery.models import BUILDER, SYSTEM, load_network, served
 from tenfold.systems.full_skip_depth.delivery.onnx import export_depth_onnx
 from tenfold.systems.full_skip_depth.networks.depth_network import build_network, predict_depth

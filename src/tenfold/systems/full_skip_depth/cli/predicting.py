@@ -1,6 +1,7 @@
 """``predict``: depth of photos, as 16-bit PNG, NPY, a coloured picture and a point cloud."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tenfold.errors import UserError
-from tenfold.files import make_folder, refuse_overwriting, write_atomically
+from tenfold.files import files_below, make_folder, refuse_overwriting, write_atomically
 from tenfold.systems.full_skip_depth.delivery.colours import coloured
 from tenfold.systems.full_skip_depth.delivery.models import load_network, served
 from tenfold.systems.full_skip_depth.delivery.onnx import OnnxDepth
@@ -19,6 +20,7 @@ from tenfold.systems.full_skip_depth.networks.depth_network import predict_depth
 from tenfold.systems.full_skip_depth.sets.depth_files import encode_depth_png
 from tenfold.systems.full_skip_depth.sets.frames import read_photo
 from tenfold.systems.full_skip_depth.sets.pairs import IMAGE_SUFFIXES
+from tenfold.systems.full_skip_depth.sets.videos import VIDEO_SUFFIXES, read_video
 
 
 def predict(
@@ -30,23 +32,25 @@ def predict(
     intrinsics: list[float] | None = None,
     size: str = "trained",
     flip: bool = False,
+    every: int = 1,
 ) -> str:
-    """Predict depth of photos, folders of photos or of a video's frames; one JSON line per photo.
+    """Predict depth of photos, folders of photos, and videos; one JSON line per photo or frame.
 
     Args:
         run: folder of the run.
-        inputs: photos, or folders of them.
+        inputs: photos, folders of them, or videos, whose frames are NAME-000000, NAME-000001, ....
         out: folder that gets NAME.png (16 bits), NAME.npy (metres), NAME-colour.png and, with intrinsics, NAME.ply.
         png_scale: values per metre of the 16-bit PNG: 1000 for millimetres, 256 as KITTI.
         intrinsics: [fx, fy, cx, cy] in pixels of the photos, or [f] with the centre in the middle; for point clouds,
             and for networks that rescale depth by the focal length.
         size: trained: photos are brought to the height that the network was trained at, and depth back; own: not.
         flip: average with the mirrored prediction of the mirrored photo.
+        every: of a video each frame (1), each second (2), ....
     """
     _check(size, png_scale)
     network, manifest = load_network(run)
     trained = manifest.extra.get("image_size") if size == "trained" else None
-    return _predict_all(served(network, manifest), inputs, trained, out, png_scale, intrinsics, flip)
+    return _predict_all(served(network, manifest), inputs, trained, out, png_scale, intrinsics, flip, every)
 
 
 def predict_onnx(
@@ -58,21 +62,24 @@ def predict_onnx(
     intrinsics: list[float] | None = None,
     size: str = "trained",
     flip: bool = False,
+    every: int = 1,
 ) -> str:
     """Predict depth of photos with an exported ONNX file; one JSON line per photo, as predict with a run.
 
     Args:
         file: made by export.
-        inputs: photos, or folders of them.
+        inputs: photos, folders of them, or videos.
         out: folder that gets what predict writes.
         png_scale: values per metre of the 16-bit PNG.
         intrinsics: see predict.
         size: trained: photos are brought to the height that the network was trained at, and depth back; own: not.
         flip: average with the mirrored prediction of the mirrored photo.
+        every: see predict.
     """
     _check(size, png_scale)
     model = OnnxDepth(file)
-    return _predict_all(model, inputs, model.trained if size == "trained" else None, out, png_scale, intrinsics, flip)
+    trained = model.trained if size == "trained" else None
+    return _predict_all(model, inputs, trained, out, png_scale, intrinsics, flip, every)
 
 
 def _check(size: str, png_scale: float) -> None:
@@ -90,21 +97,22 @@ def _predict_all(
     png_scale: float,
     intrinsics: list[float] | None,
     flip: bool,
+    every: int,
 ) -> str:
     files = photos_of(inputs)
     folder = None if out is None else make_folder(out)
     if len({name for name, _ in files}) < len(files) and folder is not None:
         raise UserError("two of the photos have one name: predict folders one by one, each with an --out of its own")
     if folder is not None:
-        for _, path in files:
-            refuse_overwriting(folder / f"{path.stem}.png", path)
+        for name, path in files:
+            refuse_overwriting(folder / f"{name}.png", path)
     lines = []
-    for name, path in files:
-        image = read_photo(path)
+    for name, path, frame, image in _images_of(files, every):
         given = camera_of(intrinsics, image.shape[1:])
         depth = depth_of_photo(model, image, trained, given[0] if given else None, flip)
         line: dict[str, Any] = {
             "input": str(path),
+            **({} if frame is None else {"frame": frame}),
             "height": image.shape[1],
             "width": image.shape[2],
             "depth_min": round(float(depth.min()), 4),
@@ -117,18 +125,29 @@ def _predict_all(
     return "\n".join(lines)
 
 
+def _images_of(files: list[tuple[str, Path]], every: int) -> Iterator[tuple[str, Path, int | None, Tensor]]:
+    """Name, file, number of the frame and image of every photo and frame."""
+    for name, path in files:
+        if path.suffix.lower() in VIDEO_SUFFIXES:
+            for frame, image in read_video(path, every=every):
+                yield f"{name}-{frame:06d}", path, frame, image
+        else:
+            yield name, path, None, read_photo(path)
+
+
 def photos_of(inputs: list[str]) -> list[tuple[str, Path]]:
-    """Names and files of photos, those of folders in order.
+    """Names and files of photos and videos, those of folders in order.
 
     Raises:
-        UserError: an input does not exist, or a folder holds no photos.
+        UserError: an input does not exist, or a folder holds no photos and no videos.
     """
     found: list[tuple[str, Path]] = []
+    known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
     for given in map(Path, inputs):
         if given.is_dir():
-            inner = [p for p in sorted(given.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
+            inner, _ = files_below(given, lambda path: path.suffix.lower() in known)
             if not inner:
-                raise UserError(f"{given} holds no photos ({', '.join(sorted(IMAGE_SUFFIXES))})")
+                raise UserError(f"{given} holds no photos or videos ({', '.join(sorted(known))})")
             found += [("-".join(p.relative_to(given).with_suffix("").parts), p) for p in inner]
         elif given.is_file():
             found.append((given.stem, given))

@@ -11,7 +11,7 @@ from tenfold.errors import UserError
 from tenfold.files import write_atomically
 from tenfold.run import read_config
 from tenfold.systems.full_skip_depth.delivery.models import load_network, served
-from tenfold.systems.full_skip_depth.experiment.recipe import protocol_of, score_network
+from tenfold.systems.full_skip_depth.experiment.measuring import protocol_of, score_network
 from tenfold.systems.full_skip_depth.experiment.settings import USUAL_MAX_DEPTH
 from tenfold.systems.full_skip_depth.networks.transformers_depth import TransformersDepth
 from tenfold.systems.full_skip_depth.scoring.protocols import PROTOCOLS, Protocol, find_protocol
@@ -46,7 +46,8 @@ def evaluate(
         flip: average with the mirrored prediction of the mirrored image.
     """
     network, manifest = load_network(run)
-    options: dict[str, Any] = dict(read_config(run)["data"]) if (Path(run) / "config.yaml").exists() else {}
+    config: dict[str, Any] = read_config(run) if (Path(run) / "config.yaml").exists() else {"data": {}}
+    options: dict[str, Any] = dict(config["data"])
     if data is not None and data != options.get("name"):  # settings of the run's own data are not those of others
         options = {"root": None} if root is None else {}
         options["name"] = data
@@ -56,7 +57,7 @@ def evaluate(
         raise UserError(f"{run} names no data: name them with --data (and --root)")
     top = float(manifest.arguments["max_depth"])
     loaded = {name: options[name] for name in _LOADED if options.get(name) is not None}
-    splits = load_splits(options["name"], options.get("root"), max_depth=top, **loaded)
+    splits = load_splits(options["name"], options.get("root"), max_depth=top, seed=config.get("seed", 0), **loaded)
     return _scores(served(network, manifest), splits, top, protocol, flip)
 
 

@@ -6,7 +6,13 @@ from typing import Any
 
 from tenfold.errors import UserError
 from tenfold.files import printable
-from tenfold.model_folder import Manifest, load_manifest, load_weights, plain_arguments
+from tenfold.models.folder import (
+    Manifest,
+    load_manifest,
+    load_weights,
+    no_larger_than_its_files,
+    plain_arguments,
+)
 from tenfold.systems.full_skip_depth.delivery.onnx import Served
 from tenfold.systems.full_skip_depth.networks.depth_network import FullSkipDepth, build_network
 
@@ -30,7 +36,8 @@ def load_network(folder: str | Path) -> tuple[FullSkipDepth, Manifest]:
     if unknown:
         raise UserError(f"{folder}: the manifest's argument {printable(unknown[0])!r} is none of a depth network's")
     try:
-        network = build_network(**manifest.arguments)
+        with no_larger_than_its_files(folder, manifest.arguments):
+            network = build_network(**manifest.arguments)
     except TypeError as error:
         raise UserError(f"{folder}: the manifest's arguments are not right: {error}") from error
     load_weights(network, folder)

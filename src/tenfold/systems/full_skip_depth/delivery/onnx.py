@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.errors import UserError, require
-from tenfold.onnx import onnx_session
+from tenfold.models.onnx import onnx_session
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,9 @@ from tenfold.results import Claim, Plot, Series, Table
 Outcomes = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
 """By data set and arm, what training gave with every seed."""
 
+Beside = Mapping[str, Mapping[str, Any]]
+"""By data set, ``constant`` (abs rel of a constant depth) and ``images_per_second`` of every arm."""
+
 _SHOWN = ("abs_rel", "rmse", "silog", "delta1", "edge_abs_rel", "boundary_f", "median_abs_rel")
 _PERCENT = "% of the baseline's"
 _POINTS = "points of the F-score"
@@ -113,7 +116,7 @@ def _note_over_images(arms: Mapping[str, Sequence[Mapping[str, Any]]], ours: str
     )
 
 
-def summary_of(outcomes: Outcomes) -> str:
+def summary_of(outcomes: Outcomes, beside: Beside) -> str:
     """What the page opens with: one sentence of measured numbers."""
     parts = []
     for name, arms in outcomes.items():
@@ -121,13 +124,14 @@ def summary_of(outcomes: Outcomes) -> str:
         others = {
             arm: _mean([run["metrics"]["abs_rel"] for run in runs]) for arm, runs in arms.items() if arm != "fscn"
         }
-        beside = ", ".join(f"{value:.4f} by {arm}" for arm, value in others.items() if arm in ("unet", "dpt") and value)
-        parts.append(f"abs rel {ours:.4f} by FSCN on the test frames of {name}" + (f" ({beside})" if beside else ""))
+        shown = [f"{value:.4f} by {arm}" for arm, value in others.items() if arm in ("unet", "dpt") and value]
+        shown.append(f"{beside[name]['constant']:.4f} by a constant depth")
+        parts.append(f"abs rel {ours:.4f} by FSCN on the test frames of {name} ({', '.join(shown)})")
     seeds = len(next(iter(next(iter(outcomes.values())).values())))
     return f"{'; '.join(parts)}, mean over {seeds} seed{'s' if seeds > 1 else ''}."
 
 
-def summarise(outcomes: Outcomes) -> dict[str, dict[str, float | list[float | None] | None]]:
+def summarise(outcomes: Outcomes, beside: Beside) -> dict[str, dict[str, float | list[float | None] | None]]:
     """Metrics of every arm and data set: means over seeds."""
     found: dict[str, dict[str, float | list[float | None] | None]] = {}
     for name, arms in outcomes.items():
@@ -138,6 +142,7 @@ def summarise(outcomes: Outcomes) -> dict[str, dict[str, float | list[float | No
             }
             found[label] |= {
                 "params": runs[0]["params"],
+                "images_per_second": beside[name]["images_per_second"][arm],
                 "train_seconds": float(np.mean([run["train_seconds"] for run in runs])),
             }
     return found
@@ -146,6 +151,11 @@ def summarise(outcomes: Outcomes) -> dict[str, dict[str, float | list[float | No
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
+
+
+def cpu_minutes(outcomes: Outcomes) -> float:
+    """CPU time of all trainings and their measurement, in minutes."""
+    return sum(run["cpu_seconds"] for arms in outcomes.values() for runs in arms.values() for run in runs) / 60
 
 
 def plots_of(outcomes: Outcomes) -> list[Plot]:
@@ -203,7 +213,7 @@ def plots_of(outcomes: Outcomes) -> list[Plot]:
     return plots
 
 
-def tables_of(outcomes: Outcomes) -> list[Table]:
+def tables_of(outcomes: Outcomes, beside: Beside) -> list[Table]:
     """The arms' metrics, and errors by distance."""
     tables = []
     for name, arms in outcomes.items():
@@ -214,18 +224,29 @@ def tables_of(outcomes: Outcomes) -> list[Table]:
             values: list[str | float | int | None] = [arm, runs[0]["params"]]
             values += [_mean([run["metrics"].get(metric) for run in runs]) for metric in shown]
             values.append(float(np.std([run["metrics"]["abs_rel"] for run in runs], ddof=1)) if len(runs) > 1 else None)
-            values.append(float(np.mean([run["train_seconds"] for run in runs])))
+            values.append(beside[name]["images_per_second"][arm])
+            values.append(float(np.mean([run["cpu_seconds"] for run in runs])))
             rows.append(values)
+        constant = [beside[name]["constant"] if metric == "abs_rel" else None for metric in shown]
+        rows.append(["a constant depth", 0, *constant, None, None, None])
         first = next(iter(arms.values()))[0]
         tables.append(
             Table(
                 id=f"metrics-{name}",
                 title=f"Test frames of {name}",
-                columns=["arm", "parameters", *(m.replace("_", " ") for m in shown), "abs rel, sd", "training seconds"],
+                columns=[
+                    "arm",
+                    "parameters",
+                    *(m.replace("_", " ") for m in shown),
+                    "abs rel, sd",
+                    "images/s",
+                    "CPU seconds",
+                ],
                 rows=rows,
                 caption=f"{first['images']} images ({first['skipped']} without valid pixels); protocol: "
                 f"{first['protocol']}; means over {len(next(iter(arms.values())))} seeds. Median abs rel: each "
-                "prediction aligned by its median first.",
+                "prediction aligned by its median first. Images/s: one at a time, fastest of several turns. Constant "
+                "depth: the training frames' median.",
             )
         )
     return tables

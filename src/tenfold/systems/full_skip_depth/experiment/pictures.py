@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from tenfold.report.pictures import image_grid, picture
-from tenfold.results import Picture
+from tenfold.results import Picture, Plot, Series
 from tenfold.systems.full_skip_depth.delivery.colours import coloured, coloured_error
+from tenfold.systems.full_skip_depth.delivery.point_clouds import to_points
 from tenfold.systems.full_skip_depth.networks.depth_network import FullSkipDepth, predict_depth
 from tenfold.systems.full_skip_depth.sets.splits import DepthSplits
 
@@ -44,6 +45,49 @@ def compare_pictures(
         alt=f"Images, true depth, predicted depth and errors of {', '.join(networks)}",
         caption=f"Depth from {low:.1f} m (red) to {high:.1f} m (blue) in all columns, even in 1 / depth; black: no "
         "value. Errors from 0 (blue) to half of the true depth and more (red).",
+    )
+
+
+def cloud_plot(
+    name: str, splits: DepthSplits, network: FullSkipDepth, max_depth: float, most: int = 2500
+) -> Plot | None:
+    """Prediction and truth of the middle test image as points in space, to be turned; ``None`` without focal length.
+
+    Args:
+        name: of the data.
+        splits: whose test frames are looked at.
+        network: in eval mode.
+        max_depth: of the network.
+        most: points of a cloud; every second, third, ... pixel where there are more.
+    """
+    image, truth, focal = splits.test[len(splits.test) // 2]
+    if math.isnan(focal):
+        return None
+    given = torch.tensor([focal])
+    depth = predict_depth(network, image[None].float() / 255, given, limits=(1e-3, max_depth))[0].numpy()
+    height, width = depth.shape
+    camera = (focal, focal, (width - 1) / 2, (height - 1) / 2)
+    photo = image.permute(1, 2, 0).numpy()
+
+    def cloud(called: str, values: np.ndarray, coloured_as_photo: bool) -> Series:
+        valid = np.flatnonzero(values > 0)
+        kept = np.zeros_like(values)
+        kept.flat[valid[:: -(-len(valid) // most) or 1]] = 1
+        kept *= values
+        right, down, forward = to_points(kept, camera).astype(np.float64).round(2).T.tolist()
+        colours = [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in photo[kept > 0].tolist()] if coloured_as_photo else None
+        return Series(name=called, x=right, y=forward, z=[-value for value in down], colours=colours)
+
+    return Plot(
+        id=f"cloud-{name}",
+        title=f"A test image of {name} as points in space",
+        kind="points",
+        x_label="right, m",
+        y_label="forward, m",
+        z_label="up, m",
+        series=[cloud("FSCN, in the photo's colours", depth, True), cloud("truth", truth.numpy(), False)],
+        caption=f"Test image {splits.test.names[len(splits.test) // 2]}, focal length {focal:.0f} pixels, principal "
+        "point in the middle. Turn it; the buttons of the legend hide a cloud. It needs WebGL.",
     )
 
 

@@ -5,8 +5,9 @@ comparison over seeds, delivery of FSCN. Every function can be called on its own
 """
 
 import math
+import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,26 @@ from torch import nn
 import tenfold
 from tenfold.cost import count_flops, count_parameters
 from tenfold.errors import UserError
-from tenfold.model_folder import save_model
-from tenfold.parallel import rank
-from tenfold.results import Cost, Picture, Results
+from tenfold.models.folder import save_model
+from tenfold.results import Cost, Picture, Plot, Results
 from tenfold.run import Run, environment, peak_process_memory_mb
 from tenfold.systems.full_skip_depth.delivery.models import BUILDER, SYSTEM, load_network
 from tenfold.systems.full_skip_depth.experiment.comparison import (
     claims_of,
+    cpu_minutes,
     plots_of,
     summarise,
     summary_of,
     tables_of,
 )
-from tenfold.systems.full_skip_depth.experiment.pictures import compare_pictures, weights_picture
+from tenfold.systems.full_skip_depth.experiment.measuring import (
+    constant_error,
+    images_per_second,
+    measure,
+    protocol_of,
+    score_network,
+)
+from tenfold.systems.full_skip_depth.experiment.pictures import cloud_plot, compare_pictures, weights_picture
 from tenfold.systems.full_skip_depth.experiment.settings import (
     ARMS,
     PRESETS,
@@ -39,19 +47,16 @@ from tenfold.systems.full_skip_depth.experiment.settings import (
     arms_of,
 )
 from tenfold.systems.full_skip_depth.method import DepthObjective, SiLogLoss
-from tenfold.systems.full_skip_depth.networks.depth_network import FullSkipDepth, build_network, predict_depth
-from tenfold.systems.full_skip_depth.scoring.protocols import Protocol, find_protocol
-from tenfold.systems.full_skip_depth.scoring.scorer import DepthScorer, Score
-from tenfold.systems.full_skip_depth.sets.frames import FrameBatches, Frames, evaluation_batches
+from tenfold.systems.full_skip_depth.networks.depth_network import FullSkipDepth, build_network
+from tenfold.systems.full_skip_depth.sets.frames import FrameBatches, Frames
 from tenfold.systems.full_skip_depth.sets.splits import DepthSplits, load_splits
 from tenfold.systems.full_skip_depth.training.augmentation import Augmentation
 from tenfold.systems.full_skip_depth.training.recipes import Recipe
 from tenfold.training import fit
+from tenfold.training.parallel import rank
 from tenfold.workers import Step, do_steps
 
-__all__ = ["ARMS", "PRESETS", "Config", "deliver", "network_arguments", "run", "score_network", "train_arm"]
-
-DISTANCES = (0, 2, 4, 6, 8, 10, 20, 40, 60, 80)
+__all__ = ["ARMS", "PRESETS", "Config", "deliver", "network_arguments", "run", "train_arm"]
 
 
 def run(config: Config, run: Run) -> Results:
@@ -71,21 +76,24 @@ def run(config: Config, run: Run) -> Results:
         Step(f"{name}/{arm}/seed{seed}", (name, arm, seed)) for name in place.sets for seed in seeds for arm in arms
     ]
     alone = config.trainer.device.type != "cpu" or config.trainer.devices * config.trainer.num_nodes > 1
-    found = do_steps(run, [steps], partial(Place, config), workers=1 if alone else config.workers, work=place)
+    found = do_steps(
+        run, [steps], partial(Place, config, look=False), workers=1 if alone else config.workers, work=place
+    )
     outcomes = {
         name: {arm: [found[f"{name}/{arm}/seed{seed}"] for seed in seeds] for arm in arms} for name in place.sets
     }
     main = config.data.name
     first = place.sets[main]
+    beside = run.step("beside", lambda _: measure_beside(config, place))
     delivered = run.step("delivery", lambda _: deliver(config, first, place.arguments[main]["fscn"], run))
     return Results(
         system=SYSTEM,
         preset=config.preset,
         seed=config.seed,
         version=tenfold.__version__,
-        summary=summary_of(outcomes),
+        summary=summary_of(outcomes, beside),
         claims=claims_of(outcomes, {name: splits.dense for name, splits in place.sets.items()}),
-        metrics=summarise(outcomes),
+        metrics=summarise(outcomes, beside),
         cost=Cost(
             params=delivered["params"],
             flops=delivered["flops"],
@@ -93,14 +101,15 @@ def run(config: Config, run: Run) -> Results:
             peak_memory_mb=peak_process_memory_mb(),
         ),
         environment=environment(config.trainer.device.type, data=", ".join(place.sets), train_images=len(first.train)),
-        plots=plots_of(outcomes),
-        tables=tables_of(outcomes),
+        plots=plots_of(outcomes) + clouds_of(config, place, run),
+        tables=tables_of(outcomes, beside),
         pictures=pictures_of(config, place, arms, run),
         notes=[
             *(f"{name}: {note}" for name, splits in place.sets.items() for note in splits.notes),
             f"Protocol: {delivered['protocol']}; {'with' if config.flip_test else 'without'} flip test; loss: SiLog "
             f"with lambda {config.optimizer.variance_focus:g}. Epochs are chosen by abs rel on validation frames, in "
             "every arm alike; test frames are only measured.",
+            f"Training and measuring all arms took {cpu_minutes(outcomes):.1f} minutes of CPU time.",
             "The inside of the fusion and the set of sources are reconstructed: the paper could be read no further "
             "than its abstract, so none of its numbers stand here.",
         ],
@@ -112,11 +121,12 @@ class Place:
 
     Args:
         config: the settings.
+        look: see ``load_splits``; once is enough for all processes.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, look: bool = True) -> None:
         self.config = config
-        self.sets = {name: load_data(config, name) for name in (config.data.name, *config.data.also)}
+        self.sets = {name: load_data(config, name, look) for name in (config.data.name, *config.data.also)}
         self.arguments = {name: arm_arguments(config, splits, arms_of(config)) for name, splits in self.sets.items()}
 
     def __call__(self, step: Step, folder: Path, run: Run) -> dict[str, Any]:
@@ -124,6 +134,22 @@ class Place:
         name, arm, seed = step.arguments
         epochs = epochs_on(self.config, self.sets, name)
         return train_arm(self.config, self.sets[name], self.arguments[name][arm], seed, epochs, folder, run, step.name)
+
+
+def measure_beside(config: Config, place: Place) -> dict[str, Any]:
+    """What stands beside the arms' errors, by data set: the constant depth's abs rel, images a second of each arm."""
+    found = {}
+    for name, splits in place.sets.items():
+        arguments = place.arguments[name]
+        networks = {
+            arm: build_network(**given | {"pretrained": False}).to(config.trainer.device).eval()
+            for arm, given in arguments.items()
+        }
+        found[name] = {
+            "constant": constant_error(splits, arguments["fscn"]["max_depth"]),
+            "images_per_second": images_per_second(networks, splits.test[0][0][None].float() / 255),
+        }
+    return found
 
 
 def pictures_of(config: Config, place: Place, arms: Sequence[str], run: Run) -> list[Picture]:
@@ -138,7 +164,17 @@ def pictures_of(config: Config, place: Place, arms: Sequence[str], run: Run) -> 
     return pictures
 
 
-def load_data(config: Config, name: str) -> DepthSplits:
+def clouds_of(config: Config, place: Place, run: Run) -> list[Plot]:
+    """FSCN's prediction of a test image as points in space, where the camera is known."""
+    clouds = []
+    for name, splits in place.sets.items():
+        arguments = place.arguments[name]["fscn"]
+        network = load_trained(run, name, "fscn", config.seed, arguments)
+        clouds.append(cloud_plot(name, splits, network, float(arguments["max_depth"])))
+    return [cloud for cloud in clouds if cloud is not None]
+
+
+def load_data(config: Config, name: str, look: bool = True) -> DepthSplits:
     """The frames of one of the run's data sets."""
     options = config.data
     own = name == options.name
@@ -161,6 +197,7 @@ def load_data(config: Config, name: str) -> DepthSplits:
         skip_unpaired=options.skip_unpaired,
         max_depth=config.model.max_depth or USUAL_MAX_DEPTH.get(name, math.inf),
         seed=config.seed,
+        look=look,
     )
 
 
@@ -187,10 +224,19 @@ def arm_arguments(config: Config, splits: DepthSplits, arms: Sequence[str]) -> d
     if "fscn-equal" in found:
         limit = count_parameters(build_network(**own | ARMS["unet"] | {"pretrained": False}))
         found["fscn-equal"] = _narrowed(found["fscn-equal"], limit)
+    images = splits.train[0][0][None].float() / 255
     for arguments in found.values():
         network = build_network(**arguments | {"pretrained": False}).eval()
         with torch.no_grad():
-            network(splits.train[0][0][None].float() / 255, torch.tensor([500.0]))
+            network(images, torch.tensor([500.0]))
+    height, width = config.data.crop or images.shape[-2:]
+    with torch.no_grad():
+        deepest = network.encoder(torch.zeros(1, 3, height, width))[-1].shape[-2:]
+    if config.optimizer.batch_size * deepest.numel() == 1 and not config.model.frozen_batch_norm:
+        raise UserError(
+            f"optimizer.batch_size 1 of {height} x {width} pixels leaves one value per channel at the deepest level, "
+            "which batch normalization cannot train on: take more or larger ones, or --model.frozen_batch_norm true"
+        )
     if config.model.encoder_weights is not None:
         wanted = {name: value.shape for name, value in network.encoder.state_dict().items()}
         given = load_network(config.model.encoder_weights)[0].encoder.state_dict()
@@ -200,9 +246,10 @@ def arm_arguments(config: Config, splits: DepthSplits, arms: Sequence[str]) -> d
 
 
 def epochs_on(config: Config, sets: dict[str, DepthSplits], name: str) -> int:
-    """Epochs on one of the data sets: as many steps as on the first."""
+    """Epochs on one of the data sets: as many steps as on the first, or the share of them that is set."""
     per_epoch = {key: max(1, len(splits.train) // config.optimizer.batch_size) for key, splits in sets.items()}
-    return max(1, round(config.optimizer.epochs * per_epoch[config.data.name] / per_epoch[name]))
+    share = 1.0 if name == config.data.name else config.data.also_steps
+    return max(1, round(share * config.optimizer.epochs * per_epoch[config.data.name] / per_epoch[name]))
 
 
 def train_arm(
@@ -220,10 +267,13 @@ def train_arm(
     The encoder's initial weights and the order of the frames depend on the seed only, so that arms are paired.
 
     Returns:
-        ``metrics``, ``rows`` (per image), ``distances``, ``params``, ``history``, ``best_epoch``, ``train_seconds``.
+        ``metrics``, ``rows`` (per image), ``distances``, ``params``, ``history``, ``best_epoch``, ``train_seconds``,
+        ``cpu_seconds`` (of this process, since the last start: others on the machine lengthen it little).
     """
+    started = time.process_time()
     torch.manual_seed(seed)
-    network = build_network(**arguments)
+    # Convolutions of few channels take a sixth less time so on a CPU, and tensor cores want it, too.
+    network = build_network(**arguments).to(memory_format=torch.channels_last)
     if config.model.encoder_weights is not None:
         network.encoder.load_state_dict(load_network(config.model.encoder_weights)[0].encoder.state_dict())
     options, data = config.optimizer, config.data
@@ -253,7 +303,7 @@ def train_arm(
         DepthObjective(loss, auxiliary=tuple(options.auxiliary), bins=options.bins),
         batches,
         epochs=epochs,
-        optimizer=recipe.optimizer(network),
+        optimizer=recipe.optimizer(network, fused=config.trainer.precision != "16-mixed"),
         schedule=recipe.schedule(epochs * len(batches)),
         folder=folder,
         options=config.trainer,
@@ -272,60 +322,7 @@ def train_arm(
         "history": fitted.history,
         "best_epoch": fitted.best_epoch,
         "train_seconds": fitted.seconds,
-    }
-
-
-def protocol_of(splits: DepthSplits, max_depth: float) -> Protocol:
-    """The protocol by which a run measures: the data set's own, or all valid pixels below the network's range."""
-    if splits.name == "nyu":
-        return find_protocol("nyu-eigen")
-    if splits.name == "kitti":
-        return find_protocol("kitti-garg-cropped")  # frames are cut to 352 x 1216 when they are read
-    return replace(find_protocol("all"), max_depth=max_depth, text=f"every valid pixel below {max_depth:g} m, no crop")
-
-
-def score_network(
-    network: nn.Module,
-    frames: Frames,
-    protocol: Protocol,
-    *,
-    flip: bool = False,
-    edges: Sequence[float] = (),
-    boundaries: bool = False,
-    also: Sequence[Protocol] = (),
-) -> Score:
-    """Score a network on frames under a protocol; further ones give ``abs_rel`` under their names in the metrics."""
-    scorer = DepthScorer([protocol, *also], edges=edges, boundaries=boundaries)
-    device = next(network.parameters()).device
-    for images, depths, focal, names in evaluation_batches(frames):
-        given = focal.to(device) if bool(focal.isfinite().all()) else None
-        depth = predict_depth(network, images.to(device), given, flip=flip, limits=(1e-3, protocol.max_depth or 1e4))
-        scorer.update_all(depth.float().cpu(), depths, names)
-    scores = scorer.scores()
-    for other in scores[1:]:
-        scores[0].metrics[f"{other.protocol}_abs_rel"] = other.metrics["abs_rel"]
-    return scores[0]
-
-
-def measure(network: nn.Module, splits: DepthSplits, max_depth: float, *, flip: bool = False) -> dict[str, Any]:
-    """Numbers of a trained network on the test frames."""
-    edges = [edge for edge in DISTANCES if edge < max_depth] + [max_depth]
-    protocol = protocol_of(splits, max_depth)
-    median = replace(protocol, name="median", align="median")
-    score = score_network(
-        network, splits.test, protocol, flip=flip, edges=edges, boundaries=splits.dense, also=[median]
-    )
-    return {
-        "protocol": score.text,
-        "metrics": {name: None if math.isnan(value) else value for name, value in score.metrics.items()},
-        "rows": {
-            name: [None if math.isnan(value) else value for value in score.rows[name]]
-            for name in ("abs_rel", "rmse", "edge_abs_rel", "boundary_f")
-            if name in score.rows
-        },
-        "distances": score.distances,
-        "images": len(score.names),
-        "skipped": len(score.skipped),
+        "cpu_seconds": time.process_time() - started,
     }
 
 

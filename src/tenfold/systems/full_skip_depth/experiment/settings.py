@@ -4,15 +4,16 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tenfold.errors import UserError
-from tenfold.options import TrainerOptions
 from tenfold.settings import (
     Count,
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
+    PositiveShare,
     Seed,
     Share,
 )
+from tenfold.training.options import TrainerOptions
 
 
 @dataclass
@@ -22,7 +23,8 @@ class DataOptions:
     Attributes:
         name: ``rooms`` (14 small and thin boxes), ``rooms-easy``, ``drive`` (a real drive with LiDAR), ``pairs``
             (folders ``rgb`` and ``depth``), ``csv``, ``kitti`` or ``nyu``.
-        also: further data on which all arms are trained, for as many steps; the delivered network is that of ``name``.
+        also: further data on which all arms are trained, too; the delivered network is that of ``name``.
+        also_steps: share of the steps on ``name`` that the arms are trained for on ``also``.
         root: folder or file of the data; TENFOLD_DATA where null.
         images: number of rooms to train on.
         image_size: [height, width] of the frames; their own where null.
@@ -45,6 +47,7 @@ class DataOptions:
 
     name: str = "rooms"
     also: list[str] = field(default_factory=list)
+    also_steps: PositiveShare = 1.0
     root: str | None = None
     images: PositiveInt = 200
     image_size: list[int] | None = None
@@ -250,8 +253,8 @@ PRESETS = {
         preset="small",
         seeds=3,
         arms=["none", "unet", "same-acm", "shallow-concat", "full-acm", "fscn-equal", "bts", "adabins", "dpt"],
-        data=DataOptions(images=240, also=["drive"]),
-        optimizer=OptimizerOptions(epochs=3),
+        data=DataOptions(images=960, image_size=[48, 64], also=["drive"], also_steps=0.35),
+        optimizer=OptimizerOptions(epochs=4),
     ),
     "paper": _published("nyu", "adabins"),
     "paper-kitti": _published("kitti", "adabins"),

@@ -7,8 +7,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from tenfold.checkpoints import read_checkpoint
 from tenfold.errors import UserError
+from tenfold.models.checkpoints import read_checkpoint
 from tenfold.systems.full_skip_depth.networks.encoders import TimmEncoder
 
 OfficialFormat = Literal["bts", "adabins"]

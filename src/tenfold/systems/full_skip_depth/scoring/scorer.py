@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tenfold.errors import UserError
+from tenfold.files import files_below
 from tenfold.systems.full_skip_depth.scoring.boundaries import boundary_scores
 from tenfold.systems.full_skip_depth.scoring.metrics import errors_by_distance
 from tenfold.systems.full_skip_depth.scoring.protocols import Protocol
@@ -100,32 +101,44 @@ class DepthScorer:
 
     def update(self, prediction: Tensor, truth: Tensor, name: str) -> None:
         """Take one image: ``(height, width)`` each; see ``Protocol.prepare``."""
-        self._unusable += int((~(prediction > 0) | prediction.isinf()).sum())
-        for index, protocol in enumerate(self.protocols):
-            try:
-                p, d, valid = protocol.prepare(prediction, truth)
-            except UserError as error:
-                raise UserError(f"{name}: {error}") from None
-            pixels = int(valid.sum())
-            if pixels < max(1, protocol.least_pixels):
-                self._skipped[index].append(name)
-                continue
-            p, d, valid = p[None], d[None], valid[None]
-            row = {key: float(value[0]) for key, value in protocol.metrics(p, d, valid).items()}
-            if self.boundaries:
-                row |= {key: float(value[0]) for key, value in boundary_scores(p, d, valid).items()}
-            binned = None
-            if len(self.edges):
-                errors, counts = errors_by_distance(p, d, valid, self.edges)
-                binned = torch.stack([errors["abs_rel"][0], errors["rmse"][0]])
-                self._bin_pixels[index] += counts[0].cpu()
-            self._rows[index].append((name, row, binned))
-            self._pixels[index] += pixels
+        self.update_all(prediction[None], truth[None], [name])
 
-    def update_all(self, predictions: Tensor, truths: Tensor, names: Iterable[str]) -> None:
-        """Take a batch: ``(batch, height, width)`` each."""
-        for prediction, truth, name in zip(predictions, truths, names, strict=True):
-            self.update(prediction, truth, name)
+    def update_all(self, predictions: Tensor, truths: Tensor, names: Sequence[str]) -> None:
+        """Take a batch: ``(batch, height, width)`` each, and their names; the same as one by one, in less time."""
+        self._unusable += int((~(predictions > 0) | predictions.isinf()).sum())
+        for index, protocol in enumerate(self.protocols):
+            kept: list[tuple[str, int]] = []
+            prepared: list[tuple[Tensor, Tensor, Tensor]] = []
+            for prediction, truth, name in zip(predictions, truths, names, strict=True):
+                try:
+                    made = protocol.prepare(prediction, truth)
+                except UserError as error:
+                    raise UserError(f"{name}: {error}") from None
+                pixels = int(made[2].sum())
+                if pixels < max(1, protocol.least_pixels):
+                    self._skipped[index].append(name)
+                else:
+                    kept.append((name, pixels))
+                    prepared.append(made)
+            if kept:
+                p, d, valid = (_stacked(parts) for parts in zip(*prepared, strict=True))
+                self._take(index, kept, p, d, valid)
+
+    def _take(self, index: int, kept: Sequence[tuple[str, int]], p: Tensor, d: Tensor, valid: Tensor) -> None:
+        """Keep the rows of images under a protocol."""
+        found = dict(self.protocols[index].metrics(p, d, valid))
+        if self.boundaries:
+            found |= boundary_scores(p, d, valid)
+        columns = {key: value.tolist() for key, value in found.items()}
+        binned: Sequence[Tensor | None] = [None] * len(kept)
+        if len(self.edges):
+            errors, counts = errors_by_distance(p, d, valid, self.edges)
+            binned = list(torch.stack([errors["abs_rel"], errors["rmse"]], 1))
+            self._bin_pixels[index] += counts.sum(0).cpu()
+        for place, (name, pixels) in enumerate(kept):
+            row = {key: values[place] for key, values in columns.items()}
+            self._rows[index].append((name, row, binned[place]))
+            self._pixels[index] += pixels
 
     def scores(self) -> list[Score]:
         """One score per protocol.
@@ -275,16 +288,20 @@ def _read_ahead(pairs: Sequence[FilePair], read: Any, threads: int) -> Iterator[
             yield first, future.result()
 
 
+def _stacked(parts: Sequence[Tensor]) -> Tensor:
+    """``(batch, height, width)``; one large image is not copied."""
+    return parts[0][None] if len(parts) == 1 else torch.stack(list(parts))
+
+
 def _files_by_name(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder")
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in DEPTH_SUFFIXES and path.is_file():
-            name = path.relative_to(folder).with_suffix("").as_posix()
-            if name in found:
-                raise UserError(f"{folder} holds two files for {name!r}: {found[name].name} and {path.name}")
-            found[name] = path
+    for path in files_below(folder, lambda path: path.suffix.lower() in DEPTH_SUFFIXES)[0]:
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in found:
+            raise UserError(f"{folder} holds two files for {name!r}: {found[name].name} and {path.name}")
+        found[name] = path
     if not found:
         raise UserError(f"{folder} holds no depth files ({', '.join(sorted(DEPTH_SUFFIXES))})")
     return found

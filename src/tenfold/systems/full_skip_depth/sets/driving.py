@@ -14,7 +14,7 @@ FARTHEST = 80.0
 
 
 def drive_frames(
-    root: str | Path, *, camera: str = "front_camera", size: tuple[int, int] | None = (68, 120)
+    root: str | Path, *, camera: str = "front_camera", size: tuple[int, int] | None = (54, 96)
 ) -> dict[str, FrameArrays]:
     """Frames of a drive by part, split by time with gaps between: ``train``, ``val``, ``test``.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tenfold.errors import UserError
-from tenfold.files import inside
+from tenfold.files import files_below, inside
 from tenfold.systems.full_skip_depth.sets.depth_files import DEPTH_SUFFIXES
 
 IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"))
@@ -188,12 +188,11 @@ def _find(name: str, roots: Sequence[Path], where: str) -> Path:
 
 def _by_stem(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in suffixes and path.is_file():
-            name = path.relative_to(folder).with_suffix("").as_posix()
-            if name in found:
-                raise UserError(f"{folder} holds two files for {name!r}: {found[name].name} and {path.name}")
-            found[name] = path
+    for path in files_below(folder, lambda path: path.suffix.lower() in suffixes)[0]:
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in found:
+            raise UserError(f"{folder} holds two files for {name!r}: {found[name].name} and {path.name}")
+        found[name] = path
     return found
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 FOCAL_OF_WIDTH = 0.8
 """Focal length of the rooms' camera as a share of the image's width."""
 NEAREST, FARTHEST = 0.3, 10.0
+_AT_ONCE = 4  # images: their rays with all boxes stay in a processor's cache
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,8 @@ def _render(
 
     leave = torch.maximum(room_low[:, :, None] * inverse, room_high[:, :, None] * inverse)  # (n, 3, pixels)
     room_t, room_axis = leave.min(1)
-    first, second = low[..., None] * inverse[:, None], high[..., None] * inverse[:, None]  # (n, boxes, 3, pixels)
-    enter, axis = torch.minimum(first, second).max(2)
-    out = torch.maximum(first, second).amin(2)
-    enter = torch.where((out > enter) & (enter > 0.05), enter, torch.inf)
-    box_t, box = enter.min(1)
-    box_axis = axis.gather(1, box[:, None])[:, 0]
+    few = zip(*(x.split(_AT_ONCE) for x in (low, high, inverse)), strict=True)
+    box_t, box, box_axis = (torch.cat(parts) for parts in zip(*(_nearest_boxes(*part) for part in few), strict=True))
     hit = box_t < room_t
     t = torch.where(hit, box_t, room_t)
     depth = t.clamp(NEAREST, FARTHEST).view(n, height, width)
@@ -94,6 +91,23 @@ def _render(
     image = image + 0.03 * torch.randn(image.shape, generator=generator)
     pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 1)
     return pixels.reshape(n, 3, height, width), depth
+
+
+def _nearest_boxes(low: Tensor, high: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of every ray: where it enters the nearest box (infinite: none), that box, and the axis of the side it enters by.
+
+    Args:
+        low: ``(n, boxes, 3)`` lowest corners.
+        high: ``(n, boxes, 3)`` highest corners.
+        inverse: ``(n, 3, pixels)`` 1 over the rays' directions.
+    """
+    first, second = low[..., None] * inverse[:, None], high[..., None] * inverse[:, None]  # (n, boxes, 3, pixels)
+    near, far = torch.minimum(first, second), torch.maximum(first, second)
+    enter = torch.maximum(torch.maximum(near[:, :, 0], near[:, :, 1]), near[:, :, 2])
+    out = torch.minimum(torch.minimum(far[:, :, 0], far[:, :, 1]), far[:, :, 2])
+    found, box = torch.where((out > enter) & (enter > 0.05), enter, torch.inf).min(1)
+    sides = near.gather(1, box[:, None, None].expand(-1, 1, 3, -1))[:, 0]
+    return found, box, sides.argmax(1)
 
 
 def _boxes(

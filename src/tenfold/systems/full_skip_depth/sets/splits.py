@@ -10,7 +10,7 @@ import torch
 
 from tenfold.data import find_data
 from tenfold.errors import TenfoldWarning, UserError
-from tenfold.systems.full_skip_depth.sets.doctor import unit_problem
+from tenfold.systems.full_skip_depth.sets.doctor import require_usable, unit_problem
 from tenfold.systems.full_skip_depth.sets.driving import drive_frames
 from tenfold.systems.full_skip_depth.sets.frames import FrameArrays, FrameFiles, Frames
 from tenfold.systems.full_skip_depth.sets.kitti import kitti_pairs
@@ -61,6 +61,7 @@ def load_splits(
     skip_unpaired: bool = False,
     max_depth: float = 10.0,
     seed: int = 0,
+    look: bool = True,
 ) -> DepthSplits:
     """Load data by name.
 
@@ -70,7 +71,8 @@ def load_splits(
             ``root/test`` with these; ``csv``: a CSV file at ``root``; ``kitti`` or ``nyu``.
         root: folder or file of the data; ``TENFOLD_DATA`` where it is not given.
         images: number of rooms to train on; a fifth of it each validates and tests.
-        image_size: ``[height, width]`` of the frames, see ``FrameFiles``; the rooms' are 72 x 96.
+        image_size: ``[height, width]`` of the frames, see ``FrameFiles``; by default the rooms' are
+            72 x 96, the drive's 54 x 96 (a twentieth).
         depth_scale: values per metre of the depth files.
         focal: focal length in pixels, of ``pairs``.
         border: ``none``, ``kitti`` or ``nyu``: what is cut off every frame.
@@ -83,6 +85,7 @@ def load_splits(
         skip_unpaired: leave out files without a partner instead of refusing them.
         max_depth: of the network; a warning says where most depths lie beyond it.
         seed: of a random order; the rooms themselves are the same for every seed.
+        look: whether all of one's own frames, and the test frames of public sets, are read once first.
 
     Raises:
         UserError: the data are missing, or not right.
@@ -101,7 +104,7 @@ def load_splits(
     if name == "drive":
         folder = find_data(root)
         inner = folder / "driving" / "pandaset-002"
-        drive = drive_frames(inner if inner.is_dir() else folder, size=size or (68, 120))
+        drive = drive_frames(inner if inner.is_dir() else folder, size=size or (54, 96))
         note = (
             "One drive of eight seconds, split by time: it shows that it works on real data, not that it generalises."
         )
@@ -121,6 +124,11 @@ def load_splits(
     for part in _PARTS:
         if len(getattr(found, part)) == 0:
             raise UserError(f"there are no frames for {part}: give more pairs, or other shares")
+    if look:
+        for part in _PARTS if name in ("pairs", "csv") else ("test",):
+            empty = require_usable(getattr(found, part))
+            if empty:
+                found.notes.append(f"{empty} {part} frames have no valid pixel: nothing is learnt or measured there.")
     _warn_of_units(found.train, max_depth)
     return found
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from tenfold.errors import UserError
 from tenfold.files import read_json, write_atomically
-from tenfold.model_folder import load_manifest
+from tenfold.models.folder import load_manifest
 from tenfold.systems.graph_fusion.ranking.ranks import evaluate_encoder
 from tenfold.systems.graph_fusion.ranking.summaries import summarise_groups
 from tenfold.systems.graph_fusion.serve.student import Student

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tenfold.errors import UserError
-from tenfold.model_folder import MANIFEST
+from tenfold.models.folder import MANIFEST
 from tenfold.systems.graph_fusion.serve.student import Student
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tenfold.errors import UserError
 from tenfold.files import first_line
-from tenfold.networks import import_object
+from tenfold.models.builders import import_object
 from tenfold.systems.graph_fusion.encoders.query_scorer import QueryScorer
 from tenfold.systems.graph_fusion.graph.knowledge_graph import KnowledgeGraph
 

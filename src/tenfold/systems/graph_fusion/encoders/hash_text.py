@@ -21,9 +21,11 @@ from tenfold.systems.graph_fusion.encoders.query_scorer import QueryScorer
 _WORD = re.compile(r"[^\W_]+")
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
 BUCKETS = 2**15
+WORDS = 40
+"""So many words of a text are read."""
 
 
-def text_features(text: str, buckets: int = BUCKETS, words: int = 40) -> Counter[int]:
+def text_features(text: str, buckets: int = BUCKETS, words: int = WORDS) -> Counter[int]:
     """Hashed features of a text and how often each occurs: words, word pairs, 4-grams of ``<word>``.
 
     Args:
@@ -152,6 +154,7 @@ class HashText(QueryScorer):
         directed = [*relation_texts, *(f"inverse {text} inverse" for text in relation_texts)]
         relations, _ = feature_matrix(directed, buckets=buckets)
         self._same = first_of_same_texts(entity_texts)
+        self._cut = sum(len(text) >= 2 * WORDS and len(_WORD.findall(text)) > WORDS for text in entity_texts)
         # Only buckets that some text uses get a weight row; a new text's other features are unknown to training anyway.
         used = torch.zeros(buckets, dtype=torch.bool)
         used[matrix.col_indices()] = True
@@ -165,6 +168,12 @@ class HashText(QueryScorer):
         self.query = nn.Sequential(nn.Linear(2 * dim, 2 * dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * dim, dim))
         self.candidate = nn.Linear(dim, dim)
         self.log_temperature = nn.Parameter(torch.tensor(20.0).log())
+
+    def notes(self) -> list[str]:
+        """How many texts are longer than what is read of them."""
+        return [f"Of {self._cut:,} of {self.num_entities:,} entity texts only the first {WORDS} words are read."] * (
+            self._cut > 0
+        )
 
     def encode(self) -> tuple[Tensor, Tensor, Tensor]:
         """Vectors of all texts, of all relations, and unit vectors of all candidates."""

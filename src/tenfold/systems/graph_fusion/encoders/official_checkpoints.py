@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tenfold.checkpoints import load_strictly, read_checkpoint, read_torch_file
 from tenfold.errors import UserError
-from tenfold.model_folder import load_weights
+from tenfold.models.checkpoints import load_strictly, read_checkpoint, read_torch_file
+from tenfold.models.folder import load_weights
 from tenfold.systems.graph_fusion.encoders.build_encoder import build_encoder
 from tenfold.systems.graph_fusion.encoders.query_scorer import QueryScorer
 from tenfold.systems.graph_fusion.graph.knowledge_graph import KnowledgeGraph

@@ -71,6 +71,10 @@ class QueryScorer(nn.Module):
     def begin_step(self, answers: Tensor) -> None:
         """Hook before a training step: ``(n,)`` entities whose vectors must get gradients."""
 
+    def notes(self) -> list[str]:
+        """What the encoder leaves out of what it was given, in sentences with numbers; nothing by default."""
+        return []
+
     # --- what follows -------------------------------------------------------------------------------------------
 
     @property

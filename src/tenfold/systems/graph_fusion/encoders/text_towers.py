@@ -103,6 +103,16 @@ class _TextTowers(QueryScorer):
         self.query_tower.config.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
+    def notes(self) -> list[str]:
+        """How many texts are longer than what is read of them."""
+        cut = 0
+        for start in range(0, self.num_entities, self.chunk):
+            stop = min(start + self.chunk, self.num_entities)
+            texts = [self.entity_text(entity) for entity in range(start, stop)]
+            cut += sum(len(tokens) > self.max_tokens for tokens in self.tokenizer(texts, verbose=False)["input_ids"])
+        read = f"only the first {self.max_tokens} tokens are read (max_tokens in the encoder's arguments)"
+        return [f"Of {cut:,} of {self.num_entities:,} entity texts {read}."] * (cut > 0)
+
     def entity_text(self, entity: int, relation: int | None = None) -> str:
         """Name, description and, where that is short, names of up to ten training neighbours, by number.
 

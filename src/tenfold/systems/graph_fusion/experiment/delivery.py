@@ -6,7 +6,6 @@ from typing import Any
 import torch
 
 from tenfold.cost import count_flops, count_parameters, measure_latency
-from tenfold.parallel import rank, wait_for_all_ranks
 from tenfold.run import Run
 from tenfold.systems.graph_fusion.experiment.from_settings import make_fusion
 from tenfold.systems.graph_fusion.experiment.settings import Config
@@ -14,6 +13,7 @@ from tenfold.systems.graph_fusion.experiment.step_files import injected_of_last_
 from tenfold.systems.graph_fusion.fusion.objectives import SIDES, Side
 from tenfold.systems.graph_fusion.graph.knowledge_graph import KnowledgeGraph
 from tenfold.systems.graph_fusion.serve.student import Student
+from tenfold.training.parallel import rank, wait_for_all_ranks
 
 
 def deliver(config: Config, graph: KnowledgeGraph, run: Run) -> dict[str, Any]:

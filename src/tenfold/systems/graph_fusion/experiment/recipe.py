@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import tenfold
-from tenfold.parallel import rank
 from tenfold.results import Cost, Results
 from tenfold.run import Run, environment, peak_process_memory_mb
 from tenfold.systems.graph_fusion.encoders.query_scorer import QueryScorer, check_scorer
@@ -37,6 +36,7 @@ from tenfold.systems.graph_fusion.ranking.ensemble import fit_ensemble
 from tenfold.systems.graph_fusion.ranking.ranks import Ranks, evaluate_encoder
 from tenfold.systems.graph_fusion.ranking.summaries import summarise_groups, summarise_ranks
 from tenfold.systems.graph_fusion.serve.saved_settings import check_arguments
+from tenfold.training.parallel import rank
 from tenfold.workers import Step, Work, do_steps
 
 __all__ = ["ABLATIONS", "ARMS", "PRESETS", "Config", "deliver", "make_encoder", "measure", "run", "train_arm"]
@@ -54,7 +54,9 @@ def run(config: Config, run: Run) -> Results:
     for side in SIDES:  # what cannot be built, asked or saved fails now, before anything is written
         options = config.structure if side == "structure" else config.text
         check_arguments(options.name, options.arguments, f"{side}.arguments")
-        check_scorer(make_encoder(config, graph, side), side)
+        scorer = make_encoder(config, graph, side)
+        check_scorer(scorer, side)
+        notes += scorer.notes()
     for note in notes:
         run.say(note)
     run.say(

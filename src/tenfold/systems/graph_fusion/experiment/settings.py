@@ -4,8 +4,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tenfold.errors import UserError
-from tenfold.options import TrainerOptions
 from tenfold.settings import Count, NonNegativeFloat, PositiveFloat, PositiveInt, PositiveShare, Seed, Share
+from tenfold.training.options import TrainerOptions
 
 
 @dataclass
@@ -176,7 +176,7 @@ class Config:
         structure: see `EncoderOptions`.
         text: see `EncoderOptions`.
         fusion: see `FusionOptions`.
-        trainer: see `tenfold.options.TrainerOptions`; changes where a run computes, not what.
+        trainer: see `tenfold.training.options.TrainerOptions`; changes where a run computes, not what.
         workers: processes that train arms and seeds side by side, one thread each; null: one per free core. On a GPU,
             or with several devices, there is one.
     """

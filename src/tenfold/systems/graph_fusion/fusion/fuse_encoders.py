@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tenfold.options import TrainerOptions
 from tenfold.systems.graph_fusion.encoders.query_scorer import QueryScorer
 from tenfold.systems.graph_fusion.fusion.fusion import Fusion
 from tenfold.systems.graph_fusion.fusion.objectives import SIDES, Learning, Side
@@ -11,6 +10,7 @@ from tenfold.systems.graph_fusion.fusion.records import Round
 from tenfold.systems.graph_fusion.fusion.schedule import Schedule
 from tenfold.systems.graph_fusion.graph.knowledge_graph import KnowledgeGraph
 from tenfold.systems.graph_fusion.serve.student import Student
+from tenfold.training.options import TrainerOptions
 
 
 @dataclass

@@ -15,11 +15,9 @@ from typing import Any
 
 import torch
 
-from tenfold.checkpoints import read_torch_file
 from tenfold.errors import UserError
 from tenfold.files import atomic_path, first_line
-from tenfold.options import TrainerOptions
-from tenfold.parallel import rank, wait_for_all_ranks
+from tenfold.models.checkpoints import read_torch_file
 from tenfold.seeds import derived_seed
 from tenfold.systems.graph_fusion.encoders.query_scorer import QueryScorer, check_scorer
 from tenfold.systems.graph_fusion.fusion.batches import QueryBatches
@@ -45,6 +43,8 @@ from tenfold.systems.graph_fusion.ranking.calibration import fit_temperature
 from tenfold.systems.graph_fusion.ranking.ranks import agreement, evaluate_encoder
 from tenfold.systems.graph_fusion.ranking.summaries import summarise_ranks
 from tenfold.training import fit
+from tenfold.training.options import TrainerOptions
+from tenfold.training.parallel import rank, wait_for_all_ranks
 
 log = logging.getLogger("tenfold")
 _THRESHOLDS = torch.linspace(0, 0.95, 20)

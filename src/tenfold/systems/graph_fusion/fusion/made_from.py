@@ -8,10 +8,10 @@ from pathlib import Path
 
 from tenfold.errors import UserError
 from tenfold.files import make_folder, read_json, write_atomically
-from tenfold.parallel import rank, wait_for_all_ranks
 from tenfold.systems.graph_fusion.fusion.objectives import SIDES, Learning, Pair, Side
 from tenfold.systems.graph_fusion.fusion.schedule import Schedule
 from tenfold.systems.graph_fusion.graph.knowledge_graph import KnowledgeGraph
+from tenfold.training.parallel import rank, wait_for_all_ranks
 
 
 def claim_folder(

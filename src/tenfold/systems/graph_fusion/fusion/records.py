@@ -5,8 +5,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from tenfold.checkpoints import read_torch_file
 from tenfold.errors import UserError
+from tenfold.models.checkpoints import read_torch_file
 from tenfold.systems.graph_fusion.fusion.densification import Injected
 
 

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather as gather_from_ranks
 
-from tenfold.parallel import mean_over_ranks, world_size
 from tenfold.systems.graph_fusion.encoders.previous_vectors import PreviousVectors
 from tenfold.systems.graph_fusion.encoders.query_scorer import QueryScorer
 from tenfold.systems.graph_fusion.graph.query_batch import QueryBatch
+from tenfold.training.parallel import mean_over_ranks, world_size
 
 
 def self_adversarial_loss(scorer: QueryScorer, batch: QueryBatch, negatives: int = 256, alpha: float = 1.0) -> Tensor:

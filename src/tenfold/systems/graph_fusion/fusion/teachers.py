@@ -13,12 +13,12 @@ from torch import Tensor
 from tenfold.errors import UserError
 from tenfold.files import read_json, write_atomically
 from tenfold.losses import log_probabilities
-from tenfold.parallel import rank, wait_for_all_ranks, world_size
 from tenfold.systems.graph_fusion.encoders.query_scorer import QueryScorer, check_scores
 from tenfold.systems.graph_fusion.graph.answers import AnswerIndex
 from tenfold.systems.graph_fusion.graph.query_batch import UnobservedBatch
 from tenfold.systems.graph_fusion.graph.unobserved_queries import UnobservedQueries
 from tenfold.systems.graph_fusion.scale.memory import rows_within
+from tenfold.training.parallel import rank, wait_for_all_ranks, world_size
 
 _ARRAYS = ("queries", "cross", "weights", "ids", "probabilities", "tail")
 

@@ -64,12 +64,13 @@ class Texts:
             over: whether these texts replace those of other files.
 
         Raises:
-            UserError: an id has two texts, and that is refused.
+            UserError: an id has two texts, and that is refused; or there is no text at all.
         """
         found: dict[str, tuple[int, str]] = {}
-        further = 0
+        further = blank = 0
         for line, key, text in rows:
             if not text.strip():
+                blank += 1
                 continue
             first = found.setdefault(key, (line, text))
             if first[1] != text:
@@ -79,6 +80,10 @@ class Texts:
                         "keep the first with --data.duplicates drop"
                     )
                 further += 1
+        if not found:
+            raise UserError(f"{source} holds no texts")
+        if blank:
+            self.notes.append(f"{blank:,} lines of {source.name} hold an id without a text.")
         if further:
             self.notes.append(f"{further:,} second texts of ids in {source.name} were left out.")
         own: dict[str, str] = getattr(self, kind)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from tenfold.errors import UserError
-from tenfold.parallel import gather_rows, rank, world_size
 from tenfold.systems.graph_fusion.encoders.query_scorer import QueryScorer, check_scores
 from tenfold.systems.graph_fusion.graph.answers import AnswerIndex, with_inverses
 from tenfold.systems.graph_fusion.graph.knowledge_graph import KnowledgeGraph, Split
 from tenfold.systems.graph_fusion.scale.memory import rows_within
+from tenfold.training.parallel import gather_rows, rank, world_size
 
 
 @dataclass(frozen=True)

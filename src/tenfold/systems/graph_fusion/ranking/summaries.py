@@ -78,4 +78,5 @@ def paired_bootstrap(
         counts = np.bincount(random.integers(triples, size=triples), minlength=triples)
         means[draw] = differences[chosen].mean(0) @ counts / triples
     low, high = np.quantile(means, [0.025, 0.975])
-    return PairedDifference(float(differences.mean()), float(low), float(high), seeds)
+    by_seed = tuple(differences.mean(1).tolist())
+    return PairedDifference(float(differences.mean()), float(low), float(high), seeds, by_seed)

@@ -10,9 +10,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tenfold.parallel import world_size
 from tenfold.systems.graph_fusion.scale.memory import tile_size
 from tenfold.systems.graph_fusion.scale.top_k import ordered_keys, split_keys
+from tenfold.training.parallel import world_size
 
 
 def shard_rows(table: Tensor, rank: int, world: int) -> Tensor:

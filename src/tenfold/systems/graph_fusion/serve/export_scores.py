@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tenfold.onnx import OnnxExport, export_onnx
+from tenfold.models.onnx import OnnxExport, export_onnx
 from tenfold.systems.graph_fusion.encoders.query_scorer import QueryScorer
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tenfold.errors import UserError
-from tenfold.model_folder import WEIGHTS, Manifest, plain_arguments
+from tenfold.models.folder import WEIGHTS, Manifest, plain_arguments
 
 TEXT_MODEL = "text-model"
 """Folder of a text tower's architecture and tokenizer, inside the student's."""

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from tenfold.errors import UserError
 from tenfold.losses import log_probabilities
-from tenfold.model_folder import Manifest, load_manifest, load_weights, refuse_code, save_model
+from tenfold.models.folder import (
+    Manifest,
+    load_manifest,
+    load_weights,
+    no_larger_than_its_files,
+    refuse_code,
+    save_model,
+)
 from tenfold.systems.graph_fusion.encoders.build_encoder import build_encoder
 from tenfold.systems.graph_fusion.encoders.query_scorer import QueryScorer, check_scores
 from tenfold.systems.graph_fusion.graph.answers import AnswerIndex, with_inverses
@@ -394,10 +401,11 @@ class Student:
         if "checkpoint" in built:
             built |= {"checkpoint": str(folder / TEXT_MODEL), "weights": False}
         named = factory if manifest.builder == "factory" else None
-        scorer = build_encoder(manifest.builder, graph, built, named)
-        if edges:
-            zeros = torch.zeros(edges, dtype=torch.int64)
-            scorer.set_graph(torch.zeros(2, edges, dtype=torch.int64), zeros, torch.ones(edges))
+        with no_larger_than_its_files(folder, manifest.arguments):
+            scorer = build_encoder(manifest.builder, graph, built, named)
+            if edges:
+                zeros = torch.zeros(edges, dtype=torch.int64)
+                scorer.set_graph(torch.zeros(2, edges, dtype=torch.int64), zeros, torch.ones(edges))
         load_weights(scorer, folder)
         return cls(scorer, graph, temperature, more.get("injected"), manifest.builder, arguments, named)
 

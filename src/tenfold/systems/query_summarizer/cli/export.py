@@ -6,11 +6,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from tenfold.checkpoints import load_strictly
 from tenfold.errors import UserError
 from tenfold.files import make_folder
-from tenfold.model_folder import save_model
-from tenfold.onnx import export_onnx
+from tenfold.models.checkpoints import load_strictly
+from tenfold.models.folder import save_model
+from tenfold.models.onnx import export_onnx
 from tenfold.systems.query_summarizer.encoders.bert import Bert, BertShape
 from tenfold.systems.query_summarizer.encoders.presumm import read_presumm, shape_of_state
 from tenfold.systems.query_summarizer.extractor.build_extractor import description_of

@@ -5,9 +5,9 @@ from typing import Any
 
 from safetensors.torch import save
 
-from tenfold.checkpoints import read_safetensors
 from tenfold.errors import UserError
 from tenfold.files import refuse_overwriting, write_atomically
+from tenfold.models.checkpoints import read_safetensors
 from tenfold.sparse import apply_diff, diff_states, load_diff
 
 

@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from tenfold.errors import UserError
 from tenfold.files import refuse_overwriting, write_atomically
-from tenfold.model_folder import load_manifest
+from tenfold.models.folder import load_manifest
 from tenfold.run import read_config
+from tenfold.systems.query_summarizer.experiment.settings import sets_arguments
 from tenfold.systems.query_summarizer.extractor.summarizer import QuerySummarizer
 from tenfold.systems.query_summarizer.load import SYSTEM, load
 from tenfold.systems.query_summarizer.rouge.scoring import Rouge
@@ -140,12 +141,17 @@ def evaluate(
     else:
         if not (Path(run) / "config.yaml").exists():
             raise UserError(f"{run} names no data: name a JSONL file with --data")
-        sets = load_sets(**read_config(run)["data"])
+        config = read_config(run)
+        sets = load_sets(**sets_arguments(config["preset"], config["data"]))
         name, topics = sets.name, list(sets.test)
     summarizer = load(run)
     made = {
         str(number): summarizer.summarize(
-            topic.query, topic.documents, words=budget, block=manifest.extra.get("block", "trigram")
+            topic.query,
+            topic.documents,
+            words=budget,
+            block=manifest.extra.get("block", "trigram"),
+            cut_query=True,
         )
         for number, topic in enumerate(topics)
     }
@@ -153,7 +159,14 @@ def evaluate(
         refuse_overwriting(summaries, *([data] if data else []))
         rows = (made[str(number)].to_json() for number in range(len(topics)))
         write_atomically(summaries, "\n".join(rows) + "\n")
-    return {"data": name, "topics": len(topics), "words": budget, **_scores(made, topics, budget)}
+    cut = sum(summarizer.unread_pieces(topic.query) > 0 for topic in topics)
+    return {
+        "data": name,
+        "topics": len(topics),
+        **({"queries_cut": cut} if cut else {}),
+        "words": budget,
+        **_scores(made, topics, budget),
+    }
 
 
 def _scores(made: dict[str, Summary], topics: Sequence[Topic], budget: int) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from tenfold.checkpoints import load_strictly, read_checkpoint
 from tenfold.errors import UserError, require
+from tenfold.models.checkpoints import load_strictly, read_checkpoint
 from tenfold.systems.query_summarizer.encoders.bert import Bert, BertShape, published_names
 from tenfold.systems.query_summarizer.text.wordpiece import WordPiece
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from tenfold.checkpoints import read_torch_file
 from tenfold.errors import UserError
+from tenfold.models.checkpoints import read_torch_file
 from tenfold.systems.query_summarizer.encoders.bert import published_names
 
 _PROJECT = ("models.optimizers.Optimizer", "models.optimizers.MultipleOptimizer", "models.optimizers.build_optim")

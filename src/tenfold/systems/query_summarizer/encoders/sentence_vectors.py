@@ -6,6 +6,7 @@ texts; the same word has the same direction in every run and on every machine.
 
 import hashlib
 import json
+import warnings
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tenfold.errors import UserError
+from tenfold.errors import TenfoldWarning, UserError
 from tenfold.systems.query_summarizer.encoders.local_folder import Tokenizer, load_encoder
 from tenfold.systems.query_summarizer.text.words import content_words
 
@@ -49,6 +50,10 @@ class HashedVectors:
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
         return torch.from_numpy(rows / np.where(norms == 0, 1, norms))
 
+    def unread_pieces(self, text: str) -> int:
+        """None: all words count."""
+        return 0
+
     def _direction(self, word: str) -> np.ndarray:
         found = self._directions.get(word)
         if found is None:
@@ -79,7 +84,14 @@ class PooledVectors:
     def encode(self, texts: Sequence[str]) -> Tensor:
         """``(texts, width)`` float32 of length 1; equal texts are encoded once."""
         distinct = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-        pieces = [self.tokenizer.encode(text)[: self.max_tokens - 2] for text in distinct]
+        whole = [self.tokenizer.encode(text) for text in distinct]
+        pieces = [tokens[: self.max_tokens - 2] for tokens in whole]
+        if cut := sum(len(tokens) > len(piece) for tokens, piece in zip(whole, pieces, strict=True)):
+            warnings.warn(
+                f"of {cut:,} of {len(whole):,} texts {self.name} reads the first {self.max_tokens - 2} tokens only",
+                TenfoldWarning,
+                stacklevel=2,
+            )
         rows = torch.empty(len(pieces), self.width)
         order = sorted(range(len(pieces)), key=lambda number: len(pieces[number]))
         device = next(self.encoder.parameters()).device
@@ -101,6 +113,10 @@ class PooledVectors:
             rows[chosen] = torch.nn.functional.normalize(pooled, dim=-1).float().cpu()
             start = stop
         return rows[[distinct[text] for text in texts]].clone()
+
+    def unread_pieces(self, text: str) -> int:
+        """Pieces beyond ``max_tokens``, which ``encode`` leaves out."""
+        return max(0, len(self.tokenizer.encode(text)) - (self.max_tokens - 2))
 
 
 SentenceVectors = HashedVectors | PooledVectors

@@ -16,8 +16,7 @@ from torch import nn
 import tenfold
 from tenfold.cost import count_parameters
 from tenfold.files import write_atomically
-from tenfold.model_folder import save_model
-from tenfold.parallel import rank
+from tenfold.models.folder import save_model
 from tenfold.results import Cost, Results
 from tenfold.run import Run, environment, peak_process_memory_mb
 from tenfold.sparse import apply_diff
@@ -29,8 +28,15 @@ from tenfold.systems.query_summarizer.experiment.comparison import (
     summary_of,
     tables_of,
 )
-from tenfold.systems.query_summarizer.experiment.settings import BASELINES, PRESETS, Config, arms_of
-from tenfold.systems.query_summarizer.experiment.steps import Place, open_place, start_of, summary_with
+from tenfold.systems.query_summarizer.experiment.scores import summary_with
+from tenfold.systems.query_summarizer.experiment.settings import BASELINES, PRESETS, Config, arms_of, sets_arguments
+from tenfold.systems.query_summarizer.experiment.steps import (
+    VECTOR_STEPS,
+    Place,
+    best_rate,
+    open_place,
+    start_of,
+)
 from tenfold.systems.query_summarizer.extractor.build_extractor import (
     chosen_vectors,
     description_of,
@@ -38,6 +44,7 @@ from tenfold.systems.query_summarizer.extractor.build_extractor import (
 from tenfold.systems.query_summarizer.rouge.stemming import find_exceptions
 from tenfold.systems.query_summarizer.selection.summary import marked_html
 from tenfold.systems.query_summarizer.sets.load_sets import Sets, load_sets
+from tenfold.training.parallel import rank
 from tenfold.workers import Step, do_steps
 
 __all__ = ["PRESETS", "Config", "run"]
@@ -51,29 +58,38 @@ def run(config: Config, run: Run) -> Results:
         run: the run's folder; finished steps are read back from it.
     """
     arms = arms_of(config)
-    sets = load_sets(**asdict(config.data))
+    sets = load_sets(**sets_arguments(config.preset, asdict(config.data)))
     seeds = range(config.seed, config.seed + config.seeds)
     stages = dict.fromkeys(start_of(arm) for arm in arms.values() if arm.stage1)
     tuned = [name for name, arm in arms.items() if arm.stage2]
     baselines = [name for name in BASELINES if name != "cosine" or config.model.kind == "fast"]
+    rates = config.sparse.rates
+    vectors = [Step(f"vectors/{share}", ("vectors", share)) for share in range(VECTOR_STEPS)]
     phases = [
-        [Step("preparation", ("prepare",))],
+        [*(vectors if config.model.kind == "fast" else []), Step("labels", ("labels",))],
         [Step(f"{stage}/seed{seed}", ("stage1", stage, seed)) for stage in stages for seed in seeds]
         + [Step(f"baselines/{name}/seed{seed}", ("baseline", name, seed)) for name in baselines for seed in seeds],
-        [Step(f"rates/{name}", ("rate", name)) for name in tuned],
+        [Step(f"rates/{name}/{rate:g}", ("rate", name, rate)) for name in tuned for rate in rates if len(rates) > 1],
         [Step(f"arms/{name}/seed{seed}", ("arm", name, seed)) for name in arms for seed in seeds],
     ]
+    for note in sets.notes:
+        run.say(note)
     found = do_steps(run, phases, partial(open_place, config, run.folder), workers=config.workers)
     outcomes = {name: [found[f"baselines/{name}/seed{seed}"] for seed in seeds] for name in baselines}
     outcomes |= {name: [found[f"arms/{name}/seed{seed}"] for seed in seeds] for name in arms}
-    rates = {name: found[f"rates/{name}"] for name in tuned}
+    chosen = {
+        name: best_rate({rate: found[f"rates/{name}/{rate:g}"] for rate in rates})
+        if len(rates) > 1
+        else {"rate": rates[0], "scores": []}
+        for name in tuned
+    }
     delivered = run.step("delivery", lambda _: deliver(config, sets, run.folder))
     return Results(
         system="query-summarizer",
         preset=config.preset,
         seed=config.seed,
         version=tenfold.__version__,
-        claims=claims_of(outcomes, rates, delivered),
+        claims=claims_of(outcomes, delivered),
         metrics=metrics_of(outcomes, delivered),
         cost=Cost(
             params=delivered["params"],
@@ -92,7 +108,7 @@ def run(config: Config, run: Run) -> Results:
             stemmer=delivered["stemmer"],
         ),
         plots=plots_of(outcomes),
-        tables=tables_of(outcomes, rates, delivered),
+        tables=tables_of(outcomes, chosen, delivered),
         notes=[*sets.notes, *notes_of(config, delivered)],
         summary=summary_of(outcomes),
     )
@@ -160,7 +176,7 @@ _DOCUMENTS = """<!doctype html>
 <style>body{{font:16px/1.5 sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem;white-space:pre-wrap}}
 mark{{background:#ffe28a}}</style>
 <h1>Chosen sentences in their documents</h1>
-<p>Numbers are ranks; a mark's title gives its score and what the query changed.</p>
+<p>Behind each mark: its rank, and its score minus the score that it has with the query masked.</p>
 {}
 </html>
 """

@@ -1,6 +1,7 @@
-"""The steps of the experiment, each a unit of resumable work: preparation, stage 1, rates, arms, baselines."""
+"""The steps of the experiment, each a unit of resumable work: vectors, labels, stage 1, rates, arms, baselines."""
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,8 @@ from tenfold.files import read_json, write_atomically
 from tenfold.run import Run
 from tenfold.sparse import find_mask
 from tenfold.systems.query_summarizer.encoders.sentence_vectors import load_sentence_vectors
-from tenfold.systems.query_summarizer.experiment.settings import Arm, Config, arms_of
+from tenfold.systems.query_summarizer.experiment.scores import make_rouge, measure, summary_with
+from tenfold.systems.query_summarizer.experiment.settings import Arm, Config, arms_of, sets_arguments
 from tenfold.systems.query_summarizer.extractor.baselines import (
     TfIdfExtractor,
     lead_scores,
@@ -32,19 +34,17 @@ from tenfold.systems.query_summarizer.extractor.train_extractor import train_ext
 from tenfold.systems.query_summarizer.extractor.window_batches import TokenWindows, VectorWindows, single_windows
 from tenfold.systems.query_summarizer.labels.oracle import hard_labels, soft_labels
 from tenfold.systems.query_summarizer.method import choose_subnetwork
-from tenfold.systems.query_summarizer.rouge.scoring import DUC_MEASURES, Rouge
-from tenfold.systems.query_summarizer.rouge.stemming import find_exceptions
-from tenfold.systems.query_summarizer.selection.summary import Summary, make_summary
 from tenfold.systems.query_summarizer.sets.load_sets import Sets, load_sets
 from tenfold.systems.query_summarizer.sets.topic import Topic
 from tenfold.workers import Step
 
-_SHORT = {"ROUGE-1": "r1", "ROUGE-2": "r2", "ROUGE-SU4": "su4"}
+VECTOR_STEPS = 4
+"""Steps that share the work of encoding sentences; a number of its own, so that any number of workers resumes it."""
 
 
 def open_place(config: Config, folder: Path) -> "Place":
     """What every step needs, made once per process."""
-    return Place(config, load_sets(**asdict(config.data)), folder)
+    return Place(config, load_sets(**sets_arguments(config.preset, asdict(config.data))), folder)
 
 
 def start_of(arm: Arm) -> str:
@@ -73,51 +73,55 @@ class Place:
         """Do a step."""
         kind, *arguments = step.arguments
         report = partial(_report, run, step.name)
-        if kind == "prepare":
-            return self.prepare(folder)
+        if kind == "vectors":
+            return self.encode(arguments[0], folder)
+        if kind == "labels":
+            return self.label(folder)
         if kind == "stage1":
             return self.stage1(arguments[0] == "stage1", arguments[1], folder, report)
         if kind == "baseline":
             return self.baseline(arguments[0], arguments[1])
         if kind == "rate":
-            return self.choose_rate(arguments[0], folder)
-        return self.train_arm(arguments[0], arguments[1], folder, report)
+            return self.train_stage2(arguments[0], self.config.seed, arguments[1], folder, report)
+        return self.arm(arguments[0], arguments[1], folder, report)
 
     # --- preparation ----------------------------------------------------------------------------------------------
 
-    def prepare(self, folder: Path) -> dict[str, Any]:
-        """Sentence vectors of all documents and queries (fast extractor), and oracle labels of the training topics."""
-        topics = [*self.sets.stage1, *self.sets.train, *self.sets.held_back, *self.sets.test]
-        if self.config.model.kind == "fast":
-            vectors = load_sentence_vectors(chosen_vectors(self.config.model.encoder))
-            documents = {document.id: document for topic in topics for document in topic.documents}
-            texts: list[str] = []
-            rows = {}
-            for name, document in documents.items():
-                rows[name] = (len(texts), len(texts) + len(document.sentences))
-                texts += [sentence.text for sentence in document.sentences]
-            encoded = {
-                "table": vectors.encode(texts).half(),
-                "queries": vectors.encode([t.query for t in topics]).half(),
-            }
-            save_file(encoded, folder / "vectors.safetensors")
-            write_atomically(folder / "rows.json", _json({"rows": rows, "topics": [topic.id for topic in topics]}))
+    def encode(self, share: int, folder: Path) -> dict[str, Any]:
+        """Sentence vectors of a share of the documents and queries, for the fast extractor."""
+        topics = self._all_topics()
+        documents = list({document.id: document for topic in topics for document in topic.documents}.values())
+        rows: dict[str, tuple[int, int]] = {}
+        texts: list[str] = []
+        for document in documents[share::VECTOR_STEPS]:
+            rows[document.id] = (len(texts), len(texts) + len(document.sentences))
+            texts += [sentence.text for sentence in document.sentences]
+        vectors = load_sentence_vectors(chosen_vectors(self.config.model.encoder))
+        asked = topics[share::VECTOR_STEPS]
+        encoded = {"table": vectors.encode(texts).half(), "queries": vectors.encode([t.query for t in asked]).half()}
+        save_file(encoded, folder / "vectors.safetensors")
+        write_atomically(folder / "rows.json", _json({"rows": rows, "topics": [topic.id for topic in asked]}))
+        return {"sentences": len(texts), "queries": len(asked)}
+
+    def label(self, folder: Path) -> dict[str, Any]:
+        """Oracle labels of the training topics."""
         labels = {topic.id: self._label(topic) for topic in [*self.sets.stage1, *self.sets.train]}
         write_atomically(folder / "labels.json", _json(labels))
-        positive = sum(map(sum, labels.values()))
-        return {"topics": len(topics), "labelled": len(labels), "positive": positive}
+        return {"labelled": len(labels), "positive": sum(map(sum, labels.values()))}
+
+    def _all_topics(self) -> list[Topic]:
+        return [*self.sets.stage1, *self.sets.train, *self.sets.held_back, *self.sets.test]
 
     def _label(self, topic: Topic) -> list[float]:
         if topic.labels:
             return list(topic.labels)
         if self.config.labels == "soft":
             return soft_labels(topic.texts, topic.references)
-        longest = max(len(" ".join(reference).split()) for reference in topic.references)
-        return hard_labels(topic.texts, topic.references, min(self.config.selection.words, longest))
+        return hard_labels(topic.texts, topic.references, self.config.selection.words)
 
     def _labels(self, topics: Sequence[Topic]) -> list[list[float]]:
         if not self._prepared:
-            self._prepared = read_json(self.folder / "steps/preparation/labels.json")
+            self._prepared = read_json(self.folder / "steps/labels/labels.json")
         return [self._prepared[topic.id] for topic in topics]
 
     def _words(self, topics: Sequence[Topic]) -> list[Tensor]:
@@ -128,12 +132,23 @@ class Place:
         return [self._cosines[topic.id] for topic in topics]
 
     def _vectors(self) -> tuple[dict[str, Tensor], dict[str, tuple[int, int]], dict[str, int]]:
-        place = self.folder / "steps/preparation"
+        """Vectors of sentences and queries, rows of each document's sentences, row of each topic's query."""
         if not self._table:
-            self._table = {name: value.float() for name, value in load_file(place / "vectors.safetensors").items()}
-            self._rows = read_json(place / "rows.json")
-        rows = {name: (first, last) for name, (first, last) in self._rows["rows"].items()}
-        return self._table, rows, {name: number for number, name in enumerate(self._rows["topics"])}
+            parts: dict[str, list[Tensor]] = {"table": [], "queries": []}
+            self._rows: dict[str, tuple[int, int]] = {}
+            asked: list[str] = []
+            first = 0
+            for share in range(VECTOR_STEPS):
+                place = self.folder / f"steps/vectors/{share}"
+                encoded, known = load_file(place / "vectors.safetensors"), read_json(place / "rows.json")
+                for name, value in encoded.items():
+                    parts[name].append(value.float())
+                self._rows |= {name: (first + start, first + stop) for name, (start, stop) in known["rows"].items()}
+                asked += known["topics"]
+                first += len(encoded["table"])
+            self._table = {name: torch.cat(values) for name, values in parts.items()}
+            self._numbers = {name: number for number, name in enumerate(asked)}
+        return self._table, self._rows, self._numbers
 
     # --- training -------------------------------------------------------------------------------------------------
 
@@ -233,43 +248,58 @@ class Place:
         fitted, cost = train(model, folder=folder / f"rate{rate:g}", mask=mask)
         return model, fitted, cost
 
-    def choose_rate(self, name: str, folder: Path) -> dict[str, Any]:
-        """The learning rate of an arm, as a multiple of stage 2's: the best on the held-back topics, first seed."""
-        if len(self.config.sparse.rates) == 1:
-            return {"rate": self.config.sparse.rates[0], "scores": []}
-        scores = {}
-        for rate in self.config.sparse.rates:
-            _, fitted, _ = self._stage2(self.arms[name], self.config.seed, rate, folder)
-            scores[rate] = max(row["validation/r2"] for row in fitted.history)
+    def train_stage2(self, name: str, seed: int, rate: float, folder: Path, report: Any) -> dict[str, Any]:
+        """Train one arm on the target with one seed and rate; its weights and diff stay in the step's folder."""
+        epochs = self.config.stage2.epochs
+        model, fitted, cost = self._stage2(
+            self.arms[name], seed, rate, folder, lambda epoch, row: report(epoch, epochs, row)
+        )
+        diff = cost.pop("diff")
+        if diff is not None:
+            cost["diff_bytes"] = diff.save(folder / "diff").stat().st_size
+        _save(model, folder)
         return {
-            "rate": max(scores, key=lambda rate: (scores[rate], -rate)),
-            "scores": [[r, s] for r, s in scores.items()],
+            "history": fitted.history,
+            "best_epoch": fitted.best_epoch,
+            "train_seconds": fitted.seconds,
+            "held_back_r2": max(row["validation/r2"] for row in fitted.history),
+            **cost,
         }
 
-    def train_arm(self, name: str, seed: int, folder: Path, report: Any) -> dict[str, Any]:
-        """Train one arm with one seed and measure it on the test topics."""
+    def rate_of(self, name: str) -> dict[str, Any]:
+        """The learning rate of an arm, as a multiple of stage 2's: the best on the held-back topics, first seed."""
+        rates = self.config.sparse.rates
+        if len(rates) == 1:
+            return {"rate": rates[0], "scores": []}
+        return best_rate({rate: read_json(self._tried(name, rate) / "result.json") for rate in rates})
+
+    def _tried(self, name: str, rate: float) -> Path:
+        return self.folder / f"steps/rates/{name}/{rate:g}"
+
+    def arm(self, name: str, seed: int, folder: Path, report: Any) -> dict[str, Any]:
+        """Train one arm with one seed, unless its rate was chosen by the very same training, and measure it."""
         arm = self.arms[name]
         more: dict[str, Any] = {}
-        if not arm.stage2:
-            model: nn.Module = self.new_model(seed)
-            model.load_state_dict(load_file(self.folder / f"steps/{start_of(arm)}/seed{seed}/weights.safetensors"))
-        else:
-            rate = read_json(self.folder / f"steps/rates/{name}/result.json")["rate"]
-            epochs = self.config.stage2.epochs
-            model, fitted, cost = self._stage2(arm, seed, rate, folder, lambda epoch, row: report(epoch, epochs, row))
-            diff = cost.pop("diff")
-            if diff is not None:
-                cost["diff_bytes"] = diff.save(folder / "diff").stat().st_size
-            more = {
-                "history": fitted.history,
-                "best_epoch": fitted.best_epoch,
-                "train_seconds": fitted.seconds,
-                "held_back_r2": max(row["validation/r2"] for row in fitted.history),
-                **cost,
-            }
+        if arm.stage2:
+            rate = self.rate_of(name)["rate"]
+            tried = self._tried(name, rate)
+            if seed == self.config.seed and (tried / "result.json").exists():
+                more = read_json(tried / "result.json")
+                for file in ("weights.safetensors", "diff.sft.safetensors"):
+                    if (tried / file).exists():
+                        shutil.copyfile(tried / file, folder / file)
+            else:
+                more = self.train_stage2(name, seed, rate, folder, report)
+        source = folder if arm.stage2 else self.folder / f"steps/{start_of(arm)}/seed{seed}"
+        model = self.new_model(seed)
+        model.load_state_dict(load_file(source / "weights.safetensors"))
         model.eval()
-        _save(model, folder)
-        return self.measure([self.summarize(model, topic, arm.query) for topic in self.sets.test]) | more
+        if not arm.stage2:
+            _save(model, folder)
+        return (
+            measure(self.rouge, self.sets.test, [self.summarize(model, topic, arm.query) for topic in self.sets.test])
+            | more
+        )
 
     # --- measuring ------------------------------------------------------------------------------------------------
 
@@ -287,7 +317,7 @@ class Place:
 
     def summarize(self, model: nn.Module, topic: Topic, query: bool) -> list[str]:
         """Lines of a topic's summary."""
-        return _lines(self.config, topic, self.score(model, topic, query))
+        return summary_with(self.config, topic, self.score(model, topic, query)).lines
 
     def held_back(self, model: nn.Module, query: bool) -> dict[str, float]:
         """ROUGE-2 recall on the held-back topics, in points."""
@@ -306,55 +336,20 @@ class Place:
                 for topic in topics
             ]
         elif name == "tfidf":
-            scores = [TfIdfExtractor().score(topic.query, topic.documents) for topic in topics]
+            scores = self._words(topics)
         elif name == "lead":
             scores = [lead_scores(topic.documents) for topic in topics]
         else:
             scores = [random_scores(topic.documents, 1000 * seed + number) for number, topic in enumerate(topics)]
-        lines = [_lines(self.config, topic, own) for topic, own in zip(topics, scores, strict=True)]
-        return self.measure(lines)
-
-    def measure(self, lines: Sequence[Sequence[str]]) -> dict[str, Any]:
-        """ROUGE recall and F over the test topics in points, by topic too, and without the topics about a plot."""
-        topics = self.sets.test
-        found = self.rouge.corpus(
-            {str(number): own for number, own in enumerate(lines)},
-            {str(number): topic.references for number, topic in enumerate(topics)},
-        )
-        answer: dict[str, Any] = {}
-        for measure, short in _SHORT.items():
-            score = found[measure]
-            by_topic = [100 * score.topics[str(number)].recall for number in range(len(topics))]
-            answer[short] = sum(by_topic) / len(by_topic)
-            answer[f"{short}_f"] = 100 * score.f.plain_mean
-            answer[f"{short}_interval"] = [100 * score.recall.low, 100 * score.recall.high]
-            answer[f"{short}_by_topic"] = by_topic
-            rest = [value for value, topic in zip(by_topic, topics, strict=True) if topic.domain != "plot"]
-            answer[f"{short}_no_plot"] = sum(rest) / len(rest) if rest else None
-        return answer
+        lines = [summary_with(self.config, topic, own).lines for topic, own in zip(topics, scores, strict=True)]
+        return measure(self.rouge, topics, lines)
 
 
-def make_rouge(words: int) -> Rouge:
-    """The scorer of a run: exact where the lists of irregular forms are at hand, else by Porter's rules alone."""
-    return Rouge(DUC_MEASURES, limit=words, stem="wordnet" if find_exceptions() else "porter")
-
-
-def _lines(config: Config, topic: Topic, scores: Tensor) -> list[str]:
-    made = summary_with(config, topic, scores)
-    return made.lines
-
-
-def summary_with(config: Config, topic: Topic, scores: Tensor, masked: Tensor | None = None) -> Summary:
-    """The summary of a topic by the settings of the run."""
-    return make_summary(
-        topic.query,
-        topic.documents,
-        scores.double().numpy(),
-        scorer="query-summarizer",
-        words=config.selection.words,
-        block=config.selection.block,
-        without_query=None if masked is None else masked.double().numpy(),
-    )
+def best_rate(tried: Mapping[float, Mapping[str, Any]]) -> dict[str, Any]:
+    """The rate whose training is best on the held-back topics; among equals the smallest."""
+    scores = {rate: found["held_back_r2"] for rate, found in tried.items()}
+    best = max(scores, key=lambda rate: (scores[rate], -rate))
+    return {"rate": best, "scores": [[rate, score] for rate, score in scores.items()]}
 
 
 def _save(model: nn.Module, folder: Path) -> None:

@@ -121,6 +121,10 @@ class FastExtractor:
     def __init__(self, scorer: FastScorer, vectors: SentenceVectors) -> None:
         self.scorer, self.vectors = scorer, vectors
 
+    def unread_pieces(self, query: str) -> int:
+        """Pieces of a query beyond what the sentence encoder reads."""
+        return self.vectors.unread_pieces(query)
+
     def score(self, query: str, documents: Sequence[Document], *, masked: bool = False) -> Tensor:
         """One logit per sentence ``(n,)``; see ``QBert.score``."""
         texts = [sentence.text for document in documents for sentence in document.sentences]

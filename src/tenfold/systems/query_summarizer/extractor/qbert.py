@@ -87,6 +87,10 @@ class QBert(nn.Module):
         asked = [self.tokenizer.mask] if masked else self.tokenizer.encode(query)
         return pack_windows(asked, pieces, self.tokenizer, self.packing)
 
+    def unread_pieces(self, query: str) -> int:
+        """Pieces of a query beyond ``packing.query_tokens``, which windows leave out."""
+        return max(0, len(self.tokenizer.encode(query)) - self.packing.query_tokens)
+
     @torch.inference_mode()
     def score(
         self, query: str, documents: Sequence[Document], *, masked: bool = False, tokens_per_batch: int = 8192

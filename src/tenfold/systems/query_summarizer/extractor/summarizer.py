@@ -1,5 +1,6 @@
 """``QuerySummarizer``: an extractor and the way its scores become a summary; what users hold in their hands."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
@@ -11,6 +12,9 @@ from tenfold.systems.query_summarizer.extractor.baselines import TfIdfExtractor
 from tenfold.systems.query_summarizer.selection.select import Blocking
 from tenfold.systems.query_summarizer.selection.summary import Summary, make_summary
 from tenfold.systems.query_summarizer.text.sentences import Document, document_of
+
+LONGEST_SENTENCE = 1000
+"""Words of a sentence at most; what has more is text without punctuation, such as a table."""
 
 
 class Extractor(Protocol):
@@ -43,6 +47,11 @@ class QuerySummarizer:
         """One score per sentence of all documents."""
         return self.extractor.score(query, _documents(documents)).tolist()
 
+    def unread_pieces(self, query: str) -> int:
+        """Word pieces of a query that the extractor would not read, because it is too long."""
+        count = getattr(self.extractor, "unread_pieces", None)
+        return 0 if count is None else count(query)
+
     def summarize(
         self,
         query: str,
@@ -54,11 +63,12 @@ class QuerySummarizer:
         order: Literal["score", "document"] = "score",
         hard_limit: bool = False,
         explain: bool = False,
+        cut_query: bool = False,
     ) -> Summary:
         """The sentences that answer a query, each with its place in its document.
 
         Args:
-            query: a question or topic; longer ones than the model reads are cut from the right.
+            query: a question or topic.
             documents: texts, or ``Document`` with sentences of their own.
             words: budget in white-space words; whole sentences are added until it is reached. ``None`` with a
                 threshold.
@@ -67,12 +77,20 @@ class QuerySummarizer:
             order: ``score`` or ``document``.
             hard_limit: never exceed the budget.
             explain: score every sentence without the query, too.
+            cut_query: cut a query that is longer than the model reads from the right, instead of refusing it.
 
         Raises:
-            UserError: the query or a document is empty, or a setting makes no sense.
+            UserError: the query or a document is empty, the query is too long, a sentence has more than
+                ``LONGEST_SENTENCE`` words, or a setting makes no sense.
         """
         if not query.strip():
             raise UserError("the query is empty: ask something")
+        unread = self.unread_pieces(query)
+        if unread and not cut_query:
+            raise UserError(
+                f"the query is {unread} word pieces longer than this extractor reads: ask in fewer words (or, from "
+                "Python, cut_query=True)"
+            )
         sources = _documents(documents)
         return make_summary(
             query,
@@ -168,4 +186,14 @@ def _documents(documents: Sequence[Document | str]) -> list[Document]:
     empty = [document.id for document in made if not document.sentences]
     if empty:
         raise UserError(f"{empty[0]} is empty: there is nothing to summarise")
+    twice = [name for name, count in Counter(document.id for document in made).items() if count > 1]
+    if twice:
+        raise UserError(f"two documents are called {twice[0]!r}: a citation could mean either; rename one")
+    for document in made:
+        longest = max(document.sentences, key=lambda sentence: sentence.end - sentence.start)
+        if len(longest.words) > LONGEST_SENTENCE:
+            raise UserError(
+                f"{document.id} has a sentence of {len(longest.words):,} words at {longest.start}: it cannot be cited; "
+                "set full stops or empty lines, or give the sentences as JSONL"
+            )
     return made

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from tenfold.options import TrainerOptions
 from tenfold.sparse import Mask, SparseTuner
 from tenfold.systems.query_summarizer.extractor.window_batches import TokenWindows, VectorWindows
 from tenfold.systems.query_summarizer.method import objective
 from tenfold.training import FitResult, fit
+from tenfold.training.options import TrainerOptions
 
 CLIP = 1.0
 """Largest norm of the gradient."""

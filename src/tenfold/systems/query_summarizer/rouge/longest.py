@@ -28,16 +28,18 @@ def union_lcs_hits(peer: Sequence[Sequence[str]], reference: Sequence[Sequence[s
 
 def _lcs_places(reference: Sequence[str], peer: Sequence[str]) -> set[int]:
     """Places in ``reference`` of one longest common subsequence with ``peer``."""
+    known = set(peer)
+    shared = [place for place, token in enumerate(reference) if token in known]  # others are in no subsequence
     rows = [[0] * (len(peer) + 1)]
-    for token in reference:
-        before, row = rows[-1], [0]
+    for place in shared:
+        token, before, row = reference[place], rows[-1], [0]
         for j, other in enumerate(peer):
             row.append(before[j] + 1 if token == other else max(before[j + 1], row[j]))
         rows.append(row)
-    places, i, j = set(), len(reference), len(peer)
+    places, i, j = set(), len(shared), len(peer)
     while i and j:
-        if reference[i - 1] == peer[j - 1]:
-            places.add(i - 1)
+        if reference[shared[i - 1]] == peer[j - 1]:
+            places.add(shared[i - 1])
             i, j = i - 1, j - 1
         elif rows[i][j - 1] > rows[i - 1][j]:
             j -= 1

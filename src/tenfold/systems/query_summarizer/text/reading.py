@@ -12,7 +12,7 @@ from tenfold.systems.query_summarizer.text.sentences import Document, document_o
 _BLOCK_TAGS = """
     p div br li ul ol tr td th table h1 h2 h3 h4 h5 h6 section article blockquote pre dd dt hr
 """
-_HIDDEN_TAGS = "script style head noscript template svg nav footer form"
+_HIDDEN_TAGS = "script style title noscript template svg nav footer select button"
 _BLOCKS, _HIDDEN = frozenset(_BLOCK_TAGS.split()), frozenset(_HIDDEN_TAGS.split())
 
 
@@ -30,6 +30,8 @@ def read_text_file(path: str | Path) -> str:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        if content.startswith(b"%PDF"):
+            raise UserError(f"{path} is a PDF: give its text, which pdftotext writes") from error
         raise UserError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
     if not text.strip():
         raise UserError(f"{path} is empty: there is nothing to summarise")
@@ -37,23 +39,24 @@ def read_text_file(path: str | Path) -> str:
 
 
 def read_documents(paths: Sequence[str | Path]) -> list[Document]:
-    """Documents of files and folders, in the order given (folders by name).
+    """Documents of files and folders, in the order given; folders with all below them, by name, hidden files left out.
 
-    ``.html`` and ``.htm`` are reduced to their text; a ``.jsonl`` file holds one document a line (``text`` or
-    ``sentences``, and perhaps ``id``); everything else is plain text.
+    ``.html`` and ``.htm`` are reduced to their text, to which offsets refer; a ``.jsonl`` file holds one document a
+    line (``text`` or ``sentences``, and perhaps ``id``); everything else is plain text. A document is named by its
+    path in the folder, or its file's name.
 
     Raises:
         UserError: a file cannot be read, is empty, or is not what its name says.
     """
-    documents = []
-    for path in _files(paths):
+    documents: list[Document] = []
+    for path, name in _files(paths):
         if path.suffix in (".jsonl", ".ndjson"):
-            documents += [document_of_row(row, f"{path.name}:{line}") for line, row in read_jsonl(path)]
+            documents += [document_of_row(row, f"{name}:{line}") for line, row in read_jsonl(path)]
         else:
             text = read_text_file(path)
             if path.suffix.lower() in (".html", ".htm"):
                 text = text_of_html(text)
-            documents.append(document_of(text, path.name))
+            documents.append(document_of(text, name))
         if not documents or not documents[-1].sentences:
             raise UserError(f"{path} holds no sentence: there is nothing to summarise")
     if not documents:
@@ -61,15 +64,16 @@ def read_documents(paths: Sequence[str | Path]) -> list[Document]:
     return documents
 
 
-def _files(paths: Sequence[str | Path]) -> Iterator[Path]:
+def _files(paths: Sequence[str | Path]) -> Iterator[tuple[Path, str]]:
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-            if not inside:
+            below = [(file, file.relative_to(path)) for file in sorted(path.rglob("*")) if file.is_file()]
+            seen = [(file, name.as_posix()) for file, name in below if not any(p.startswith(".") for p in name.parts)]
+            if not seen:
                 raise UserError(f"the folder {path} holds no file")
-            yield from inside
+            yield from seen
         elif path.exists():
-            yield path
+            yield path, path.name
         else:
             raise UserError(f"there is no file or folder {path}")
 

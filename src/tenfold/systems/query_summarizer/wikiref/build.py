@@ -13,15 +13,16 @@ By default an example points to its texts (addresses, offsets, hashes) and holds
 import hashlib
 import json
 import time
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from tenfold.errors import UserError
-from tenfold.files import make_folder, read_json, sha256_of, write_atomically
-from tenfold.parallel import rank, wait_for_all_ranks, world_size
+from tenfold.files import atomic_path, make_folder, read_json, sha256_of, write_atomically
 from tenfold.systems.query_summarizer.labels.oracle import hard_labels
 from tenfold.systems.query_summarizer.text.sentences import split_sentences
 from tenfold.systems.query_summarizer.wikiref.dump import Page, read_dump
@@ -30,6 +31,7 @@ from tenfold.systems.query_summarizer.wikiref.filters import Filters, reason_to_
 from tenfold.systems.query_summarizer.wikiref.pages import PageProvider, Reader, main_text
 from tenfold.systems.query_summarizer.wikiref.urls import canonical_url
 from tenfold.systems.query_summarizer.wikiref.wikitext import Counts, Span, Statement, statements_of
+from tenfold.training.parallel import rank, wait_for_all_ranks, world_size
 
 LICENCE = "summary: CC BY-SA, see page_id and rev_id; document: its owner's"
 SPLITS = ("train", "validation", "test")
@@ -83,7 +85,11 @@ def build_wikiref(
         "filters": asdict(filters), "with_text": with_text, "span": span, "reader": reader, "shares": list(shares),
         "seed": seed, "dumps": sizes,
     }  # fmt: skip
-    _same_settings(folder, settings)
+    if rank() == 0:
+        _same_settings(folder, settings)
+    wait_for_all_ranks()  # nobody writes into a folder that is refused
+    if rank() > 0:
+        _same_settings(folder, settings)
     for number, dump in enumerate(dumps):
         if number % world_size() == rank():
             _build_part(Path(dump), pages, folder, filters, with_text, span, reader)
@@ -99,9 +105,9 @@ def _same_settings(folder: Path, settings: dict[str, Any]) -> None:
     if path.exists():
         if json.dumps(read_json(path), sort_keys=True) != text:
             raise UserError(f"{folder} holds a build with other settings or dumps; name another folder with --out")
-    elif any(folder.iterdir()) and rank() == 0:
+    elif any(folder.iterdir()):
         raise UserError(f"{folder} is not empty and holds no build; name a new folder with --out")
-    elif rank() == 0:
+    else:
         write_atomically(path, text)
 
 
@@ -115,6 +121,13 @@ def _build_part(
         return
     start = time.monotonic()
     seen, dropped = Counts(), Counter[str]()
+
+    @lru_cache(maxsize=64)
+    def sentences_of(url: str, date: str) -> tuple[str, ...] | None:
+        """A page's sentences; statements of one article often cite one page."""
+        cited = pages.fetch(url, date)
+        return None if cited is None else tuple(s.text for s in split_sentences(main_text(cited, reader)))
+
     articles = kept = 0
     temporary = parts / f".{dump.name}.jsonl.tmp"
     with temporary.open("w", encoding="utf-8") as file:
@@ -125,12 +138,12 @@ def _build_part(
                 if statement.lost:
                     dropped["template without text"] += 1
                     continue
-                found = {url: cited for url, date in zip(statement.urls, statement.dates, strict=True)
-                         if (cited := pages.fetch(url, date)) is not None}  # fmt: skip
+                found = {url: list(cited) for url, date in zip(statement.urls, statement.dates, strict=True)
+                         if (cited := sentences_of(url, date)) is not None}  # fmt: skip
                 if not found:
                     dropped["page not there"] += 1
                     continue
-                sentences = [[s.text for s in split_sentences(main_text(cited, reader))] for cited in found.values()]
+                sentences = list(found.values())
                 if article is None:
                     article = [s.text for s in split_sentences(page.text)]
                 flat = [sentence for own in sentences for sentence in own]
@@ -162,7 +175,7 @@ def _row(
     with_text: bool,
 ) -> dict[str, Any]:
     flat = [sentence for own in sentences for sentence in own]
-    labels = hard_labels(flat, [[statement.text]], len(statement.text.split()))
+    labels = hard_labels(flat, [[statement.text]])
     cut, start = [], 0
     for own in sentences:
         cut.append(labels[start : start + len(own)])
@@ -185,57 +198,90 @@ def _row(
     }
 
 
+class _Selection:
+    """Which of the parts' examples stay: duplicates go, and what a section or a page has too many of."""
+
+    def __init__(self, filters: Filters) -> None:
+        self.filters = filters
+        self.late = Counter[str]()
+        self._near, self._known = NearDuplicates(), set[bytes]()
+        self._per_section, self._per_page = Counter[tuple[int, str]](), Counter[str]()
+
+    def page_of(self, row: dict[str, Any]) -> str:
+        """The page of an example, near-duplicates being one page; empty where the example goes."""
+        query, first = ", ".join(row["query"]), row["urls"][0]
+        key = hashlib.blake2b(json.dumps([query, row["summary"]]).encode(), digest_size=16).digest()
+        page = self._near.first_like(canonical_url(first) or first, int(row["simhash"], 16))
+        section = (row["page_id"], query)
+        if key in self._known:
+            self.late["same query and statement"] += 1
+        elif self._per_section[section] >= self.filters.per_section:
+            self.late["section full"] += 1
+        elif self._per_page[page] >= self.filters.per_url:
+            self.late["page full"] += 1
+        else:
+            self._known.add(key)
+            self._per_section[section] += 1
+            self._per_page[page] += 1
+            return page
+        return ""
+
+
+def _rows(folder: Path, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for name in names:
+        with (folder / "parts" / f"{name}.jsonl").open(encoding="utf-8") as file:
+            yield from map(json.loads, file)
+
+
 def _merge(folder: Path, names: Sequence[str], settings: dict[str, Any], filters: Filters) -> None:
-    """Duplicates out, splits by connected components of articles and pages, the data card last."""
-    counts, rows = Counter[str](), []
-    dropped, late = Counter[str](), Counter[str]()
-    near, statements = NearDuplicates(), set()
-    per_section: Counter = Counter()
-    per_url: Counter = Counter()
+    """Duplicates out, splits by connected components of articles and pages, the data card last.
+
+    The parts are read twice, first to choose and to find the components, then to write: of an example only its
+    addresses stay in memory.
+    """
+    counts, dropped = Counter[str](), Counter[str]()
     for name in names:
         found = read_json(folder / "parts" / f"{name}.json")
         dropped.update(found.pop("dropped"))
         counts.update(found)
-        with (folder / "parts" / f"{name}.jsonl").open(encoding="utf-8") as file:
-            for line in file:
-                row = json.loads(line)
-                key = (tuple(row["query"]), tuple(row["summary"]))
-                url = near.first_like(canonical_url(row["urls"][0]) or row["urls"][0], int(row["simhash"], 16))
-                section = (row["page_id"], tuple(row["query"]))
-                if key in statements:
-                    late["same query and statement"] += 1
-                elif per_section[section] >= filters.per_section:
-                    late["section full"] += 1
-                elif per_url[url] >= filters.per_url:
-                    late["page full"] += 1
-                else:
-                    statements.add(key)
-                    per_section[section] += 1
-                    per_url[url] += 1
-                    row["like"] = url
-                    rows.append(row)
-    edges = [
-        (f"article {row['page_id']}", f"page {canonical_url(url) or url}")
-        for row in rows
-        for url in (*row["urls"], row["like"])
-    ]
+    selection, kept, means = _Selection(filters), bytearray(), Counter[str]()
+    edges: list[tuple[str, str]] = []
+    of_article = Counter[str]()
+    for row in _rows(folder, names):
+        page, article = selection.page_of(row), f"article {row['page_id']}"
+        kept.append(bool(page))
+        if page:
+            of_article[article] += 1
+            means.update(_measures(row))
+            edges += [(article, f"page {canonical_url(url) or url}") for url in row["urls"]] + [
+                (article, f"page {page}")
+            ]
     members = components(edges)
-    sizes = Counter(members[f"article {row['page_id']}"] for row in rows)
+    sizes = Counter[str]()
+    for article, number in of_article.items():
+        sizes[members[article]] += number
     chosen = split_components(members, dict(sizes), settings["shares"], settings["seed"])
-    splits: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        del row["like"]
-        splits[chosen[members[f"article {row['page_id']}"]]].append(row)
-    for name in SPLITS:
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in splits[name])
-        write_atomically(folder / f"{name}.jsonl", text)
+    examples = dict.fromkeys(SPLITS, 0)
+    with ExitStack() as stack:
+        files = {
+            name: stack.enter_context(
+                stack.enter_context(atomic_path(folder / f"{name}.jsonl")).open("w", encoding="utf-8")
+            )
+            for name in SPLITS
+        }
+        for row, stays in zip(_rows(folder, names), kept, strict=True):
+            if stays:
+                split = chosen[members[f"article {row['page_id']}"]]
+                examples[split] += 1
+                files[split].write(json.dumps(row, ensure_ascii=False) + "\n")
+    total = max(1, sum(examples.values()))
     card = {
         "settings": settings,
         "counts": dict(counts),
-        "dropped": dict(sorted((dropped + late).items())),
-        "examples": {name: len(splits[name]) for name in SPLITS},
+        "dropped": dict(sorted((dropped + selection.late).items())),
+        "examples": examples,
         "components": len(set(members.values())),
-        "means": _means(rows),
+        "means": {name: round(value / total, 2) for name, value in means.items()},
         "sha256": {name: sha256_of(folder / f"{name}.jsonl") for name in SPLITS},
         "licences": {
             "summary": "CC BY-SA 3.0 / 4.0, Wikipedia contributors: https://en.wikipedia.org/w/index.php?oldid=REV_ID",
@@ -246,14 +292,11 @@ def _merge(folder: Path, names: Sequence[str], settings: dict[str, Any], filters
     write_atomically(folder / "card.json", json.dumps(card, indent=1, ensure_ascii=False) + "\n")
 
 
-def _means(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    if not rows:
-        return {}
-    size = len(rows)
+def _measures(row: dict[str, Any]) -> dict[str, int]:
     return {
-        "document_sentences": round(sum(sum(row["sentences"]) for row in rows) / size, 2),
-        "summary_words": round(sum(len(" ".join(row["summary"]).split()) for row in rows) / size, 2),
-        "summary_sentences": round(sum(len(row["summary"]) for row in rows) / size, 2),
-        "query_words": round(sum(len(" ".join(row["query"]).split()) for row in rows) / size, 2),
-        "query_depth": round(sum(len(row["query"]) for row in rows) / size, 2),
+        "document_sentences": sum(row["sentences"]),
+        "summary_words": len(" ".join(row["summary"]).split()),
+        "summary_sentences": len(row["summary"]),
+        "query_words": len(" ".join(row["query"]).split()),
+        "query_depth": len(row["query"]),
     }

@@ -6,16 +6,14 @@ from typing import Any
 
 import torch
 
-from tenfold.checkpoints import load_strictly, read_safetensors
+from tenfold.attention.heads import heads_per_block
 from tenfold.cost import count_flops, count_parameters
 from tenfold.data import Preprocessing, Splits
 from tenfold.errors import UserError
-from tenfold.model_folder import save_model
-from tenfold.options import TrainerOptions
-from tenfold.parallel import rank
+from tenfold.models.checkpoints import load_strictly, read_safetensors
+from tenfold.models.folder import save_model
 from tenfold.run import Run, open_run
 from tenfold.settings import PositiveInt, Seed, check_settings
-from tenfold.systems.relation_distillation.attention.heads import heads_per_block
 from tenfold.systems.relation_distillation.cli.options import (
     NAMED,
     Distillation,
@@ -31,6 +29,8 @@ from tenfold.systems.relation_distillation.vit.build import SYSTEM, build_vit, p
 from tenfold.systems.relation_distillation.vit.preprocessing import IMAGENET_STATISTICS
 from tenfold.systems.relation_distillation.vit.teachers import Teacher, load_teacher
 from tenfold.systems.relation_distillation.vit.vision_transformer import SIZES, set_drop_path
+from tenfold.training.options import TrainerOptions
+from tenfold.training.parallel import rank
 
 _VIEWS, _DISTILLATION = ViewOptions(), Distillation()
 

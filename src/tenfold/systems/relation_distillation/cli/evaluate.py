@@ -8,7 +8,7 @@ import torch
 from tenfold.data import Splits
 from tenfold.data.options import FILE_SETS
 from tenfold.errors import UserError
-from tenfold.model_folder import Manifest, load_manifest
+from tenfold.models.folder import Manifest, load_manifest
 from tenfold.run import read_config
 from tenfold.settings import PositiveInt
 from tenfold.systems.relation_distillation.cli.loading import load_classifier

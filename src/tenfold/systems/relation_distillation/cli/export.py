@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 import torch
 
-from tenfold.model_folder import load_manifest, save_model
-from tenfold.onnx import export_onnx
+from tenfold.models.folder import load_manifest, save_model
+from tenfold.models.onnx import export_onnx
 from tenfold.systems.relation_distillation.cli.loading import new_files
 from tenfold.systems.relation_distillation.vit.build import load_model_folder
 from tenfold.systems.relation_distillation.vit.transformers_vit import to_transformers

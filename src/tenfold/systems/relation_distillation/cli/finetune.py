@@ -5,16 +5,14 @@ from typing import Any, Literal
 
 import torch
 
-from tenfold.checkpoints import load_strictly, read_safetensors
+from tenfold.attention.heads import heads_per_block
 from tenfold.cost import count_flops, count_parameters
 from tenfold.data import Splits
 from tenfold.errors import UserError
-from tenfold.model_folder import Manifest, load_manifest, save_model
-from tenfold.options import TrainerOptions
-from tenfold.parallel import rank
+from tenfold.models.checkpoints import load_strictly, read_safetensors
+from tenfold.models.folder import Manifest, load_manifest, save_model
 from tenfold.run import Run, open_run
 from tenfold.settings import Count, PositiveInt, Seed, check_settings
-from tenfold.systems.relation_distillation.attention.heads import heads_per_block
 from tenfold.systems.relation_distillation.cli.options import (
     NAMED,
     FinetuningOptions,
@@ -29,6 +27,8 @@ from tenfold.systems.relation_distillation.training.finetune import finetune as 
 from tenfold.systems.relation_distillation.vit.build import SYSTEM, build_vit, largest_difference, load_model_folder
 from tenfold.systems.relation_distillation.vit.preprocessing import statistics_of
 from tenfold.systems.relation_distillation.vit.vision_transformer import load_backbone
+from tenfold.training.options import TrainerOptions
+from tenfold.training.parallel import rank
 
 _FINETUNING = FinetuningOptions()
 

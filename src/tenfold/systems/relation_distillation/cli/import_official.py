@@ -6,7 +6,7 @@ from typing import Any
 from tenfold.cost import count_parameters
 from tenfold.data import Preprocessing
 from tenfold.errors import UserError
-from tenfold.model_folder import save_model
+from tenfold.models.folder import save_model
 from tenfold.systems.relation_distillation.vit.official_files import Kind, load_official, read_official
 from tenfold.systems.relation_distillation.vit.preprocessing import IMAGENET_STATISTICS
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from tenfold.errors import UserError
 from tenfold.files import make_folder, printable
-from tenfold.model_folder import Manifest, load_manifest
+from tenfold.models.folder import Manifest, load_manifest
 from tenfold.systems.relation_distillation.vit.build import load_model_folder
 
 

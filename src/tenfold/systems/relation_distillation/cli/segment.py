@@ -8,8 +8,7 @@ import torch
 
 from tenfold.cost import count_flops, count_parameters
 from tenfold.errors import UserError
-from tenfold.model_folder import load_manifest
-from tenfold.options import TrainerOptions
+from tenfold.models.folder import load_manifest
 from tenfold.run import open_run
 from tenfold.settings import Count, PositiveInt, Seed, check_settings
 from tenfold.systems.relation_distillation.cli.options import training_results
@@ -19,6 +18,7 @@ from tenfold.systems.relation_distillation.training.segmentation import Segmenta
 from tenfold.systems.relation_distillation.vit.build import SYSTEM, load_model_folder
 from tenfold.systems.relation_distillation.vit.preprocessing import statistics_of
 from tenfold.systems.relation_distillation.vit.segmentation_network import SegmentationNetwork
+from tenfold.training.options import TrainerOptions
 
 _TRAINING = SegmentationTraining()
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tenfold.attention.recorders import Reached
 from tenfold.data import Batches
-from tenfold.parallel import gather_rows, total_over_ranks
-from tenfold.systems.relation_distillation.attention.recorders import Reached
+from tenfold.training.parallel import gather_rows, total_over_ranks
 
 
 @torch.no_grad()

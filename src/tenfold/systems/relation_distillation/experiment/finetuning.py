@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tenfold.checkpoints import load_strictly, read_safetensors
 from tenfold.data import Splits
-from tenfold.parallel import rank
+from tenfold.models.checkpoints import load_strictly, read_safetensors
 from tenfold.run import Run
 from tenfold.systems.relation_distillation.data.finetuning_batches import finetuning_batches
 from tenfold.systems.relation_distillation.data.images import (
@@ -33,6 +32,7 @@ from tenfold.systems.relation_distillation.experiment.settings import Config
 from tenfold.systems.relation_distillation.training.finetune import Finetuning, finetune
 from tenfold.systems.relation_distillation.vit.build import build_vit, largest_difference
 from tenfold.systems.relation_distillation.vit.vision_transformer import load_backbone
+from tenfold.training.parallel import rank
 
 
 def evaluate_arm(

@@ -9,13 +9,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tenfold.checkpoints import load_strictly, read_safetensors
+from tenfold.attention.heads import heads_per_block
 from tenfold.cost import count_parameters
 from tenfold.data import Batches, FileBatches, Splits, TensorBatches
 from tenfold.files import atomic_path
-from tenfold.parallel import rank, wait_for_all_ranks
+from tenfold.models.checkpoints import load_strictly, read_safetensors
 from tenfold.run import Run
-from tenfold.systems.relation_distillation.attention.heads import heads_per_block
 from tenfold.systems.relation_distillation.data.images import unlabelled_images
 from tenfold.systems.relation_distillation.data.views import pretraining_batches
 from tenfold.systems.relation_distillation.evaluation.accuracy import (
@@ -41,6 +40,7 @@ from tenfold.systems.relation_distillation.vit.official_files import load_teache
 from tenfold.systems.relation_distillation.vit.teachers import Teacher, fingerprint, load_transformers
 from tenfold.systems.relation_distillation.vit.vision_transformer import set_drop_path
 from tenfold.training import FitResult
+from tenfold.training.parallel import rank, wait_for_all_ranks
 
 # --- networks -------------------------------------------------------------------------------------------------------
 

@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import tenfold
-from tenfold.checkpoints import load_strictly, read_safetensors
+from tenfold.attention.heads import heads_per_block
 from tenfold.cost import count_flops, count_parameters
 from tenfold.data import Splits
 from tenfold.files import read_json
-from tenfold.model_folder import save_model
-from tenfold.parallel import rank
+from tenfold.models.checkpoints import load_strictly, read_safetensors
+from tenfold.models.folder import save_model
 from tenfold.results import Cost, Results
 from tenfold.run import Run, environment, peak_process_memory_mb
-from tenfold.systems.relation_distillation.attention.heads import heads_per_block
 from tenfold.systems.relation_distillation.data.finetuning_batches import finetuning_batches
 from tenfold.systems.relation_distillation.data.images import (
     load_images,
@@ -47,6 +46,7 @@ from tenfold.systems.relation_distillation.experiment.pretraining import (
 )
 from tenfold.systems.relation_distillation.experiment.settings import OWN_VALIDATION, Config
 from tenfold.systems.relation_distillation.vit.teachers import Teacher
+from tenfold.training.parallel import rank
 from tenfold.workers import Step, do_steps
 
 _TEACHER = "steps/teacher/weights.safetensors"
@@ -66,6 +66,8 @@ def run(config: Config, run: Run) -> Results:
         unlabelled_images(config.data.unlabelled)
     phases = steps_of(config, arms)
     run.say(what_will_run(config, splits, phases))
+    for note in splits.notes:
+        run.say(note)
     alone = config.trainer.device.type != "cpu" or config.trainer.devices * config.trainer.num_nodes > 1
     found = do_steps(
         run,

@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 from annotated_types import Interval
 
 from tenfold.errors import UserError
-from tenfold.options import TrainerOptions
 from tenfold.settings import (
     Count,
     NonNegativeFloat,
@@ -17,6 +16,7 @@ from tenfold.settings import (
     Seed,
     Share,
 )
+from tenfold.training.options import TrainerOptions
 
 OpenShare = Annotated[float, Interval(gt=0, lt=1)]
 """In (0, 1)."""

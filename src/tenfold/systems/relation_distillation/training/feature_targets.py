@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tenfold.attention.layers import default_teacher_layer, resolve_layer
+from tenfold.attention.recorders import Reached
 from tenfold.errors import UserError
-from tenfold.systems.relation_distillation.attention.layers import default_teacher_layer, resolve_layer
-from tenfold.systems.relation_distillation.attention.recorders import Reached
 from tenfold.systems.relation_distillation.training.freezing import freeze_unreached, leave_teacher_out
 
 Target = Literal["cls", "output", "ffn", "ffn-residual", "attention", "attention-residual", "qkv"]

@@ -13,11 +13,11 @@ from tenfold.data import (
     FileBatches,
     TensorBatches,
 )
-from tenfold.options import TrainerOptions
 from tenfold.systems.relation_distillation.training.epoch_log import EpochLog
 from tenfold.systems.relation_distillation.training.optimizers import adamw, layered_groups
 from tenfold.systems.relation_distillation.vit.vision_transformer import set_drop_path
 from tenfold.training import FitResult, fit, learning_rate_factor
+from tenfold.training.options import TrainerOptions
 
 
 @dataclass(frozen=True)

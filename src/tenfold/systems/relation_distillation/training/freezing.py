@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tenfold.systems.relation_distillation.attention.heads import heads_per_block, set_heads_per_block
-from tenfold.systems.relation_distillation.attention.layers import bare
+from tenfold.attention.heads import heads_per_block, set_heads_per_block
+from tenfold.attention.layers import bare
 
 
 class Lent:

@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from tenfold.errors import require
-from tenfold.options import TrainerOptions
+from tenfold.training.options import TrainerOptions
 
 _TOKENS = ("cls_token", "dist_token", "reg_token", "pos_embed")
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.data import Splits, normalize
-from tenfold.options import TrainerOptions
 from tenfold.systems.relation_distillation.data.fixed_views import FixedViews
 from tenfold.systems.relation_distillation.data.views import renormalized
 from tenfold.systems.relation_distillation.training.epoch_log import EpochLog
@@ -17,6 +16,7 @@ from tenfold.systems.relation_distillation.training.optimizers import adamw, pla
 from tenfold.systems.relation_distillation.training.teacher_cache import TeacherCache
 from tenfold.systems.relation_distillation.vit.teachers import Teacher
 from tenfold.training import FitResult, Validation, fit, learning_rate_factor
+from tenfold.training.options import TrainerOptions
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tenfold.data import FileBatches
-from tenfold.options import TrainerOptions
 from tenfold.settings import Count, NonNegativeFloat, PositiveFloat, PositiveInt, PositiveShare, ProperShare
 from tenfold.systems.relation_distillation.data.ade20k import (
     IGNORED,
@@ -22,6 +21,7 @@ from tenfold.systems.relation_distillation.vit.vision_transformer import (
     set_drop_path,
 )
 from tenfold.training import FitResult, fit, learning_rate_factor
+from tenfold.training.options import TrainerOptions
 
 
 def segmentation_groups(

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from tenfold.attention.layers import Tap
 from tenfold.errors import UserError
-from tenfold.systems.relation_distillation.attention.layers import Tap
 
 
 class TeacherCache:

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
+from tenfold.attention.heads import set_heads_per_block
 from tenfold.errors import UserError, require
-from tenfold.model_folder import Manifest, load_manifest, load_weights, refuse_code
-from tenfold.systems.relation_distillation.attention.heads import set_heads_per_block
+from tenfold.models.folder import Manifest, load_manifest, load_weights, no_larger_than_its_files, refuse_code
 from tenfold.systems.relation_distillation.vit.preprocessing import preprocessing_of
 from tenfold.systems.relation_distillation.vit.vision_transformer import freeze_positions, vision_transformer
 
@@ -171,7 +171,9 @@ def load_model_folder(folder: str | Path) -> Any:
         UserError: the folder holds no such network, or its weights are damaged or do not fit.
     """
     try:
-        model = network_of(load_manifest(folder))
+        manifest = load_manifest(folder)
+        with no_larger_than_its_files(folder, manifest.arguments):
+            model = network_of(manifest)
     except UserError as error:
         raise UserError(f"{folder}: {error}") from error
     load_weights(model, folder)

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from tenfold.checkpoints import load_strictly, read_checkpoint, read_torch_file
 from tenfold.errors import UserError
+from tenfold.models.checkpoints import load_strictly, read_checkpoint, read_torch_file
 from tenfold.systems.relation_distillation.vit.masked_autoencoder import MAEDecoder
 from tenfold.systems.relation_distillation.vit.tinymim_star import TinyMIMStar
 from tenfold.systems.relation_distillation.vit.vision_transformer import resize_positions, vision_transformer

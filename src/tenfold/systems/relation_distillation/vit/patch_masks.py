@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tenfold.attention.layers import patch_size
 from tenfold.errors import UserError
-from tenfold.parallel import rank, world_size
 from tenfold.seeds import derived_seed
-from tenfold.systems.relation_distillation.attention.layers import patch_size
+from tenfold.training.parallel import rank, world_size
 
 
 class PatchMasks(nn.Module):

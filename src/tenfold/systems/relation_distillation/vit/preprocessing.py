@@ -5,7 +5,7 @@ from typing import Any
 
 from tenfold.data import Preprocessing
 from tenfold.errors import UserError
-from tenfold.model_folder import Manifest
+from tenfold.models.folder import Manifest
 
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

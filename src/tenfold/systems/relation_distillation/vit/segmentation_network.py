@@ -7,8 +7,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tenfold.attention.heads import heads_per_block
 from tenfold.errors import UserError, require
-from tenfold.systems.relation_distillation.attention.heads import heads_per_block
 from tenfold.systems.relation_distillation.data.ade20k import CLASSES
 from tenfold.systems.relation_distillation.vit.vision_transformer import (
     load_backbone,

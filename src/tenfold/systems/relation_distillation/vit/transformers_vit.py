@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tenfold.checkpoints import load_strictly
+from tenfold.attention.heads import heads_per_block
 from tenfold.errors import UserError, require
-from tenfold.systems.relation_distillation.attention.heads import heads_per_block
+from tenfold.models.checkpoints import load_strictly
 from tenfold.systems.relation_distillation.vit.vision_transformer import vision_transformer
 
 

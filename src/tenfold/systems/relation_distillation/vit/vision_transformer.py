@@ -7,8 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from tenfold.attention.heads import set_heads_per_block
 from tenfold.errors import UserError, require
-from tenfold.systems.relation_distillation.attention.heads import set_heads_per_block
 
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {"width": 192, "depth": 12, "heads": 3},

@@ -1,0 +1,132 @@
+"""Tables of the query summarizer."""
+
+import json
+from typing import Any
+
+from tables.markdown import RESULTS, claims_of, named_table, table
+from tenfold.results import load_results
+
+
+def _read(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"query-summarizer-{name}.json").read_text(encoding="utf-8"))
+
+
+def small() -> str:
+    """Scores, claims and learning rates of the preset small."""
+    results = load_results(RESULTS / "query-summarizer-small.json")
+    known = results.environment
+    return "\n\n".join(
+        [
+            f"`tenfold run query-summarizer --preset small`: {known['data']}; {known['stage1_topics']} topics of the "
+            f"large set, {known['train_topics']} training, {known['held_back_topics']} held-back and "
+            f"{known['test_topics']} test topics; sentence vectors {known['encoder']}; "
+            f"{results.cost.seconds / 60:.0f} "
+            "minutes on two cores of a shared machine.",
+            named_table(results, "scores"),
+            "Claims, paired over seeds (not settled: the interval includes the target):",
+            claims_of(results),
+            named_table(results, "rates"),
+        ]
+    )
+
+
+def sparse() -> str:
+    """Ways to fine-tune, on one model."""
+    found = _read("sparse")
+    dense = next(row for row in found["rows"] if row["method"] == "dense AdamW")
+    rows = [
+        [
+            row["method"],
+            f"{row['trained']:,}",
+            f"{row['score']:.2f}",
+            "-" if row is dense else "{:+.2f} ({:+.2f} .. {:+.2f})".format(*row["against_dense"]),
+            f"{row['optimizer_bytes'] / 1e6:.2f}",
+            f"{row['peak_mb']:,.0f}",
+            f"{row['step_seconds'] / dense['step_seconds']:.2f}",
+            f"{row['file_bytes'] / 1e3:,.0f}",
+            f"{row['apply_ms']:.1f} / {row['revert_ms']:.1f}",
+            f"{row['changed_by_revert']:,}",
+        ]
+        for row in found["rows"]
+    ]
+    columns = [
+        "",
+        "trained entries",
+        "score",
+        "against dense",
+        "optimizer state (MB)",
+        "peak memory of a step (MB)",
+        "time of a step (dense = 1)",
+        "file (kB)",
+        "apply / revert (ms)",
+        "entries changed by reverting",
+    ]
+    bank = found["bank"]
+    return "\n\n".join(
+        [
+            f"`python benchmarks/query_summarizer_sparse.py`: Q-BERT on all-MiniLM-L6-v2 ({found['weights']:,} "
+            "weights), "
+            f"{found['steps']} steps of {found['batch']} windows, each method at the better of its two rates "
+            "on held-back "
+            "windows; score: average precision of the oracle's sentences (%) over "
+            f"{found['test_windows']} test windows, differences with a paired bootstrap over windows; LoRA and "
+            "SHiRA by PEFT "
+            f"{found['environment']['peft']}.",
+            table(columns, rows),
+            f"{bank['tenants']} diffs of at most {bank['largest_file_bytes'] / 1e3:.0f} kB on one base, "
+            "swapped in place "
+            f"{bank['swaps']:,} times: {bank['swap_ms']:.2f} ms a swap, {bank['changed']} entries changed at "
+            "the end.",
+        ]
+    )
+
+
+def rouge() -> str:
+    """Speed and error of scorers."""
+    found = _read("rouge")
+    rows = [
+        [
+            row["what"],
+            f"{row['seconds']:.2f}",
+            *(f"{row['points_from_exact'][name]:.2f}" if name in row["points_from_exact"] else "-"
+              for name in ("ROUGE-1", "ROUGE-2")),
+        ]
+        for row in found["rows"]
+    ]  # fmt: skip
+    return "\n\n".join(
+        [
+            f"`python benchmarks/query_summarizer_rouge.py`: {found['pairs']:,} pairs, {found['words']:,} "
+            "words, seconds of one "
+            f"thread: {found['faster']:.1f} times as fast as rouge-score at ROUGE-1 and -2, "
+            f"{found['faster_with_l']:.1f} times "
+            "with ROUGE-L.",
+            table(["", "seconds", "ROUGE-1 recall off by (points)", "ROUGE-2 recall off by"], rows),
+        ]
+    )
+
+
+def wikiref() -> str:
+    """The builder on a long and on a real dump."""
+    found = _read("wikiref")
+    long, real = found["long"], found["real"]
+    return "\n\n".join(
+        [
+            f"`python benchmarks/query_summarizer_wikiref.py`: {long['articles']:,} synthetic articles, "
+            f"{long['articles_per_second']:.0f} articles a second on one core; resident memory after each "
+            "tenth of them: "
+            f"{', '.join(f'{value:.0f}' for value in long['memory_by_tenth_mb'])} MB, "
+            f"{long['memory_after_mb']:.0f} MB after "
+            "duplicates and splits.",
+            f"The same with `--real`, a real dump of {real['articles']} articles: {real['references']:,} references, "
+            f"{real['statements']:,} statements that cite a page of text "
+            f"({real['statements_with_a_lost_template']} lost a "
+            f"template, {real['statements_of_8_to_100_words']:,} have 8 to 100 words), {real['queries']:,} queries, "
+            f"{real['addresses']:,} addresses; {real['articles_per_second']:.1f} articles a second. Of "
+            f"{real['read_by_eye']} statements read by eye {real['right']} have the right query and a clean, whole "
+            f"statement ({real['note']}).",
+        ]
+    )
+
+
+PARTS = {"small": small, "sparse": sparse, "rouge": rouge, "wikiref": wikiref}
+"""Parts of the room's page that are made from results, by the name in the comment before them."""

@@ -1,0 +1,3 @@
+from .measuring import Convention, count_flops, count_parameters, measure_latency, measure_peak_memory
+
+__all__ = ["Convention", "count_flops", "count_parameters", "measure_latency", "measure_peak_memory"]

@@ -1,0 +1,1 @@
+"""Official files of ViLT and DiDE, and transformers' ViLT, in and out."""

@@ -1,0 +1,1 @@
+"""Images encoded once, asked many times."""

@@ -1,0 +1,1 @@
+"""From questions and image files to batches."""

@@ -1,0 +1,1 @@
+"""Fusion encoder, towers, dual encoder."""

@@ -1,0 +1,1 @@
+"""Questions about images: generated sets, published formats, a reader's own folder."""
