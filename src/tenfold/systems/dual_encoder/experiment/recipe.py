@@ -18,6 +18,7 @@ from torch import nn
 
 import tenfold
 from tenfold.cost import count_parameters
+from tenfold.errors import UserError
 from tenfold.results import Cost, Results
 from tenfold.run import Run, environment, peak_process_memory_mb
 from tenfold.systems.dual_encoder.attention.readers import SingleStream, TwoTowers, inputs_of
@@ -43,7 +44,7 @@ from tenfold.systems.dual_encoder.networks.dual_encoder import DualEncoder
 from tenfold.systems.dual_encoder.networks.embeddings import Sizes
 from tenfold.systems.dual_encoder.networks.fusion_encoder import FusionEncoder, sharpen
 from tenfold.systems.dual_encoder.scoring.measure import predict_answers, score_answers, summarize
-from tenfold.systems.dual_encoder.sets.load_sets import image_side, load_question_sets
+from tenfold.systems.dual_encoder.sets.load_sets import image_size, load_question_sets
 from tenfold.systems.dual_encoder.sets.questions import QuestionSplits, VisualQuestions, majority_answers
 from tenfold.systems.dual_encoder.training.initialise import start_from_fusion
 from tenfold.systems.dual_encoder.training.optimizers import adamw, parameter_groups, warmup_linear
@@ -129,17 +130,20 @@ class Work:
             self.tokenizer = QuestionTokenizer.of_words(train.questions, model.max_tokens)
         else:
             self.tokenizer = QuestionTokenizer.from_file(model.vocabulary, model.max_tokens)
-        side = (model.shorter if own else None) or image_side(name, data.side) or 384
+        usual, patches = image_size(name, data.side)
+        side, patch = (model.shorter if own else None) or usual, (model.patch if own else None) or patches
+        if side % patch:
+            raise UserError(f"model.shorter {side} is not whole patches of {patch}: set model.patch, too")
         self.preparation = ImagePreparation(
-            patch=model.patch, shorter=side, longest=max(side, model.longest), square=model.square
+            patch=patch, shorter=side, longest=max(side, model.longest), square=model.square
         )
         self.sizes = Sizes(
             vocabulary=len(self.tokenizer.vocabulary),
             width=model.width,
             layers=model.layers,
             heads=model.heads,
-            patch=model.patch,
-            grid=side // model.patch,
+            patch=patch,
+            grid=side // patch,
             max_tokens=model.max_tokens,
             images=train.images_per_question,
             dropout=model.dropout,
