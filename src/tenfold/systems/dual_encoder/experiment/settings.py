@@ -252,7 +252,8 @@ PRESETS = {
     "small": Config(
         preset="small",
         seeds=3,
-        arms=["hard", "soft", "uni-modal", "dide"],
+        arms=["dide", "soft", "uni-modal", "hard"],
+        optimizer=StageOptions(steps=2200),
     ),
     "easy-vqa": Config(
         preset="easy-vqa",
