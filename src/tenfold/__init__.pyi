@@ -5,7 +5,7 @@ from .errors import RunStopped, TenfoldWarning, UserError
 from .results import Claim, Results, load_results
 from .sparse import SparseTuner, find_mask
 from .systems.activation_uncertainty import ActivationUncertainty, UncertainModel
-from .systems.backbone_search import SearchSpace, YOLOXLite, map_weights
+from .systems.backbone_search import SearchSpace, YOLOXLite, map_weights, search_backbones
 from .systems.boosted_exits import (
     BoostedExitLoss,
     EarlyExitModel,
@@ -69,5 +69,6 @@ __all__ = [
     "measure_peak_memory",
     "paired_bootstrap",
     "paired_difference",
+    "search_backbones",
     "solve_thresholds",
 ]

@@ -79,9 +79,8 @@ def test_relation_heads_compare_unequal_heads_and_all_else_is_refused():
 
 def test_leading_tokens_that_one_side_lacks_leave():
     extra = torch.randn(2, 2, 2, 4, dtype=torch.float64)
-    more = Projections(STUDENT.text_queries, STUDENT.text_keys,
-                       *(torch.cat([x[:, :, :1], extra, x[:, :, 1:]], 2) for x in (STUDENT.image_queries,
-                                                                                   STUDENT.image_keys)), prefix=3)  # fmt: skip
+    longer = (torch.cat([x[:, :, :1], extra, x[:, :, 1:]], 2) for x in (STUDENT.image_queries, STUDENT.image_keys))
+    more = Projections(STUDENT.text_queries, STUDENT.text_keys, *longer, prefix=3)
     torch.testing.assert_close(CrossModalAttentionLoss()(more, TEACHER), CrossModalAttentionLoss()(STUDENT, TEACHER))
 
 

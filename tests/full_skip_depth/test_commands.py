@@ -263,12 +263,43 @@ def test_archive_for_the_server(run, tmp_path, capsys):
     assert "not 352 x 1216" in refused(capsys, SYSTEM, "kitti-zip", run, tmp_path, "--out", tmp_path / "s.zip")
 
 
-def test_eight_bits_are_refused_before_anything_is_written(six, tmp_path, capsys):
-    own_pairs(tmp_path / "pairs")
-    Image.fromarray(np.zeros((40, 56), np.uint8)).save(tmp_path / "pairs/depth/0.png")
-    given = ["--data.name=pairs", f"--data.root={tmp_path / 'pairs'}", "--data.depth_scale=1000", "--quiet"]
-    assert "8 bits" in refused(capsys, "run", SYSTEM, "--out", tmp_path / "bad", *given)
-    assert not (tmp_path / "bad").exists()
+def _other_size(folder):
+    np.save(folder / "depth/3.npy", np.ones((20, 28), np.float32))
+    (folder / "depth/3.png").unlink()
+
+
+def _no_value(folder):
+    for n in range(4):
+        (folder / f"depth/{n}.png").unlink()
+        np.save(folder / f"depth/{n}.npy", np.full((40, 56), np.nan if n % 2 else np.inf, np.float32))
+
+
+DAMAGE = {
+    "40 x 56 pixels and its depth map 20 x 28": _other_size,
+    "valid pixel": _no_value,
+    "is damaged": lambda folder: (folder / "depth/3.png").write_bytes((folder / "depth/3.png").read_bytes()[:700]),
+    "1 images without depth": lambda folder: (folder / "depth/3.png").unlink(),
+    "8 bits": lambda folder: Image.fromarray(np.zeros((40, 56), np.uint8)).save(folder / "depth/3.png"),
+    "smaller than KITTI's crop": ["--data.border=kitti"],
+    "cannot train on": ["--optimizer.batch_size=1", "--data.crop=[32, 32]"],
+}
+"""What is done to pairs, or which settings do not fit them, by words of the line that says so; the last frame tests."""
+
+
+def test_bad_pairs_end_a_run_at_its_start(tmp_path, capsys):
+    for number, (words, damage) in enumerate(DAMAGE.items()):
+        folder = tmp_path / str(number)
+        own_pairs(folder)
+        more = damage if isinstance(damage, list) else []
+        if not more:
+            damage(folder)
+        given = ["--data.name=pairs", f"--data.root={folder}", "--quiet", *more]
+        scale = [] if words == "valid pixel" else ["--data.depth_scale=1000"]
+        assert words in refused(capsys, "run", SYSTEM, "--out", tmp_path / "bad", *given, *scale)
+        assert not (tmp_path / "bad").exists()
+
+
+def test_sources_are_printed(six, capsys):
     code, out, err = call(capsys, SYSTEM, "sources", six.folder / "runs/own")
     assert code == 0 and "E1" in out, err
 

@@ -24,6 +24,7 @@ from .evolution.ranking import crowding_distances as crowding_distances
 from .evolution.ranking import hypervolume as hypervolume
 from .evolution.ranking import non_dominated_ranks as non_dominated_ranks
 from .evolution.sampler import EvolutionSampler as EvolutionSampler
+from .evolution.worker import search_backbones as search_backbones
 from .mapping.batch_statistics import reestimate_batch_norm as reestimate_batch_norm
 from .mapping.map_weights import MappingReport as MappingReport
 from .mapping.map_weights import map_weights as map_weights

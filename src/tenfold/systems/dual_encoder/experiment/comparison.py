@@ -8,6 +8,7 @@ import numpy as np
 from tenfold.arms import (
     Outcomes,
     PairedDifference,
+    Quantity,
     bars,
     claim_of_difference,
     difference,
@@ -30,6 +31,11 @@ def compared(outcomes: Outcomes, ours: str, other: str) -> PairedDifference:
     if len(outcomes[ours]) > 1:
         return difference(outcomes, "accuracy", ours, other)
     return paired_bootstrap(outcomes[ours][0]["rows"], outcomes[other][0]["rows"])
+
+
+def of_kind(kind: str) -> Quantity:
+    """Accuracy of a run on one kind of question."""
+    return lambda run: run["kinds"][kind]
 
 
 def share_kept(outcomes: Outcomes, arm: str) -> tuple[float, tuple[float, float]]:
@@ -134,7 +140,7 @@ def metrics_of(
     for name, arms in outcomes.items():
         for arm, runs in arms.items():
             row: dict[str, float | list[float | None] | None] = {"accuracy": mean(runs, "accuracy")}
-            row |= {kind: mean(runs, lambda run, kind=kind: run["kinds"][kind]) for kind in runs[0]["kinds"]}
+            row |= {kind: mean(runs, of_kind(kind)) for kind in runs[0]["kinds"]}
             if runs[0]["consistency"] is not None:
                 row["consistency"] = mean(runs, "consistency")
             row["accuracy_by_seed"] = [run["accuracy"] for run in runs]
@@ -171,7 +177,7 @@ def plots_of(outcomes: Mapping[str, Outcomes], majority: Mapping[str, Any], deli
     for name, arms in outcomes.items():
         series = [bars("all questions", arms, "accuracy")]
         kinds = list(next(iter(arms.values()))[0]["kinds"])
-        series += [bars(kind, arms, lambda run, kind=kind: run["kinds"][kind]) for kind in kinds if len(kinds) > 1]
+        series += [bars(kind, arms, of_kind(kind)) for kind in kinds if len(kinds) > 1]
         for one, key in zip(series, (None, *kinds), strict=False):
             one.x.append("majority answer")  # type: ignore[arg-type]
             one.y.append(majority[name]["accuracy"] if key is None else majority[name]["kinds"][key])
@@ -219,7 +225,7 @@ def tables_of(
             deviation = spread(runs, "accuracy")
             text = f"{mean(runs, 'accuracy'):.1f}" + ("" if deviation is None else f" ± {deviation:.1f}")
             share = None if arm == "teacher" else round(share_kept(arms, arm)[0], 3)
-            by_kind = [round(mean(runs, lambda run, kind=kind: run["kinds"][kind]), 1) for kind in kinds]
+            by_kind = [round(mean(runs, of_kind(kind)), 1) for kind in kinds]
             rows.append([arm, text, share, *by_kind])
         one = majority[name]
         rows.append(

@@ -249,7 +249,7 @@ class VisualAnswerer:
         for start, chance in self._chances(asked, index, answer):
             here = torch.arange(start, start + chance.shape[1], device=self.device).expand(len(asked), -1)
             best, places = torch.cat([best, chance], 1), torch.cat([places, here], 1)
-            order = best.argsort(1, descending=True, stable=True)[:, :top_k]
+            order = best.argsort(dim=1, descending=True, stable=True)[:, :top_k]
             best, places = best.gather(1, order), places.gather(1, order)
         return [
             [

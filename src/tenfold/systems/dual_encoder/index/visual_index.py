@@ -158,7 +158,7 @@ class VisualIndex:
         return sum(segment.count - len(segment.deleted) for segment in self.manifest.segments)
 
     @property
-    def bytes(self) -> int:
+    def nbytes(self) -> int:
         """Bytes of all vectors on disk."""
         return sum(segment.count for segment in self.manifest.segments) * self._record.itemsize
 

@@ -146,7 +146,8 @@ def make_app(
 
     def ask(given: dict[str, Any]) -> Any:
         index, places = index_of(given.get("index")), given.get("images")
-        whole = isinstance(places, list) and all(isinstance(n, int) and not isinstance(n, bool) for n in places)
+        places = places if isinstance(places, list) else []
+        whole = all(isinstance(place, int) and not isinstance(place, bool) for place in places)
         if not whole or not 1 <= len(places) <= LARGEST_TOP:
             raise Refused(400, f"images must be 1 to {LARGEST_TOP} places of the index")
         try:

@@ -39,7 +39,9 @@ def karpathy_captions(file: str | Path, images: str | Path, split: str = "test")
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise UserError(f"{printable(file)} is no file of Karpathy's splits: it has no list 'images'")
     wanted = ("train", "restval") if split == "train" else (split,)
-    paths, captions, rows = [], [], []
+    paths: list[Path] = []
+    captions: list[str] = []
+    rows: list[int] = []
     for number, row in enumerate(content["images"]):
         try:
             if row["split"] not in wanted:

@@ -146,9 +146,10 @@ def nlvr(root: str | None = None, *, questions: int = 0, test: int = 0) -> Quest
         found = [folder / split / f"{split}.json{ending}" for ending in ("", ".gz")]
         return next((path for path in found if path.exists()), None)
 
+    notes: tuple[str, ...] = ()
     paths = {split: file(split) for split in ("train", "dev", "test", "hidden")}
     if paths["train"] and paths["dev"] and paths["test"]:
-        names, notes = ("train", "dev", "test"), ()
+        names = ("train", "dev", "test")
     elif paths["test"] and paths["hidden"] and paths["dev"]:
         names = ("test", "hidden", "dev")
         notes = ("no training file: the published test sentences train, the hidden ones validate, development tests",)

@@ -224,10 +224,19 @@ def arm_arguments(config: Config, splits: DepthSplits, arms: Sequence[str]) -> d
     if "fscn-equal" in found:
         limit = count_parameters(build_network(**own | ARMS["unet"] | {"pretrained": False}))
         found["fscn-equal"] = _narrowed(found["fscn-equal"], limit)
+    images = splits.train[0][0][None].float() / 255
     for arguments in found.values():
         network = build_network(**arguments | {"pretrained": False}).eval()
         with torch.no_grad():
-            network(splits.train[0][0][None].float() / 255, torch.tensor([500.0]))
+            network(images, torch.tensor([500.0]))
+    height, width = config.data.crop or images.shape[-2:]
+    with torch.no_grad():
+        deepest = network.encoder(torch.zeros(1, 3, height, width))[-1].shape[-2:]
+    if config.optimizer.batch_size * deepest.numel() == 1 and not config.model.frozen_batch_norm:
+        raise UserError(
+            f"optimizer.batch_size 1 of {height} x {width} pixels leaves one value per channel at the deepest level, "
+            "which batch normalization cannot train on: take more or larger ones, or --model.frozen_batch_norm true"
+        )
     if config.model.encoder_weights is not None:
         wanted = {name: value.shape for name, value in network.encoder.state_dict().items()}
         given = load_network(config.model.encoder_weights)[0].encoder.state_dict()
