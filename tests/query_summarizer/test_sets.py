@@ -147,11 +147,15 @@ def test_rows_of_ones_own_and_of_wikicite(tmp_path):
     assert first.references == (("A.",),)
     assert second.query == "T, S"
     assert (len(second.documents), second.references, second.labels) == (2, (("x",), ("y", "z")), (1.0, 0.0, 0.0, 1.0))
-    path.write_text(json.dumps({"query": "Q", "documents": ["One. Two.", "Three."], "summaries": ["Ann ran. Bob sat.", "Cy."]}))
+    path.write_text(
+        json.dumps({"query": "Q", "documents": ["One. Two.", "Three."], "summaries": ["Ann ran. Bob sat.", "Cy."]})
+    )
     (row,) = read_rows(path)  # plurals hold several, singulars the sentences of one
     assert [d.text for d in row.documents] == ["One. Two.", "Three."]
     assert row.references == (("Ann ran.", "Bob sat."), ("Cy.",))
-    path.write_text(json.dumps({"query": "Q", "document": ["One. Two.", "Three."], "summary": ["Ann ran. Bob sat.", "Cy."]}))
+    path.write_text(
+        json.dumps({"query": "Q", "document": ["One. Two.", "Three."], "summary": ["Ann ran. Bob sat.", "Cy."]})
+    )
     (row,) = read_rows(path)
     assert (len(row.documents), row.references) == (1, (("Ann ran.", "Bob sat.", "Cy."),))
     cloze = {
