@@ -2,16 +2,19 @@
 
 import json
 import re
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from warm import warm_process
 
 from tenfold import catalog, load_results
-from tenfold.catalog import SYSTEMS
+from tenfold.catalog import SYSTEMS, find_system
 from tenfold.cli import commands, main
 from tenfold.cli.console import print_claims
+from tenfold.run import open_run
 
 ROOT = Path(__file__).parents[1]
 
@@ -272,6 +275,32 @@ def test_what_people_read_fits_the_terminal(columns, monkeypatch, capsys):
     print_claims(results, Path("runs/a"))
     printed = capsys.readouterr().err.splitlines()
     assert len(printed) > 3 and all(len(line) <= columns for line in printed[:-1]), printed
+
+
+@pytest.mark.parametrize(("sign", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_says_how_to_continue_and_gives_the_cursor_back(sign, expected, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal: with a bar, which hides the cursor
+
+    def experiment(config, run):
+        run.expect(2)
+        return run.step("long", lambda folder: signal.raise_signal(sign))
+
+    monkeypatch.setattr(find_system("boosted-exits").recipe, "run", experiment)
+    code, _, err = call(capsys, "run", "boosted-exits", "--out", tmp_path / "run")
+    assert code == expected
+    assert err.count("\x1b[?25l") == err.count("\x1b[?25h") == 1
+    again = f"--config {tmp_path}/run/config.yaml --out {tmp_path}/run --resume"
+    assert err.splitlines()[-1] == f"tenfold: interrupted; continue with: tenfold run boosted-exits {again}"
+    assert not list((tmp_path / "run").rglob("result.json"))
+    open_run(find_system("boosted-exits").settings.PRESETS["tiny"], system="boosted-exits", out=tmp_path / "run",
+             resume=True).close()  # fmt: skip
+
+
+@pytest.mark.parametrize("ask", [lambda: bytearray(2**62), lambda: torch.empty(2**60), lambda: np.empty(2**60)])
+def test_too_little_memory_is_one_line(ask, monkeypatch, capsys):
+    monkeypatch.setattr(find_system("boosted-exits").settings.Config, "check", lambda config: ask())
+    code, _, err = call(capsys, "run", "boosted-exits")
+    assert code == 1 and err.count("\n") == 1 and "not enough memory" in err
 
 
 @pytest.fixture

@@ -34,12 +34,13 @@ PAGES = {
 }
 RUN_WITH_ITS_OWN_TESTS = {
     "activation-uncertainty": ("predict", "export", "label", "fit", "score"),
+    "full-skip-depth": ("doctor", "calibrate", "predict", "export", "evaluate"),
     "graph-fusion": ("explain", "complete", "describe", "predict", "evaluate", "export"),
 }
 """Verbs that a room's own test of its page calls, on things that one command makes for the next."""
 OF_OTHERS = re.compile(
     r"\.pth|\.pt\b|\.tar\b|model --format|DUMP|enwiki|KITTI|FOLDER --(data|to)|ADEChallenge|imagenet-c|"
-    r"import graph-fusion|sparse-diff|--data fashion-mnist|theirs|backbone-search worker|PEERS|PREDICTIONS"
+    r"import graph-fusion|sparse-diff|--data fashion-mnist|theirs|backbone-search worker|PEERS|PREDICTIONS|SCANS|FILM"
 )
 """What the tests do not have: official checkpoints, dumps and data sets."""
 SHORTER = {

@@ -1,8 +1,14 @@
 """The command line on a finished run: what it writes, what it scores, what it refuses."""
 
+import contextlib
 import csv
+import io
 import json
+import re
+import shlex
 import zipfile
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,10 +18,12 @@ from PIL import Image
 import tenfold
 from tenfold import load_results
 from tenfold.cli import main
+from tenfold.models.onnx import onnx_session
 from tenfold.systems.full_skip_depth import load_encoder, read_depth, render_rooms, write_depth_png
 from tenfold.systems.full_skip_depth.delivery.point_clouds import to_points
 
 SYSTEM = "full-skip-depth"
+PAGE = (Path(__file__).parents[2] / "src/tenfold/systems/full_skip_depth/README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +52,43 @@ def model(run, tmp_path):
     for name in ("model.json", "model.safetensors", "config.yaml"):
         (folder / name).write_bytes((run / name).read_bytes())
     return folder
+
+
+def own_pairs(folder):
+    """Four rooms as a user's pairs, with sparse depth in millimetres."""
+    rooms = render_rooms(4, height=40, width=56, boxes=3)
+    for name in ("rgb", "depth"):
+        (folder / name).mkdir(parents=True)
+    for n in range(4):
+        Image.fromarray(rooms.images[n].permute(1, 2, 0).numpy()).save(folder / f"rgb/{n}.png")
+        sparse = np.where(np.random.default_rng(n).random((40, 56)) < 0.1, rooms.depths[n].numpy(), 0)
+        write_depth_png(folder / f"depth/{n}.png", sparse, 1000)
+    return rooms
+
+
+FAST = ["--quiet", "--arms=[]", "--optimizer.epochs=1", "--optimizer.auxiliary=[0.5]", "--model.encoder=tiny-4-6-8",
+        "--model.width=16", "--data.crop=[32, 32]", "--data.degrees=2"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def six(tmp_path_factory):
+    """The six commands of the page, from pairs with sparse depth to a file that ships, and what they said."""
+    folder = tmp_path_factory.mktemp("six")
+    rooms = own_pairs(folder / "pairs")
+    photo(folder / "photos/a.png")
+    Image.open(folder / "photos/a.png").save(folder / "a.png")
+    (folder / "tape.csv").write_text("image,x,y,metres\na.png,30,20,3.5\n")
+    (block,) = re.findall(r"doctor pairs .*?```", PAGE, re.DOTALL)
+    lines = [line for line in ("tenfold full-skip-depth " + block).splitlines() if line.startswith("tenfold")]
+    assert len(lines) == 6
+    said = []
+    with contextlib.chdir(folder):
+        for line in lines:
+            words = shlex.split(line, comments=True)[1:]
+            with contextlib.redirect_stdout(io.StringIO()) as out:
+                assert main(words + (FAST if words[0] == "run" else [])) == 0, line
+            said.append(out.getvalue())
+    return SimpleNamespace(folder=folder, rooms=rooms, said=said)
 
 
 def photo(path, height=48, width=70):
@@ -136,23 +181,46 @@ def test_calibration_from_one_measured_distance(model, tmp_path, capsys):
         assert words in refused(capsys, SYSTEM, "calibrate", model, "--distances", tmp_path / "d.csv")
 
 
-def test_onnx_takes_any_size_and_gives_metres(run, tmp_path, capsys):
-    code, out, err = call(capsys, "export", run, "--out", tmp_path / "onnx")
-    assert code == 0, err
-    answer = json.loads(out)
-    assert answer["largest_difference"] < 1e-4 and len({tuple(size) for size in answer["checked_sizes"]}) == 3
-    from tenfold.models.onnx import onnx_session
+def test_six_commands_from_pairs_to_a_file_that_ships(six):
+    doctor, _, calibrated, evaluated, predicted, exported = six.said
+    report = json.loads(doctor)
+    assert [line for line in report["findings"] if "usual scales" not in line] == []
+    assert report["depth_scale"] == 1000 and 0.05 < report["valid_share"] < 0.2
+    own = six.folder / "runs/own"
+    results = load_results(own / "results.json")
+    assert any("2 train, 1 validation, 1 test frames" in note for note in results.notes)
+    manifest = json.loads((own / "model.json").read_text())
+    largest = float(six.rooms.depths[:2].max())
+    assert 0.9 * largest < manifest["arguments"]["max_depth"] <= 1.05 * largest + 0.2  # of its own training frames
+    scale = json.loads(calibrated)["scale"]
+    assert manifest["extra"]["calibration"]["scale"] == scale
+    assert [score["protocol"] for score in json.loads(evaluated)["scores"]] == ["all", "median"]
+    line = json.loads(predicted)
+    assert np.load(six.folder / "depth/a.npy")[20, 30] == pytest.approx(3.5, rel=0.1)  # as the tape said
+    assert [Path(name).name for name in line["files"]] == ["a.png", "a.npy", "a-colour.png", "a.ply"]
+    assert json.loads(exported)["largest_difference"] < 1e-4 * scale * manifest["arguments"]["max_depth"]
 
-    session = onnx_session(answer["onnx"])
+
+def test_onnx_takes_any_size_and_gives_metres(six, capsys):
+    answer = json.loads(six.said[-1])
+    assert len({tuple(size) for size in answer["checked_sizes"]}) == 3
+    session = onnx_session(six.folder / answer["onnx"])
     image = np.random.default_rng(0).random((1, 3, 61, 83), np.float32)
     (depth,) = session.run(None, {"images": image})
     with torch.no_grad():
-        expected = tenfold.load(run)(torch.from_numpy(image)).numpy()
-    np.testing.assert_allclose(depth, expected, atol=1e-4)
+        expected = tenfold.load(six.folder / "runs/own")(torch.from_numpy(image)).numpy()
+    np.testing.assert_allclose(depth, expected, rtol=1e-4, atol=1e-4)
     assert session.get_modelmeta().custom_metadata_map["tenfold.output"].startswith("metres")
-    lines = [call(capsys, "predict", given, photo(tmp_path / "a.png"))[1] for given in (run, answer["onnx"])]
-    ours, theirs = map(json.loads, lines)
-    assert ours["depth_median"] == pytest.approx(theirs["depth_median"], abs=2e-4)
+    given = six.folder / "runs/own", six.folder / answer["onnx"]
+    ours, theirs = (json.loads(call(capsys, "predict", one, six.folder / "a.png")[1]) for one in given)
+    assert ours["depth_median"] == pytest.approx(theirs["depth_median"], rel=2e-4)
+
+
+def test_the_page_runs_as_it_stands():
+    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    assert blocks and max(len(block.strip().splitlines()) for block in blocks) <= 10
+    for block in blocks:
+        exec(compile(block, "page", "exec"), {})
 
 
 def test_scores_of_anybodys_files(tmp_path, capsys):
@@ -195,41 +263,65 @@ def test_archive_for_the_server(run, tmp_path, capsys):
     assert "not 352 x 1216" in refused(capsys, SYSTEM, "kitti-zip", run, tmp_path, "--out", tmp_path / "s.zip")
 
 
-def own_pairs(folder):
-    """Four rooms as a user's pairs, with sparse depth in millimetres."""
-    rooms = render_rooms(4, height=40, width=56, boxes=3)
-    for name in ("rgb", "depth"):
-        (folder / name).mkdir(parents=True)
+def _other_size(folder):
+    np.save(folder / "depth/3.npy", np.ones((20, 28), np.float32))
+    (folder / "depth/3.png").unlink()
+
+
+def _no_value(folder):
     for n in range(4):
-        Image.fromarray(rooms.images[n].permute(1, 2, 0).numpy()).save(folder / f"rgb/{n}.png")
-        sparse = np.where(np.random.default_rng(n).random((40, 56)) < 0.1, rooms.depths[n].numpy(), 0)
-        write_depth_png(folder / f"depth/{n}.png", sparse, 1000)
-    return rooms
+        (folder / f"depth/{n}.png").unlink()
+        np.save(folder / f"depth/{n}.npy", np.full((40, 56), np.nan if n % 2 else np.inf, np.float32))
 
 
-def test_own_pairs_from_doctor_to_score(tmp_path, capsys):
-    rooms = own_pairs(tmp_path / "own")
-    code, out, err = call(capsys, SYSTEM, "doctor", tmp_path / "own", "--depth_scale", "1000")
-    report = json.loads(out)
-    assert code == 0 and report["findings"] == [] and 0.05 < report["valid_share"] < 0.2, err
-    own = ["--data.name=pairs", f"--data.root={tmp_path / 'own'}", "--data.depth_scale=1000", "--arms=[]",
-           "--optimizer.epochs=1", "--optimizer.auxiliary=[0.5]", "--model.encoder=tiny-4-6-8", "--model.width=16",
-           "--data.crop=[32, 32]", "--data.degrees=2", "--seeds=1"]  # fmt: skip
-    code, out, err = call(capsys, "run", SYSTEM, "--out", tmp_path / "run", "--quiet", *own)
-    assert code == 0, err
-    results = load_results(tmp_path / "run/results.json")
-    assert any("2 train, 1 validation, 1 test frames" in note for note in results.notes)
-    manifest = json.loads((tmp_path / "run/model.json").read_text())
-    largest = float(rooms.depths[:2].max())
-    assert 0.9 * largest < manifest["arguments"]["max_depth"] <= 1.05 * largest + 0.2  # of its own training frames
-    code, out, err = call(capsys, "evaluate", tmp_path / "run", "--protocol", "[all, median]", "--flip", "true")
-    assert code == 0 and len(json.loads(out)["scores"]) == 2, err
-    code, out, err = call(capsys, SYSTEM, "sources", tmp_path / "run")
+DAMAGE = {
+    "40 x 56 pixels and its depth map 20 x 28": _other_size,
+    "valid pixel": _no_value,
+    "is damaged": lambda folder: (folder / "depth/3.png").write_bytes((folder / "depth/3.png").read_bytes()[:700]),
+    "1 images without depth": lambda folder: (folder / "depth/3.png").unlink(),
+    "8 bits": lambda folder: Image.fromarray(np.zeros((40, 56), np.uint8)).save(folder / "depth/3.png"),
+    "smaller than KITTI's crop": ["--data.border=kitti"],
+    "cannot train on": ["--optimizer.batch_size=1", "--data.crop=[32, 32]"],
+}
+"""What is done to pairs, or which settings do not fit them, by words of the line that says so; the last frame tests."""
+
+
+def test_bad_pairs_end_a_run_at_its_start(tmp_path, capsys):
+    for number, (words, damage) in enumerate(DAMAGE.items()):
+        folder = tmp_path / str(number)
+        own_pairs(folder)
+        more = damage if isinstance(damage, list) else []
+        if not more:
+            damage(folder)
+        given = ["--data.name=pairs", f"--data.root={folder}", "--quiet", *more]
+        scale = [] if words == "valid pixel" else ["--data.depth_scale=1000"]
+        assert words in refused(capsys, "run", SYSTEM, "--out", tmp_path / "bad", *given, *scale)
+        assert not (tmp_path / "bad").exists()
+
+
+def test_sources_are_printed(six, capsys):
+    code, out, err = call(capsys, SYSTEM, "sources", six.folder / "runs/own")
     assert code == 0 and "E1" in out, err
-    os_depth = tmp_path / "own/depth/0.png"
-    Image.fromarray(np.zeros((40, 56), np.uint8)).save(os_depth)
-    assert "8 bits" in refused(capsys, "run", SYSTEM, "--out", tmp_path / "bad", "--quiet", *own)
-    assert not (tmp_path / "bad").exists()
+
+
+def test_scans_become_depth_maps(tmp_path, capsys):
+    (tmp_path / "scans").mkdir()
+    # The LiDAR's x points forward, y left, z up, and it stands 1 m behind the camera.
+    np.array([[6.0, 0, 0, 9], [9, -2, 0, 9], [-5, 0, 0, 9]], "<f4").tofile(tmp_path / "scans/a.bin")
+    np.save(tmp_path / "scans/b.npy", np.array([[4.0, 0, 0]]))
+    (tmp_path / "pose.txt").write_text("0 -1 0 0\n0 0 -1 0\n1 0 0 -1\n")
+    given = [SYSTEM, "project", tmp_path / "scans", "--intrinsics", "[20]", "--size", "[9, 21]",
+             "--out", tmp_path / "depth", "--extrinsics", tmp_path / "pose.txt"]  # fmt: skip
+    code, out, err = call(capsys, *given)
+    assert code == 0 and json.loads(out)["depth_maps"] == 2, err
+    depth = read_depth(tmp_path / "depth/a.png", 256)
+    assert depth[4, 10] == 5 and depth[4, 15] == 8 and (depth > 0).sum() == 2
+    for text, words in (("0 -1 0 0 0 0 -1 0 1 0 0", "12 or 16"), ("2 0 0 0 0 1 0 0 0 0 1 0", "no rotation"),
+                        ("1 0 0 0 0 1 0 0 0 0 1 -99", "no point falls")):  # fmt: skip
+        (tmp_path / "pose.txt").write_text(text)
+        assert words in refused(capsys, *given)
+    (tmp_path / "scans/a.bin").write_bytes(b"12345")
+    assert "no rows" in refused(capsys, *given)
 
 
 def test_a_manifest_asks_for_nothing_but_a_network(model, capsys):

@@ -59,6 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name = f"{printable(error.filename, 120)}: " if error.filename else ""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         return say(f"{name}{error.strerror or error}{'; make room and try again' if full else ''}", 1 if full else 2)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate" not in str(error) and "out of memory" not in str(error):
+            raise
+        return say("there is not enough memory for this; take smaller batches, images, networks or data", 1)
     except SystemExit as leaving:  # --help and --version
         return int(leaving.code or 0)
 

@@ -80,7 +80,8 @@ def describe(manifest: Manifest) -> tuple[QuestionTokenizer, ImagePreparation, t
         UserError: one is missing or damaged.
     """
     extra = manifest.extra
-    answers, task = extra.get("answers"), extra.get("task")
+    answers = extra.get("answers")
+    task: Any = extra.get("task")
     if not isinstance(answers, list) or task not in get_args(Task):
         raise UserError("the model's answers or task are damaged (model.json)")
     preparation = ImagePreparation.from_dict(extra.get("preparation"))

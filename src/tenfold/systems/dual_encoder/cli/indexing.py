@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from tenfold.data.folder import find_image_files
+from tenfold.data.folder import files_below, is_image_name
 from tenfold.errors import UserError
 from tenfold.files import printable
 from tenfold.systems.dual_encoder.index.encode_files import index_files
@@ -63,8 +63,8 @@ def index(
         "images": len(found),
         "left_out": len(skipped),
         "kind": found.manifest.kind,
-        "bytes_per_image": found.bytes // max(1, sum(part.count for part in found.manifest.segments)),
-        "bytes": found.bytes,
+        "bytes_per_image": found.nbytes // max(1, sum(part.count for part in found.manifest.segments)),
+        "bytes": found.nbytes,
     }
 
 
@@ -73,9 +73,11 @@ def _files(given: list[str]) -> list[Path]:
     for name in given:
         path = Path(name)
         if path.is_dir():
-            inner = find_image_files(path)
+            inner, others = files_below(path, is_image_name)
             if not inner:
                 raise UserError(f"the folder {printable(name)} holds no images")
+            if others:
+                print(f"left out: {len(others)} other files in {printable(name)}", file=sys.stderr)
             files += inner
         elif path.exists():
             files.append(path)

@@ -67,7 +67,7 @@ def run(config: Config, run: Run) -> Results:
         for note in work.splits.notes:
             run.say(f"{name}: {note}")
     seeds = range(config.seed, config.seed + config.seeds)
-    names = list(place.works)
+    names: list[str] = list(place.works)
     phases = [
         [Step(f"{name}/teacher/seed{seed}", (name, "teacher", seed)) for name in names for seed in seeds],
         [Step(f"{name}/{arm}/seed{seed}", (name, arm, seed)) for name in names for arm in arms for seed in seeds],
@@ -79,7 +79,7 @@ def run(config: Config, run: Run) -> Results:
         name: {arm: [found[f"{name}/{arm}/seed{seed}"] for seed in seeds] for arm in ("teacher", *arms)}
         for name in names
     }
-    majority = {name: work.majority() for name, work in place.works.items()}
+    majority: dict[str, Any] = {name: work.majority() for name, work in place.works.items()}
     delivered = run.step("delivery", lambda _: deliver(config, place, run.folder))
     return Results(
         system=SYSTEM,
@@ -174,7 +174,7 @@ class Place:
 
     def __init__(self, config: Config, folder: Path) -> None:
         self.config, self.folder = config, folder
-        self.works = {name: Work(config, name) for name in (config.data.name, *config.data.also)}
+        self.works: dict[str, Work] = {name: Work(config, name) for name in (config.data.name, *config.data.also)}
         if config.teacher.weights is not None:  # what cannot be loaded ends the run before any work
             for work in self.works.values():
                 load_teacher(config.teacher.weights, work.sizes, work.answers)

@@ -158,7 +158,7 @@ class VisualIndex:
         return sum(segment.count - len(segment.deleted) for segment in self.manifest.segments)
 
     @property
-    def bytes(self) -> int:
+    def nbytes(self) -> int:
         """Bytes of all vectors on disk."""
         return sum(segment.count for segment in self.manifest.segments) * self._record.itemsize
 
@@ -208,9 +208,15 @@ class VisualIndex:
             yield from (name for row, name in enumerate(self._ids_of(segment)) if row not in gone)
 
     def id_at(self, place: int) -> str:
-        """Name of the image at a place of ``blocks``."""
+        """Name of the image at a place of ``blocks``.
+
+        Raises:
+            IndexError: there is no such place.
+        """
         ends = list(accumulate(segment.count for segment in self.manifest.segments))
         number = bisect_right(ends, place)
+        if place < 0 or number == len(ends):
+            raise IndexError(f"the index has no place {place}")
         segment = self.manifest.segments[number]
         return self._ids_of(segment)[place - (ends[number] - segment.count)]
 
@@ -226,6 +232,16 @@ class VisualIndex:
                 start += segment.count
             self._places = places
         return self._places
+
+    def place_of(self, name: str) -> int:
+        """The place of an image in ``blocks``; the opposite of ``id_at``.
+
+        Raises:
+            UserError: it is not in the index.
+        """
+        if name not in self:
+            raise UserError(f"the index has no image {printable(name)!r}")
+        return self._lookup()[name]
 
     def __contains__(self, name: str) -> bool:
         return name in self._lookup()

@@ -58,8 +58,8 @@ def read_asked(path: str | Path, images: int = 1) -> list[Asked]:
         missing = [name for name in (*columns, "question") if not str(row.get(name) or "").strip()]
         if missing:
             raise UserError(
-                f"{printable(path)}, line {line}: {missing[0]!r} is missing; columns are {', '.join(columns)}, question, "
-                "answer"
+                f"{printable(path)}, line {line}: {missing[0]!r} is missing; columns are "
+                f"{', '.join(columns)}, question, answer"
             )
         split = str(row.get("split") or "").strip().lower()
         if split and split not in _SPLITS:

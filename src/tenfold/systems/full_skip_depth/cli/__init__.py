@@ -4,6 +4,7 @@ from tenfold.systems.full_skip_depth.cli.calibrating import calibrate
 from tenfold.systems.full_skip_depth.cli.delivering import export, import_official, kitti_zip
 from tenfold.systems.full_skip_depth.cli.examining import doctor, sources
 from tenfold.systems.full_skip_depth.cli.predicting import predict, predict_onnx
+from tenfold.systems.full_skip_depth.cli.projecting import project
 from tenfold.systems.full_skip_depth.cli.scoring import evaluate, evaluate_transformers, protocols, score
 
 __all__ = ["VERBS", "evaluate", "export", "import_official", "predict", "predict_onnx"]
@@ -13,6 +14,7 @@ VERBS = {
     "protocols": protocols,
     "doctor": doctor,
     "calibrate": calibrate,
+    "project": project,
     "kitti-zip": kitti_zip,
     "sources": sources,
     "evaluate-transformers": evaluate_transformers,

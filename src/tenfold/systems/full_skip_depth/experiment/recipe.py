@@ -71,12 +71,20 @@ def run(config: Config, run: Run) -> Results:
     for name, splits in place.sets.items():
         for note in splits.notes:
             run.say(f"{name}: {note}")
+    given = config.model.pretrained or config.model.encoder_weights is not None
+    if given and config.optimizer.batch_size < 4 and not config.model.frozen_batch_norm:
+        run.say(
+            f"batches of {config.optimizer.batch_size} give the encoder's batch normalizations poor statistics; keep "
+            "those that it was trained with by --model.frozen_batch_norm true"
+        )
     seeds = range(config.seed, config.seed + config.seeds)
     steps = [
         Step(f"{name}/{arm}/seed{seed}", (name, arm, seed)) for name in place.sets for seed in seeds for arm in arms
     ]
     alone = config.trainer.device.type != "cpu" or config.trainer.devices * config.trainer.num_nodes > 1
-    found = do_steps(run, [steps], partial(Place, config), workers=1 if alone else config.workers, work=place)
+    found = do_steps(
+        run, [steps], partial(Place, config, look=False), workers=1 if alone else config.workers, work=place
+    )
     outcomes = {
         name: {arm: [found[f"{name}/{arm}/seed{seed}"] for seed in seeds] for arm in arms} for name in place.sets
     }
@@ -119,11 +127,12 @@ class Place:
 
     Args:
         config: the settings.
+        look: see ``load_splits``; once is enough for all processes.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, look: bool = True) -> None:
         self.config = config
-        self.sets = {name: load_data(config, name) for name in (config.data.name, *config.data.also)}
+        self.sets = {name: load_data(config, name, look) for name in (config.data.name, *config.data.also)}
         self.arguments = {name: arm_arguments(config, splits, arms_of(config)) for name, splits in self.sets.items()}
 
     def __call__(self, step: Step, folder: Path, run: Run) -> dict[str, Any]:
@@ -171,7 +180,7 @@ def clouds_of(config: Config, place: Place, run: Run) -> list[Plot]:
     return [cloud for cloud in clouds if cloud is not None]
 
 
-def load_data(config: Config, name: str) -> DepthSplits:
+def load_data(config: Config, name: str, look: bool = True) -> DepthSplits:
     """The frames of one of the run's data sets."""
     options = config.data
     own = name == options.name
@@ -188,12 +197,14 @@ def load_data(config: Config, name: str) -> DepthSplits:
         border=options.border,
         train_list=options.train_list,
         test_list=options.test_list,
+        use_right=options.use_right,
         validation=options.validation,
         test=options.test,
         order=options.order,
         skip_unpaired=options.skip_unpaired,
         max_depth=config.model.max_depth or USUAL_MAX_DEPTH.get(name, math.inf),
         seed=config.seed,
+        look=look,
     )
 
 
@@ -220,10 +231,19 @@ def arm_arguments(config: Config, splits: DepthSplits, arms: Sequence[str]) -> d
     if "fscn-equal" in found:
         limit = count_parameters(build_network(**own | ARMS["unet"] | {"pretrained": False}))
         found["fscn-equal"] = _narrowed(found["fscn-equal"], limit)
+    images = splits.train[0][0][None].float() / 255
     for arguments in found.values():
         network = build_network(**arguments | {"pretrained": False}).eval()
         with torch.no_grad():
-            network(splits.train[0][0][None].float() / 255, torch.tensor([500.0]))
+            network(images, torch.tensor([500.0]))
+    height, width = config.data.crop or images.shape[-2:]
+    with torch.no_grad():
+        deepest = network.encoder(torch.zeros(1, 3, height, width))[-1].shape[-2:]
+    if config.optimizer.batch_size * deepest.numel() == 1 and not config.model.frozen_batch_norm:
+        raise UserError(
+            f"optimizer.batch_size 1 of {height} x {width} pixels leaves one value per channel at the deepest level, "
+            "which batch normalization cannot train on: take more or larger ones, or --model.frozen_batch_norm true"
+        )
     if config.model.encoder_weights is not None:
         wanted = {name: value.shape for name, value in network.encoder.state_dict().items()}
         given = load_network(config.model.encoder_weights)[0].encoder.state_dict()
@@ -290,7 +310,7 @@ def train_arm(
         DepthObjective(loss, auxiliary=tuple(options.auxiliary), bins=options.bins),
         batches,
         epochs=epochs,
-        optimizer=recipe.optimizer(network),
+        optimizer=recipe.optimizer(network, fused=config.trainer.precision != "16-mixed"),
         schedule=recipe.schedule(epochs * len(batches)),
         folder=folder,
         options=config.trainer,

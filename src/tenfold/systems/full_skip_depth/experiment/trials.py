@@ -5,7 +5,10 @@ from dataclasses import replace
 from tenfold.settling import MainClaim, Trial
 from tenfold.systems.full_skip_depth.experiment.settings import PRESETS
 
-_PAPER = "lower error than same-resolution skips with the same encoder; the abstract gives no figures for it"
+_PAPER = (
+    "skips of one resolution ignore what the encoder loses on its way down, full skips bring it back: state of the art "
+    "on KITTI and NYU Depth v2 (the abstract, which gives no figures)"
+)
 
 
 def _trial(data: str, looked_at: str) -> Trial:
@@ -19,7 +22,7 @@ def _trial(data: str, looked_at: str) -> Trial:
         looked_at=looked_at,
         longer={"optimizer.epochs": 2 * small.optimizer.epochs},
         plateau=("unet", "abs_rel"),
-        scale=100.0,
+        scale=500.0,  # the claims are in per cent of the U-Net's abs rel, which is about 0.2 here
     )
 
 

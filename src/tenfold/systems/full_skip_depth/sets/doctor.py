@@ -1,5 +1,6 @@
 """A look at a folder of pairs before anything is trained: partners, sizes, units, valid pixels, constant maps."""
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import numpy as np
 
 from tenfold.errors import UserError
 from tenfold.systems.full_skip_depth.sets.depth_files import read_depth
-from tenfold.systems.full_skip_depth.sets.frames import read_photo
+from tenfold.systems.full_skip_depth.sets.frames import Frames, read_photo
 from tenfold.systems.full_skip_depth.sets.pairs import Pair, Unpaired
 
 SCALES = {1000.0: "millimetres", 256.0: "KITTI", 5000.0: "TUM RGB-D", 100.0: "centimetres", 1.0: "metres"}
@@ -107,6 +108,37 @@ def examine(
     if spread > 100:
         findings.append(f"the maps' medians differ by a factor of {spread:.3g}: are all in one unit?")
     return answer
+
+
+def require_usable(frames: Frames, *, threads: int | None = None) -> int:
+    """Read every frame once, before hours of training end at a damaged file or a size that does not fit.
+
+    Args:
+        frames: of any kind; what reading one raises is what is wrong with it.
+        threads: that read; twice the cores where ``None``.
+
+    Returns:
+        Number of frames without a valid pixel.
+
+    Raises:
+        UserError: some cannot be used, or none has a valid pixel.
+    """
+
+    def look(index: int) -> str | bool:
+        try:
+            return bool((frames[index][1] > 0).any())
+        except UserError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(threads or min(32, 2 * (os.cpu_count() or 1))) as pool:
+        found = list(pool.map(look, range(len(frames))))
+    bad = [one for one in found if isinstance(one, str)]
+    if bad:
+        more = f" ({len(bad)} of {len(found)} frames cannot be used; tenfold full-skip-depth doctor names all)"
+        raise UserError(bad[0] + (more if len(bad) > 1 else ""))
+    if not any(found):
+        raise UserError(f"none of the {len(found)} frames has a valid pixel: look with tenfold full-skip-depth doctor")
+    return found.count(False)
 
 
 def likely_scales(median: float, high: float) -> list[float]:

@@ -1,9 +1,15 @@
 """LiDAR points into a camera's picture: sparse depth."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tenfold.errors import UserError
+from tenfold.files import read_text
+
+POINT_SUFFIXES = frozenset((".bin", ".npy", ".npz"))
 
 
 def project_points(
@@ -74,3 +80,58 @@ def to_sensor(points: ArrayLike, heading: ArrayLike, position: ArrayLike) -> NDA
         ]
     )
     return (np.asarray(points, dtype=np.float64) - np.asarray(position, dtype=np.float64)) @ rotation
+
+
+def read_points(path: str | Path) -> NDArray[np.float64]:
+    """Points ``(n, 3)`` in metres of a scan.
+
+    Args:
+        path: ``.bin``: rows of x, y, z, reflectance as little-endian float32 (KITTI); ``.npy``: ``(n, 3)`` or more
+            columns; ``.npz``: arrays ``x``, ``y``, ``z``, or ``points`` as in a ``.npy``.
+
+    Raises:
+        UserError: the file is missing, damaged, or of another form.
+    """
+    path = Path(path)
+    try:
+        if path.suffix.lower() == ".bin":
+            content = path.read_bytes()
+            if len(content) % 16:
+                raise UserError(f"{path} is damaged or no scan: its {len(content):,} bytes are no rows of 4 float32")
+            points: np.ndarray = np.frombuffer(content, "<f4").reshape(-1, 4)
+        elif path.suffix.lower() == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                points = arrays["points"] if "points" in arrays else np.stack([arrays[axis] for axis in "xyz"], 1)
+        elif path.suffix.lower() == ".npy":
+            points = np.load(path, allow_pickle=False)
+        else:
+            raise UserError(f"{path} is no scan; known are {', '.join(sorted(POINT_SUFFIXES))}")
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"cannot read {path}: there is no such file") from error
+    except Exception as error:  # a damaged file can end the reader anywhere
+        raise UserError(f"{path} is damaged or holds no points: {' '.join(str(error).split())[:100]}") from error
+    if points.ndim != 2 or points.shape[1] < 3 or points.dtype.kind not in "fiu":
+        raise UserError(f"{path} holds {points.dtype} of shape {points.shape}, not points (n, 3)")
+    return points[:, :3].astype(np.float64)
+
+
+def read_extrinsics(path: str | Path) -> NDArray[np.float64]:
+    """The ``(3, 4)`` matrix ``[R | t]`` that takes points of the LiDAR into the camera's axes, from 12 or 16 numbers.
+
+    Raises:
+        UserError: the file holds other numbers, or R is no rotation.
+    """
+    words = re.split(r"[\s,]+", read_text(Path(path)).strip())
+    try:
+        numbers = np.array([float(word) for word in words])
+    except ValueError as error:
+        raise UserError(f"{path} must hold numbers only: R|t row by row, 12 or 16 of them") from error
+    if len(numbers) not in (12, 16) or not np.isfinite(numbers).all():
+        raise UserError(f"{path} holds {len(numbers)} numbers; R|t, row by row, are 12 or 16")
+    matrix = numbers[:12].reshape(3, 4)
+    rotation = matrix[:, :3]
+    if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3 or np.linalg.det(rotation) < 0:
+        raise UserError(f"{path}: the first three columns are no rotation")
+    return matrix

@@ -10,7 +10,7 @@ import torch
 
 from tenfold.data import find_data
 from tenfold.errors import TenfoldWarning, UserError
-from tenfold.systems.full_skip_depth.sets.doctor import unit_problem
+from tenfold.systems.full_skip_depth.sets.doctor import require_usable, unit_problem
 from tenfold.systems.full_skip_depth.sets.driving import drive_frames
 from tenfold.systems.full_skip_depth.sets.frames import FrameArrays, FrameFiles, Frames
 from tenfold.systems.full_skip_depth.sets.kitti import kitti_pairs
@@ -55,12 +55,14 @@ def load_splits(
     border: str = "none",
     train_list: str | None = None,
     test_list: str | None = None,
+    use_right: bool = False,
     validation: float = 0.1,
     test: float = 0.2,
     order: Literal["name", "random"] = "name",
     skip_unpaired: bool = False,
     max_depth: float = 10.0,
     seed: int = 0,
+    look: bool = True,
 ) -> DepthSplits:
     """Load data by name.
 
@@ -77,6 +79,7 @@ def load_splits(
         border: ``none``, ``kitti`` or ``nyu``: what is cut off every frame.
         train_list: split list of ``kitti`` or ``nyu``.
         test_list: split list of ``kitti`` or ``nyu``.
+        use_right: also train on the right camera's frames of KITTI's five-column lists.
         validation: share of the training frames that validates, where the data have no such part.
         test: share of the frames that tests, where the data have no such part.
         order: frames are divided in the order of their ``name`` (the last ones test, as a video
@@ -84,6 +87,7 @@ def load_splits(
         skip_unpaired: leave out files without a partner instead of refusing them.
         max_depth: of the network; a warning says where most depths lie beyond it.
         seed: of a random order; the rooms themselves are the same for every seed.
+        look: whether all of one's own frames, and the test frames of public sets, are read once first.
 
     Raises:
         UserError: the data are missing, or not right.
@@ -108,7 +112,7 @@ def load_splits(
         )
         found = DepthSplits(name, drive["train"], drive["val"], drive["test"], notes=[note])
     elif name == "kitti":
-        found = _kitti(find_data(root), train_list, test_list, validation, border, size)
+        found = _kitti(find_data(root), train_list, test_list, use_right, validation, border, size)
     elif name == "nyu":
         found = _nyu(find_data(root), train_list, test_list, validation, border)
     else:
@@ -122,6 +126,11 @@ def load_splits(
     for part in _PARTS:
         if len(getattr(found, part)) == 0:
             raise UserError(f"there are no frames for {part}: give more pairs, or other shares")
+    if look:
+        for part in _PARTS if name in ("pairs", "csv") else ("test",):
+            empty = require_usable(getattr(found, part))
+            if empty:
+                found.notes.append(f"{empty} {part} frames have no valid pixel: nothing is learnt or measured there.")
     _warn_of_units(found.train, max_depth)
     return found
 
@@ -147,11 +156,17 @@ def _rooms(name: str, images: int, size: tuple[int, int]) -> DepthSplits:
 
 
 def _kitti(
-    root: Path, train_list: str | None, test_list: str | None, validation: float, border: str, size: tuple | None
+    root: Path,
+    train_list: str | None,
+    test_list: str | None,
+    right: bool,
+    validation: float,
+    border: str,
+    size: tuple | None,
 ) -> DepthSplits:
     if train_list is None or test_list is None:
         raise UserError("KITTI needs its Eigen lists: --data.train_list and --data.test_list")
-    train = [pair for pair in kitti_pairs(root, train_list) if pair.depth is not None]
+    train = [pair for pair in kitti_pairs(root, train_list, right=right) if pair.depth is not None]
     tested = kitti_pairs(root, test_list)
     scored = [pair for pair in tested if pair.depth is not None]
     kept, held = _last_share(train, validation)

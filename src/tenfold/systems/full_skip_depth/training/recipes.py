@@ -33,14 +33,20 @@ class Recipe:
     weight_decay: float = 0.1
     encoder_factor: float = 0.1
 
-    def optimizer(self, network: FullSkipDepth) -> Optimizer:
-        """AdamW on the network's parameter groups; what the recipe freezes stops requiring gradients."""
+    def optimizer(self, network: FullSkipDepth, *, fused: bool = False) -> Optimizer:
+        """AdamW on the network's parameter groups; what the recipe freezes stops requiring gradients.
+
+        Args:
+            network: whose parameters are learnt.
+            fused: all parameters in one call, which saves small networks a tenth of a step; not with float16 gradients
+                that are clipped, see ``fit``.
+        """
         encoder = list(network.encoder.parameters())
         others = [p for name, p in network.named_parameters() if not name.startswith("encoder.")]
         rate = self.learning_rate
         if self.name == "adabins":
             groups = [{"params": encoder, "lr": rate * self.encoder_factor}, {"params": others, "lr": rate}]
-            return torch.optim.AdamW(groups, lr=rate, weight_decay=self.weight_decay, betas=(0.95, 0.99))
+            return torch.optim.AdamW(groups, lr=rate, weight_decay=self.weight_decay, betas=(0.95, 0.99), fused=fused)
         if self.name != "bts":
             raise UserError(f"there is no training recipe {self.name!r}; there are: adabins, bts")
         freeze_first_convolution_and_norms(network.encoder)
@@ -52,7 +58,7 @@ class Recipe:
             },
             {"params": others, "lr": rate, "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(groups, lr=rate, eps=1e-3)
+        return torch.optim.AdamW(groups, lr=rate, eps=1e-3, fused=fused)
 
     def schedule(self, total_steps: int) -> Callable[[int], float]:
         """Factor of the learning rates as a function of the step."""

@@ -9,6 +9,7 @@ from tenfold.errors import UserError
 from tenfold.files import refuse_overwriting, write_atomically
 from tenfold.models.folder import load_manifest
 from tenfold.run import read_config
+from tenfold.systems.query_summarizer.experiment.settings import sets_arguments
 from tenfold.systems.query_summarizer.extractor.summarizer import QuerySummarizer
 from tenfold.systems.query_summarizer.load import SYSTEM, load
 from tenfold.systems.query_summarizer.rouge.scoring import Rouge
@@ -140,7 +141,8 @@ def evaluate(
     else:
         if not (Path(run) / "config.yaml").exists():
             raise UserError(f"{run} names no data: name a JSONL file with --data")
-        sets = load_sets(**read_config(run)["data"])
+        config = read_config(run)
+        sets = load_sets(**sets_arguments(config["preset"], config["data"]))
         name, topics = sets.name, list(sets.test)
     summarizer = load(run)
     made = {

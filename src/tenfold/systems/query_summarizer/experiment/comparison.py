@@ -202,14 +202,16 @@ def tables_of(outcomes: Outcomes, rates: Mapping[str, Mapping[str, Any]], delive
     if delivered["human"]:
         human = delivered["human"]
         rows.append(["a person (first reference)", f"{human['r1']:.2f}", f"{human['r2']:.2f}", None, None, None])
+    plots = ["ROUGE-2, no plots"] if any(row[5] is not None for row in rows) else []
     tables = [
         Table(
             id="scores",
             title=f"ROUGE recall at {delivered['words']} words",
-            columns=["arm", "ROUGE-1", "ROUGE-2", "ROUGE-SU4", "ROUGE-2, over topics", "ROUGE-2, no plots"],
-            rows=rows,
+            columns=["arm", "ROUGE-1", "ROUGE-2", "ROUGE-SU4", "ROUGE-2, over topics", *plots],
+            rows=[row[: 5 + len(plots)] for row in rows],
             caption="Mean and standard deviation over seeds. Over topics: ROUGE-1.5.5's own 95 % interval, first seed. "
-            "No plots: without questions about a whole plot. The person is scored against the other references only.",
+            + ("No plots: without questions about a whole plot. " if plots else "")
+            + "The person is scored against the other references only.",
         )
     ]
     if rates:
