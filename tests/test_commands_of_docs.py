@@ -46,8 +46,8 @@ OF_OTHERS = re.compile(
 )
 """What the tests do not have: official checkpoints, dumps and data sets."""
 MISSING = re.compile(
-    "no such|not found|there is no|cannot read|holds no|is missing|does not exist|is no|is not a|name the|give|not there|"
-    "needs",
+    "no such|not found|there is no|cannot read|holds no|is missing|does not exist|is no|is not a|name the|give|"
+    "not there|needs",
     re.IGNORECASE,
 )
 SHORTER = {
