@@ -42,12 +42,12 @@ RUNS = ("runs/mine", "runs/own", "runs/boosted-exits/small", "RUN", "chain/3-tin
 """What the pages call a finished run."""
 OF_OTHERS = re.compile(
     r"\.pth|\.pt\b|\.tar\b|model --format|DUMP|enwiki|KITTI|FOLDER --(data|to)|ADEChallenge|imagenet-c|"
-    r"import graph-fusion|sparse-diff|--data fashion-mnist|theirs|backbone-search worker|PEERS|PREDICTIONS|SCANS|FILM"
+    r"import graph-fusion|finetune|sparse-diff|--data fashion-mnist|theirs|backbone-search worker|PEERS|PREDICTIONS|SCANS|FILM"
 )
 """What the tests do not have: official checkpoints, dumps and data sets."""
 MISSING = re.compile(
     "no such|not found|there is no|cannot read|holds no|is missing|does not exist|is no|is not a|name the|give|"
-    "not there|needs",
+    "not there|needs|lacks|takes images",
     re.IGNORECASE,
 )
 SHORTER = {
@@ -105,7 +105,9 @@ def things(photos, tmp_path, monkeypatch):
     rows = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text().splitlines()]
     for name in ("topics.jsonl", "other.jsonl"):
         shutil.copy(tmp_path / "test.jsonl", tmp_path / name)
-    (tmp_path / "questions.jsonl").write_text("".join(json.dumps({**row, "summary": None}) + "\n" for row in rows))
+    (tmp_path / "questions.jsonl").write_text(
+        "".join(json.dumps({k: row[k] for k in ("query", "document")}) + "\n" for row in rows)
+    )
     (tmp_path / "FOLDER").mkdir()
     (tmp_path / "FOLDER/report.txt").write_text(
         "Rain fell all day. The old bridge was paid for by the town. It is green."
