@@ -91,7 +91,7 @@ def test_batches_depend_on_seed_and_epoch_only_and_say_what_is_too_long():
 def test_images_keep_their_proportions_and_black_is_no_padding():
     preparation = ImagePreparation()
     assert preparation.size_of(480, 640) == (384, 512)
-    assert preparation.size_of(100, 1000) == (32, 608)  # as the official resize: 639 at most, then whole patches
+    assert preparation.size_of(100, 1000) == (64, 608)  # as the official resize: 639 at most, then whole patches
     black = torch.zeros(3, 64, 64, dtype=torch.uint8)
     pixels, mask = ImagePreparation(mean=(0, 0, 0), std=(1, 1, 1)).batch([black, black[:, :32]])
     assert mask[0].all() and mask[1].tolist() == [[True, True], [False, False]] and (pixels == 0).all()
@@ -276,23 +276,33 @@ def test_queries_of_shapes_are_executed():
             execute_query(parse_query(wrong), colours, forms)
 
 
+def in_cells(images):
+    """``(n, 30, 30, 3)`` as ``(n, 3, 3, 100, 3)``."""
+    return images.reshape(-1, 3, 10, 3, 10, 3).swapaxes(2, 3).reshape(-1, 3, 3, 100, 3)
+
+
+def outlines(images):
+    """The brightest channel of each cell, ``(cells, 100)``, brightest pixel 1."""
+    found = in_cells(images).max(-1).reshape(-1, 100).astype(np.float32)
+    return found / np.maximum(found.max(1, keepdims=True), 1)
+
+
 @needs_data
 def test_the_published_shapes_agree_with_the_executor():
     data = read_shapes(REAL / "shapes", "val")
     queries = gzip.decompress((REAL / "shapes/val.query.gz").read_bytes()).decode().splitlines()
-    pixels = data.images.pixels.numpy().reshape(len(data), 3, 3, 10, 3, 10).transpose(0, 2, 4, 1, 3, 5)
-    centres = pixels[..., 4:6, 4:6].mean((-2, -1))  # (n, 3, 3, channel)
-    colours = np.where(centres.max(-1) > 100, centres.argmax(-1), -1)
-    lit = pixels.max(3).astype(float) > 90
-    area = lit.sum((-2, -1))
-    extent = lit.any(-1).sum(-1)
-    share = area / np.maximum(extent, 1) ** 2
-    forms = np.select([colours < 0, share > 0.93, share > 0.68], [-1, 0, 1], 2)
+    real = np.moveaxis(data.images.pixels.numpy(), 1, -1)
+    drawn, _, known = draw_scenes(150, np.random.default_rng(0))
+    colours = np.where(in_cells(real).max((-1, -2)) > 100, in_cells(real)[..., 40:60, :].mean(-2).argmax(-1), -1)
+    # The shape of a published cell is that of the drawn cell most like it: so both are tested, executor and drawing.
+    templates, cells = outlines(drawn), outlines(real)
+    nearest = (cells @ templates.T - (templates**2).sum(1) / 2).argmax(1)
+    forms = np.where(colours < 0, -1, known.reshape(-1)[nearest].reshape(colours.shape))
     right = [
         execute_query(parse_query(query), colours[n : n + 1], forms[n : n + 1])[0] == (label == {"yes": 1.0})
         for n, (query, label) in enumerate(zip(queries, data.labels, strict=True))
     ]
-    assert np.mean(right) > 0.97  # the shapes are guessed from pixels here, the semantics are exact
+    assert np.mean(right) > 0.99
     splits = shapes(str(REAL), questions=424, test=64)
     assert len(splits.train) == 424 and not set(splits.train.questions) & set(splits.test.questions)
     assert 0.2 < np.mean([label == {"yes": 1.0} for label in splits.train.labels]) < 0.55

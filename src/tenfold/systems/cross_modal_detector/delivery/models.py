@@ -11,7 +11,7 @@ from torch import nn
 
 from tenfold.errors import UserError
 from tenfold.files import printable
-from tenfold.model_folder import Manifest, load_manifest, load_weights, plain_arguments
+from tenfold.models.folder import Manifest, load_manifest, load_weights, plain_arguments
 from tenfold.systems.cross_modal_detector.augmentation.images import ImageAugmentation
 from tenfold.systems.cross_modal_detector.augmentation.masking import MissingPolicy
 from tenfold.systems.cross_modal_detector.augmentation.pipeline import Pipeline, testing_batch
@@ -152,7 +152,7 @@ def copy_weights(detector: nn.Module, start: CrossModalDetector, source: str) ->
     Raises:
         UserError: the shapes differ.
     """
-    from tenfold.checkpoints import load_strictly
+    from tenfold.models.checkpoints import load_strictly
 
     with torch.no_grad():
         load_strictly(detector, start.state_dict(), source)
