@@ -82,7 +82,7 @@ class Trials:
         spent = self.spent.setdefault(kind, {})
         system = min(self.systems, key=lambda known: spent.get(known, 0))
         number, began = sum(self.found.values()), time.monotonic()
-        self.rng = random.Random(f"{self.seed}/{kind}/{spent}")
+        self.rng = random.Random(f"{self.seed}/{kind}/{number}/{system}")
         folder, log = self.folder / "run", self.folder / "run.log"
         shutil.rmtree(folder, ignore_errors=True)
         log.write_text("")
