@@ -99,6 +99,31 @@ class VisualQuestions:
         )
 
 
+def every_question(
+    images: ImageStore, questions: Sequence[str], answers: Sequence[str], task: Task = "multilabel"
+) -> VisualQuestions:
+    """Every question about every image, without labels: what a teacher is asked when it is distilled.
+
+    Args:
+        images: the images.
+        questions: the texts.
+        answers: the teacher's closed list.
+        task: see ``tenfold.systems.dual_encoder.method.Task``.
+
+    Raises:
+        UserError: there is no image or no question.
+    """
+    count = len(images.names) * len(questions)
+    return VisualQuestions(
+        images=images,
+        questions=tuple(questions) * len(images.names),
+        rows=torch.arange(len(images.names)).repeat_interleave(len(questions))[:, None],
+        labels=({},) * count,
+        answers=tuple(answers),
+        task=task,
+    )
+
+
 def majority_answers(train: VisualQuestions, test: VisualQuestions) -> np.ndarray:
     """For each test question the commonest answer to it in training, of its kind where it was never asked there.
 
