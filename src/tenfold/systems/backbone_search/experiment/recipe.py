@@ -43,7 +43,7 @@ from tenfold.systems.backbone_search.experiment.comparison import (
     tables_of,
 )
 from tenfold.systems.backbone_search.experiment.measure import differences, measure, reestimate
-from tenfold.systems.backbone_search.experiment.pictures import pictures_of
+from tenfold.systems.backbone_search.experiment.pictures import networks_of, pictures_of
 from tenfold.systems.backbone_search.experiment.problem import Problem
 from tenfold.systems.backbone_search.experiment.settings import PRESETS, Config
 from tenfold.systems.backbone_search.experiment.shapes import at_cost
@@ -98,7 +98,7 @@ def run(config: Config, run: Run) -> Results:
         ),
         plots=plots_of(outcomes, config),
         tables=tables_of(outcomes, config),
-        pictures=pictures_of(problem, run.folder, first),
+        pictures=[*networks_of(outcomes), *pictures_of(problem, run.folder, first)],
         notes=notes_of(problem),
     )
 
@@ -188,6 +188,7 @@ def train_seed(problem: Problem, seed: int, folder: Path, run: Run, step: str) -
     reestimate(problem, model)
     _save(model, folder / "weights.safetensors")
     return {
+        "plan": problem.template.to_dict(),
         "search_map": measure(problem, model, problem.images["search"])["map"],
         "seconds": fitted.seconds,
         "steps": fitted.steps,

@@ -159,11 +159,11 @@ def _small(preset: str, data: DetectionOptions, controls: list[Control]) -> Conf
         preset=preset,
         seeds=3,
         data=data,
-        search=SearchOptions(population=6, generations=3, controls=controls, promote=2, repeats=1),
+        search=SearchOptions(population=4, generations=3, controls=controls, promote=2, repeats=1),
         seed_training=DetectorTraining(epochs=30),
         tuning=DetectorTraining(epochs=1, learning_rate=0.02, warmup_epochs=0.25, average=False),
         promotion=DetectorTraining(epochs=4, learning_rate=0.02, warmup_epochs=0.5, average=False),
-        final=DetectorTraining(epochs=12, learning_rate=0.02),
+        final=DetectorTraining(epochs=10, learning_rate=0.02),
         arms=list(ARMS),
     )
 

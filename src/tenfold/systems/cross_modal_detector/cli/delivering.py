@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from tenfold.errors import UserError
 from tenfold.files import make_folder
-from tenfold.model_folder import save_model
+from tenfold.models.folder import save_model
 from tenfold.systems.cross_modal_detector.delivery.models import SYSTEM, extra_of, load_detector, served
 from tenfold.systems.cross_modal_detector.delivery.onnx import export_detector
 from tenfold.systems.cross_modal_detector.networks.published import build_published, find_configuration, load_official

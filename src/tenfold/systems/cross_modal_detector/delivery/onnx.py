@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.errors import UserError
-from tenfold.onnx import OnnxExport, describe_onnx, export_onnx
+from tenfold.models.onnx import OnnxExport, describe_onnx, export_onnx
 from tenfold.systems.cross_modal_detector.matching.codes import decode_boxes, predicted_codes
 from tenfold.systems.cross_modal_detector.networks.branches import Pillars
 from tenfold.systems.cross_modal_detector.networks.detector import CrossModalDetector

@@ -19,8 +19,7 @@ from torch import nn
 
 import tenfold
 from tenfold.cost import count_parameters
-from tenfold.model_folder import save_model
-from tenfold.parallel import rank
+from tenfold.models.folder import save_model
 from tenfold.results import Cost, Results
 from tenfold.run import Run, environment, peak_process_memory_mb
 from tenfold.seeds import derived_seed
@@ -62,6 +61,7 @@ from tenfold.systems.cross_modal_detector.scoring.results import truth_table
 from tenfold.systems.cross_modal_detector.sets.load import DetectionSplits, LazySamples, load_frames
 from tenfold.systems.cross_modal_detector.sets.world import WorldSettings, write_world
 from tenfold.training import fit
+from tenfold.training.parallel import rank
 from tenfold.workers import Step, do_steps
 
 __all__ = ["ARMS", "PRESETS", "Config", "deliver", "load_splits", "measure", "run", "train_arm"]

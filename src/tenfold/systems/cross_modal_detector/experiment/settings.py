@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tenfold.errors import UserError
-from tenfold.options import TrainerOptions
 from tenfold.settings import Count, NonNegativeFloat, PositiveFloat, PositiveInt, ProperShare, Seed, Share
+from tenfold.training.options import TrainerOptions
 
 CONFIGURATIONS = (
     "cmt_voxel0075_vov_1600x640_cbgs",

@@ -8,8 +8,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from tenfold.checkpoints import load_strictly, read_checkpoint, unwrap_state
 from tenfold.errors import UserError
+from tenfold.models.checkpoints import load_strictly, read_checkpoint, unwrap_state
 from tenfold.systems.cross_modal_detector.matching.codes import BoxCode
 from tenfold.systems.cross_modal_detector.networks.decoder import Start
 from tenfold.systems.cross_modal_detector.networks.detector import CrossModalDetector
