@@ -195,6 +195,8 @@ class Place:
 
     def teacher_of(self, work: Work, name: str, seed: int) -> FusionEncoder:
         """A set's trained teacher, frozen, in eval mode."""
+        if self.config.teacher.weights is not None:
+            return load_teacher(self.config.teacher.weights, work.sizes, work.answers).requires_grad_(False)
         teacher = FusionEncoder(work.sizes, len(work.answers))
         teacher.load_state_dict(load_file(self.folder / f"steps/{name}/teacher/seed{seed}/weights.safetensors"))
         return teacher.eval().requires_grad_(False)

@@ -242,43 +242,50 @@ def arms_of(config: Config) -> dict[str, Arm]:
     return {name: known[name] for name in config.arms}
 
 
+_CUT = TrainerOptions(gradient_clip=1.0)
+"""Of networks that start from nothing; the official program does not cut gradients."""
 PRESETS = {
     "tiny": Config(
         data=DataOptions(scenes=6000, validation=200, test=600),
         model=ModelOptions(width=32, layers=2, heads=4),
         teacher=TeacherOptions(steps=700),
         optimizer=StageOptions(steps=700),
+        trainer=_CUT,
     ),
     "small": Config(
         preset="small",
         seeds=3,
         arms=["dide", "soft", "uni-modal", "hard"],
         optimizer=StageOptions(steps=2200),
+        trainer=_CUT,
     ),
     "easy-vqa": Config(
         preset="easy-vqa",
         seeds=3,
-        arms=["hard", "soft", "dide"],
+        arms=["dide", "soft", "hard"],
         data=DataOptions(name="easy-vqa", scenes=0, test=0),
         model=ModelOptions(width=32, layers=2, heads=4),
         teacher=TeacherOptions(steps=1000),
         optimizer=StageOptions(steps=1000),
+        trainer=_CUT,
     ),
     "shapes": Config(
         preset="shapes",
         seeds=3,
-        arms=["hard", "soft", "dide"],
+        arms=["dide", "soft", "hard"],
         data=DataOptions(name="shapes", test=0),
         model=ModelOptions(layers=4),
         teacher=TeacherOptions(steps=6000, batch_size=128),
         optimizer=StageOptions(steps=6000, batch_size=128),
+        trainer=_CUT,
     ),
     "nlvr": Config(
         preset="nlvr",
         seeds=3,
-        arms=["hard", "soft", "dide"],
+        arms=["dide", "soft", "hard"],
         data=DataOptions(name="nlvr", scenes=0, test=0),
         model=ModelOptions(square=False, longest=400),
+        trainer=_CUT,
     ),
     # Batch, rates and epochs of VQA as the official program has them; the checkpoints are the reader's to name.
     "paper": Config(
