@@ -15,7 +15,7 @@ def small() -> str:
         f"on {results.environment['threads']} threads. {results.summary}"
     ]
     for found in results.tables:
-        if found.id.startswith("accuracy"):
+        if found.id.startswith("accuracy") or found.id == "kinds":
             parts += [f"{found.title}. {found.caption}", table(found.columns, found.rows)]
     return "\n\n".join([*parts, "Claims:", claims_of(results)])
 

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -30,6 +29,7 @@ from tenfold.systems.dual_encoder.experiment.comparison import (
     summary_of,
     tables_of,
 )
+from tenfold.systems.dual_encoder.experiment.serving import cache_difference, cost_of_kinds
 from tenfold.systems.dual_encoder.experiment.settings import PRESETS, Arm, Config, StageOptions, arms_of
 from tenfold.systems.dual_encoder.index.answerer import VisualAnswerer
 from tenfold.systems.dual_encoder.index.throughput import measure_throughput
@@ -322,7 +322,7 @@ def _finish(network: nn.Module, work: Work, folder: Path) -> dict[str, Any]:
 
 
 def deliver(config: Config, place: Place, folder: Path) -> dict[str, Any]:
-    """Write the first set's DiDE student, ask it through an index, and time teacher and student side by side."""
+    """Write the first set's DiDE student, and ask it as it is served: exactness, size and speed of cached images."""
     name = config.data.name
     work = place.works[name]
     student, teacher = place.student_of(work, name, "dide", config.seed), place.teacher_of(work, name, config.seed)
@@ -330,29 +330,11 @@ def deliver(config: Config, place: Place, folder: Path) -> dict[str, Any]:
     if rank() == 0:
         save_dual_encoder(folder, student, work.tokenizer, work.preparation, work.answers, test.task)
     answerer = VisualAnswerer(student, work.tokenizer, work.preparation, work.answers, test.task)
+    tensors = work.tensors(test)
     return {
         "params": count_parameters(student),
         "teacher_params": count_parameters(teacher),
-        "cache_difference": cache_difference(answerer, work.tensors(test), 64),
-        "bytes_per_image": 2 * int(np.prod(answerer.vector_shape)),
-        "throughput": measure_throughput(answerer, teacher, work.tensors(test)),
+        "cache_difference": cache_difference(answerer, tensors, 64),
+        "kinds": cost_of_kinds(answerer, tensors),
+        "throughput": measure_throughput(answerer, teacher, tensors),
     }
-
-
-@torch.inference_mode()
-def cache_difference(answerer: VisualAnswerer, tensors: QuestionTensors, count: int) -> float:
-    """Largest difference of scores between the model's forward pass and cached vectors with split and merged layers.
-
-    Args:
-        answerer: the model as it is served.
-        tensors: questions.
-        count: of the first questions that are compared.
-    """
-    rows = torch.arange(min(count, len(tensors)))
-    batch = tensors.batch(rows)
-    direct = answerer.model(batch["text"], batch["text_mask"], batch["pixels"], batch.get("patch_mask"))
-    questions = [tensors.data.questions[row] for row in rows.tolist()]
-    cached = answerer.head(
-        answerer.encode_questions(questions), answerer.model.encode_images(batch["pixels"], batch.get("patch_mask"))
-    )
-    return float((direct - cached).abs().max())
