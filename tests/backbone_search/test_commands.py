@@ -74,7 +74,7 @@ def _with_other_seed_weights(run, tmp_path, url, capsys):
     (copy / "steps/seed/0").mkdir(parents=True)
     shutil.copy(run / "config.yaml", copy)
     weights = load_file(run / "steps/seed/0/weights.safetensors")
-    next(iter(weights.values())).mul_(1.5)
+    weights["backbone.stem.conv.weight"].mul_(1.5)
     save_file(weights, copy / "steps/seed/0/weights.safetensors")
     return refused(capsys, SYSTEM, "worker", copy, "--storage", url)
 
