@@ -16,9 +16,11 @@ from tenfold import load_results
 from tenfold.cli import main
 from tenfold.errors import UserError
 from tenfold.models.onnx import onnx_metadata
+from tenfold.systems.backbone_search.data.letterbox import letterbox
 from tenfold.systems.backbone_search.evolution.archive import archive_lines, read_archive
 from tenfold.systems.backbone_search.evolution.storage import open_storage
 from tenfold.systems.backbone_search.evolution.worker import candidates_of
+from tenfold.systems.backbone_search.objectives.int8 import quantize
 from tenfold.systems.backbone_search.objectives.latency import command_latency
 
 SYSTEM = "backbone-search"
@@ -120,7 +122,12 @@ def test_from_a_folder_of_boxes_to_a_network_as_the_readme_says(tmp_path, monkey
     ours = call(capsys, "predict", "runs/mine", "photo.jpg", "--confidence", "0")
     scores = [[entry["score"] for entry in json.loads(text)["objects"]] for text in (said, ours)]
     assert scores[0] == pytest.approx(scores[1], abs=1e-3) and len(scores[0]) > 1
-    facts = onnx_metadata("runs/mine/export/model.onnx")
+    exported = Path("runs/mine/export/model.onnx")
+    images = letterbox(photo(3), 32, 64)[0][None].expand(4, -1, -1, -1)
+    quantize(exported, Path("int8.onnx"), images, onnx_metadata(exported))
+    said = json.loads(call(capsys, "predict", "int8.onnx", "photo.jpg", "--confidence", "0"))["objects"]
+    assert [entry["score"] for entry in said[:3]] == pytest.approx(scores[1][:3], abs=0.05)
+    facts = onnx_metadata(exported)
     assert json.loads(facts["classes"]) == ["cat", "dog"] and facts["size"] == "32x64"
     # what is wrong with the data is said before anything is trained
     (tmp_path / "my-boxes/JPEGImages/i2.jpg").unlink()
