@@ -111,7 +111,8 @@ def test_from_a_folder_of_boxes_to_a_network_as_the_readme_says(tmp_path, monkey
     commands = [shlex.split(line, comments=True)[1:] for line in block.replace("\\\n", " ").splitlines()]
     assert len(commands) == 5
     fast = CASES[SYSTEM].fast
-    small = [*fast[2:], "--space.seed", "small", "--space.neck", "[16, 16, 16]", "--space.head", "16", "--seeds", "1"]
+    small = [*fast[2:], "--space.seed", "small", "--space.neck", "[16, 16, 16]", "--space.head", "16", "--seeds", "1",
+             "--data.height", "64", "--space.sizes", "[[32, 32], [64, 64]]"]  # fmt: skip
     monkeypatch.chdir(tmp_path)
     write_voc(tmp_path / "my-boxes")
     Image.fromarray(photo(3)).save("photo.jpg")
@@ -123,12 +124,13 @@ def test_from_a_folder_of_boxes_to_a_network_as_the_readme_says(tmp_path, monkey
     scores = [[entry["score"] for entry in json.loads(text)["objects"]] for text in (said, ours)]
     assert scores[0] == pytest.approx(scores[1], abs=1e-3) and len(scores[0]) > 1
     exported = Path("runs/mine/export/model.onnx")
-    images = letterbox(photo(3), 32, 64)[0][None].expand(4, -1, -1, -1)
-    quantize(exported, Path("int8.onnx"), images, onnx_metadata(exported))
+    facts = onnx_metadata(exported)
+    assert json.loads(facts["classes"]) == ["cat", "dog"] and facts["size"] in ("32x32", "64x64")
+    side = int(facts["size"][:2])
+    images = letterbox(photo(3), side, side)[0][None].expand(4, -1, -1, -1)
+    quantize(exported, Path("int8.onnx"), images, facts)
     said = json.loads(call(capsys, "predict", "int8.onnx", "photo.jpg", "--confidence", "0"))["objects"]
     assert [entry["score"] for entry in said[:3]] == pytest.approx(scores[1][:3], abs=0.05)
-    facts = onnx_metadata(exported)
-    assert json.loads(facts["classes"]) == ["cat", "dog"] and facts["size"] == "32x64"
     # what is wrong with the data is said before anything is trained
     (tmp_path / "my-boxes/JPEGImages/i2.jpg").unlink()
     assert "i2" in refused(capsys, "run", SYSTEM, "--data.name", "voc", "--data.root", "my-boxes", "--out", "runs/no")
