@@ -10,7 +10,8 @@ def small() -> str:
     """Accuracies and claims of the preset small."""
     results = load_results(RESULTS / "dual-encoder-small.json")
     parts = [
-        f"`tenfold run dual-encoder --preset small`: {results.environment['data']}, {results.cost.seconds / 60:.1f} minutes "
+        f"`tenfold run dual-encoder --preset small`: {results.environment['data']}, "
+        f"{results.cost.seconds / 60:.1f} minutes "
         f"on {results.environment['threads']} threads. {results.summary}"
     ]
     for found in results.tables:

@@ -14,10 +14,12 @@ from voc import photo, write_voc
 
 from tenfold import load_results
 from tenfold.cli import main
+from tenfold.errors import UserError
 from tenfold.models.onnx import onnx_metadata
 from tenfold.systems.backbone_search.evolution.archive import archive_lines, read_archive
 from tenfold.systems.backbone_search.evolution.storage import open_storage
 from tenfold.systems.backbone_search.evolution.worker import candidates_of
+from tenfold.systems.backbone_search.objectives.latency import command_latency
 
 SYSTEM = "backbone-search"
 
@@ -90,9 +92,15 @@ def test_the_front_is_shown_and_promoted(run, capsys):
 def test_a_command_tells_the_latency_of_a_device(run, capsys):
     said = json.loads(call(capsys, SYSTEM, "latency", run, "--command", "sh -c 'echo 3.5 # {onnx}'"))
     assert said["milliseconds"] == 3.5
-    for command, word in (("true {onnx}", "printed nothing"), ("echo {onnx}", "must be milliseconds"), ("ls", "onnx"),
-                          ("no-such-program {onnx}", "cannot run"), ("false {onnx}", "ended with 1")):  # fmt: skip
-        assert word in refused(capsys, SYSTEM, "latency", run, "--command", command)
+    assert "must hold {onnx}" in refused(capsys, SYSTEM, "latency", run, "--command", "ls")
+    for command, word in {
+        "true {onnx}": "printed nothing",
+        "echo {onnx}": "must be milliseconds",
+        "no-such-program {onnx}": "cannot run",
+        "false {onnx}": "ended with 1",
+    }.items():
+        with pytest.raises(UserError, match=word):
+            command_latency(command)("model.onnx")
 
 
 def test_from_a_folder_of_boxes_to_a_network_as_the_readme_says(tmp_path, monkeypatch, capsys):
