@@ -275,12 +275,14 @@ def one_cycle(total: int, peak: float, rise: float) -> Callable[[int], float]:
 def optimizer_of(config: Config, detector: nn.Module) -> torch.optim.Optimizer:
     """AdamW; the image network's backbone (all of a small one) has a learning rate and weight decay of its own."""
     options = config.optimizer
-    image, neck, rest = [], [], []
+    image: list[nn.Parameter] = []
+    neck: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in detector.named_parameters():
         own = image if name.startswith("image.") else rest
         (neck if name.startswith("image.neck.") else own).append(parameter)
     decay = options.weight_decay
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": rest},
         {
             "params": image,
