@@ -52,7 +52,5 @@ def serve(
         opened[name] = VisualIndex.open(folder, answerer.fingerprint)
     hosts = ("127.0.0.1", "localhost", *(names or []))
     app = make_app(answerer, opened, roots=images or ["."], token=token, hosts=hosts)
-        answerer, opened, roots=images or ["."], token=token, hosts=("127.0.0.1", "localhost", *(names or []))
-    )
     print(f"http://{host}:{port}/{'?token=' + token if token else ''}", flush=True)
     uvicorn.run(app, host=host, port=port, log_level="warning", timeout_keep_alive=5, limit_concurrency=64)
