@@ -94,10 +94,13 @@ def test_a_finished_run_is_not_done_again_and_not_overwritten(finished_run, syst
 @each_system
 def test_wrong_settings_are_refused_before_any_work(system, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     wrong = {
         "--seed=-1": "seed",
         f"--seed={2**64}": "seed",
         "--trainer.devices=0": "devices",
+        "--trainer.accelerator=gpu": "accelerator",
         "--workers=0": "workers",
         "--nope=1": "nope",
         "--preset=huge": "huge",
