@@ -100,7 +100,7 @@ def test_smaller_numbers_cost_little(tmp_path, kind, least):
     index.add([str(n) for n in range(50)], vectors)
     found = VisualIndex.open(tmp_path / kind).vectors([str(n) for n in range(50)])
     assert (found - vectors).abs().max() < least
-    assert index.bytes == 50 * {"float16": 16, "int8": 12}[kind]
+    assert index.nbytes == 50 * {"float16": 16, "int8": 12}[kind]
 
 
 def test_a_build_that_was_killed_leaves_the_same_files(tmp_path, pictures):
