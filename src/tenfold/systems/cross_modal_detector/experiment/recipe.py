@@ -79,6 +79,8 @@ def run(config: Config, run: Run) -> Results:
         config: the settings.
         run: the run's folder; finished steps are read back from it.
     """
+    if config.model.start not in ("scratch", "shipped"):
+        load_detector(config.model.start)  # one that is missing or damaged is refused before anything is rendered
     if config.data.name == "world":
         run.step("world", partial(render, config))
     place = Place(config, run.folder)
