@@ -10,11 +10,12 @@ def small() -> str:
     """Accuracies and claims of the preset small."""
     results = load_results(RESULTS / "dual-encoder-small.json")
     parts = [
-        f"`tenfold run dual-encoder --preset small`: {results.environment['data']}, {results.cost.seconds / 60:.1f} minutes "
+        f"`tenfold run dual-encoder --preset small`: {results.environment['data']}, "
+        f"{results.cost.seconds / 60:.1f} minutes "
         f"on {results.environment['threads']} threads. {results.summary}"
     ]
     for found in results.tables:
-        if found.id.startswith("accuracy"):
+        if found.id.startswith("accuracy") or found.id == "kinds":
             parts += [f"{found.title}. {found.caption}", table(found.columns, found.rows)]
     return "\n\n".join([*parts, "Claims:", claims_of(results)])
 

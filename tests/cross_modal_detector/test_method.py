@@ -158,11 +158,14 @@ def test_matching_finds_the_perfect_query_and_lives_without_boxes():
         assign(logits, shifted, [torch.tensor([1]), empty[1]], [encode_boxes(box), empty[0].new_zeros(0, 10)]), found
     )
     losses = DetectionLoss([2])
-    for boxes, labels in (([empty[0]] * 2, [empty[1]] * 2), ([box * torch.tensor([1.0] * 3 + [0.0] + [1.0] * 5), empty[0]], [torch.tensor([1]), empty[1]])):  # fmt: skip
+    flat = box * torch.tensor([1.0] * 3 + [0.0] + [1.0] * 5)
+    for boxes, labels in (([empty[0]] * 2, [empty[1]] * 2), ([flat, empty[0]], [torch.tensor([1]), empty[1]])):
         parts = losses.matched(logits, codes, boxes, labels)
         assert all(torch.isfinite(value) for value in parts.values())
-    assert denoising_queries([empty[0]], [empty[1]], torch.tensor(AREA), queries=5, none=2) is None
-    assert denoising_queries([box.repeat(9, 1)], [torch.zeros(9, dtype=torch.long)], torch.tensor(AREA), queries=5, none=2) is None  # fmt: skip
+    area = torch.tensor(AREA)
+    assert denoising_queries([empty[0]], [empty[1]], area, queries=5, none=2) is None
+    many = torch.zeros(9, dtype=torch.long)
+    assert denoising_queries([box.repeat(9, 1)], [many], area, queries=5, none=2) is None
 
 
 def test_share_of_positives_is_that_of_the_ball():
@@ -241,7 +244,7 @@ def test_missing_sensors_are_dropped_or_zeroed():
     assert torch.isfinite(codes(points=empty)).all()
     assert torch.isfinite(codes(images=None, cameras=None, lidar_to_image=None)).all()
     assert torch.isfinite(codes(points=None)).all()
-    with pytest.raises(UserError, match="sample 0 .* no cloud and no image"):
+    with pytest.raises(UserError, match=r"sample 0 .* no cloud and no image"):
         codes(cameras=none, lidar=lidar)
     assert len(detect(detector, batch)) == 2
 

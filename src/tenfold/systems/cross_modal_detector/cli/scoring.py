@@ -116,7 +116,7 @@ def scores_as_dict(scores: DetectionScores) -> dict[str, Any]:
         "mean_ap": scores.mean_ap,
         "nd_score": scores.nds,
         "tp_errors": scores.mean_errors,
-        "label_aps": {name: {f"{at:g}": value for at, value in part.items()} for name, part in scores.ap.items()},
+        "label_aps": {name: {str(at): value for at, value in part.items()} for name, part in scores.ap.items()},
         "label_tp_errors": scores.errors,
         "by_distance": scores.distances,
     }

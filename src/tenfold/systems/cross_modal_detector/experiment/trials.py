@@ -12,7 +12,7 @@ TRIALS = {
             MainClaim(
                 "no-lidar-drop",
                 effect=3.0,
-                paper="one fusion model, nuScenes val: NDS 44.7 without LiDAR, 72.9 with all sensors (official figures)",
+                paper="one fusion model on nuScenes: NDS 44.7 without LiDAR, 72.9 with all sensors (official figures)",
                 depends="how much the small image network has learnt of depth",
             ),
             MainClaim(

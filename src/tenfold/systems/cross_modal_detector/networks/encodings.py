@@ -146,7 +146,7 @@ class CoordinateEncoding(nn.Module):
             image_to_lidar: the inverses, where they are there already.
         """
         points = inverse_sigmoid(reference).sigmoid()
-        code = self._from_above(points[..., :2])
+        code = self._scaled(self._from_above(points[..., :2]))
         if self.ray is not None and lidar_to_image is not None and lidar_to_image.shape[1]:
             assert image_size is not None
             pixels, seen = self.pixels_of(points, lidar_to_image, image_size)
@@ -154,11 +154,11 @@ class CoordinateEncoding(nn.Module):
                 image_to_lidar = torch.linalg.inv(lidar_to_image)
             rays = self.rays_of(pixels, image_to_lidar)
             if torch.compiler.is_exporting():  # fixed shapes
-                code = code + (self.ray(rays) * seen[..., None]).sum(1)
+                code = code + (self._scaled(self.ray(rays)) * seen[..., None]).sum(1)
             else:  # a point is seen by one view or two: code only those rays
                 sample, _, query = seen.nonzero(as_tuple=True)
-                code = code.index_put((sample, query), self.ray(rays[seen]), accumulate=True)
-        return self._scaled(code)
+                code = code.index_put((sample, query), self._scaled(self.ray(rays[seen])), accumulate=True)
+        return code
 
     def pixels_of(self, points: Tensor, lidar_to_image: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Where points in [0, 1] of the range are seen: pixels ``(batch, views, n, 3)``, and whether.

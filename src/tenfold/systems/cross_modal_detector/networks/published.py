@@ -92,7 +92,8 @@ def build_published(
     found = find_configuration(configuration)
     cells = found.grid
     if grid == "whole" and found.voxel is not None:
-        across = -(-round((AREA[3] - AREA[0]) / found.voxel[0]) // 8) * 8
+        # At an eighth of it, SECOND halves once more.
+        across = -(-round((AREA[3] - AREA[0]) / found.voxel[0]) // 16) * 16
         cells = (found.grid[0], across, across)
     return CrossModalDetector(
         AREA,

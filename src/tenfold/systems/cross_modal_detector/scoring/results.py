@@ -39,14 +39,11 @@ def attribute_of(name: str, speed: float) -> str:
 
 
 def truth_table(frames: Sequence[Frame], protocol: DetectionProtocol) -> BoxTable:
-    """True boxes of the protocol's classes in the global frame, without two-wheelers within bicycle racks."""
+    """True boxes of the protocol's classes in the global frame."""
     number = {name: index for index, name in enumerate(protocol.classes)}
     parts = []
     for index, frame in enumerate(frames):
         kept = np.array([name in number for name in frame.names], dtype=bool)
-        if len(frame.racks) and kept.any():
-            racked = points_in_boxes(frame.boxes[:, :3], frame.racks).any(1)
-            kept &= ~(racked & np.isin(np.array(frame.names), _CYCLES))
         names = [name for name, keep in zip(frame.names, kept, strict=True) if keep]
         attributes = frame.attributes or ("",) * len(frame.names)
         parts.append(
@@ -60,7 +57,19 @@ def truth_table(frames: Sequence[Frame], protocol: DetectionProtocol) -> BoxTabl
                 frame.counts[kept],
             )
         )
-    return _joined(parts)
+    return drop_in_racks(_joined(parts), frames, protocol)
+
+
+def drop_in_racks(table: BoxTable, frames: Sequence[Frame], protocol: DetectionProtocol) -> BoxTable:
+    """Rows without two-wheelers whose centre lies in a bicycle rack; true ones and found ones are left out alike."""
+    kept = np.ones(len(table), dtype=bool)
+    cycles = [number for number, name in enumerate(protocol.classes) if name in _CYCLES]
+    for index, frame in enumerate(frames):
+        if len(frame.racks):
+            own = np.flatnonzero((table.sample == index) & np.isin(table.label, cycles))
+            racks = transform_boxes(frame.racks, frame.lidar2global)
+            kept[own] = ~points_in_boxes(table.centre[own], racks).any(1)
+    return table.rows(kept)
 
 
 def detections_table(
@@ -77,7 +86,7 @@ def detections_table(
         speeds = np.hypot(boxes[:, 7], boxes[:, 8])
         texts = [attribute_of(protocol.classes[n], v) for n, v in zip(labels[kept], speeds, strict=True)]
         parts.append(_rows(index, frame, boxes, labels[kept], texts, scores.astype(np.float64), np.full(len(kept), -1)))
-    return _joined(parts)
+    return drop_in_racks(_joined(parts), frames, protocol)
 
 
 def _rows(
@@ -184,12 +193,13 @@ def read_results(path: str | Path, frames: Sequence[Frame], protocol: DetectionP
             columns["points"].append(-1)
     shapes = {"centre": (-1, 3), "size": (-1, 3), "velocity": (-1, 2)}
     kinds: Mapping[str, Any] = {"sample": np.int64, "label": np.int64, "attribute": np.str_, "points": np.int64}
-    return BoxTable(
+    table = BoxTable(
         **{
             name: np.array(values, dtype=kinds.get(name, np.float64)).reshape(shapes.get(name, (-1,)))
             for name, values in columns.items()
         }
     )
+    return drop_in_racks(table, frames, protocol)
 
 
 def _read_row(row: Any, where: str, number: Mapping[str, int], columns: dict[str, list[Any]]) -> None:
