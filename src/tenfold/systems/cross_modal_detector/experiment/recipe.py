@@ -323,7 +323,7 @@ def train_pretask(config: Config, place: Place, seed: int, folder: Path, run: Ru
         on_epoch=lambda epoch, row: run.progress(step, epoch, options.pretask_epochs, f"loss {row['train/loss']:.3f}"),
     )
     if rank() == 0:
-        state = {name: value.contiguous() for name, value in model.image.state_dict().items()}  # type: ignore[union-attr]
+        state = {name: value.contiguous() for name, value in model.image.state_dict().items()}
         save_file(state, folder / "image.safetensors")
     return {"history": fitted.history, "train_seconds": fitted.seconds}
 
