@@ -73,28 +73,19 @@ def decoders(encoder: str, size: tuple[int, int], repeats: int, folder: Path) ->
     first = next(iter(chosen.values()))
     with torch.inference_mode():
         features = first.encoder((image - first.mean) / first.std)
-        encoding = in_turns({"encoder": lambda: first.encoder(image)}, repeats)["encoder"]
-        parts = {name: Decoding(network) for name, network in chosen.items()}
+        encoding = in_turns({"encoder": lambda: first.encoder(image)}, repeats)["encoder"][0]
+        parts = {name: Decoding(network).eval() for name, network in chosen.items()}
         eager = in_turns({name: lambda part=part: part(image, *features) for name, part in parts.items()}, repeats)
         memory = {name: measure_peak_memory(lambda part=part: part(image, *features)) for name, part in parts.items()}
-    features = [x.clone() for x in features]
-    sessions = {}
-    for number, name in enumerate(ONNX):
-        part = parts[name]
-        path = folder / f"{number}.onnx"
-        names = ["image", *(f"e{n}" for n in range(1, len(features) + 1))]
-        torch.onnx.export(part, (image, *features), path, input_names=names, dynamo=True, verbose=False)
-        session = onnx_session(path)
-        known = {value.name for value in session.get_inputs()}
-        feeds = {n: x.numpy() for n, x in zip(names, (image, *features), strict=True) if n in known}
-        sessions[name] = lambda session=session, feeds=feeds: session.run(None, feeds)
-    onnx = in_turns(sessions, repeats)
+    inputs = (image, *(x.clone() for x in features))
+    onnx = in_turns({name: session_of(parts[name], inputs, folder / "part.onnx") for name in ONNX}, repeats)
+    whole = in_turns({name: session_of(chosen[name], (image,), folder / "whole.onnx") for name in ONNX}, repeats)
     base = "U-Net (same + concat)"
     return [
         {
             "decoder": name,
             "parameters": count_parameters(parts[name]),
-            "multiply_adds": count_flops(parts[name], image, *features, convention="multiply-adds"),
+            "multiply_adds": count_flops(parts[name], *inputs, convention="multiply-adds"),
             "eager_ms": eager[name][0],
             "eager_median_ms": eager[name][1],
             "eager_speed_of_unet": eager[base][0] / eager[name][0],
@@ -102,10 +93,22 @@ def decoders(encoder: str, size: tuple[int, int], repeats: int, folder: Path) ->
             "onnx_median_ms": onnx[name][1] if name in onnx else None,
             "onnx_speed_of_unet": onnx[base][0] / onnx[name][0] if name in onnx else None,
             "memory_mib": memory[name] / 2**20,
-            "whole_images_per_second": 1000 / (eager[name][0] + encoding[0]),
+            "memory_of_unet": memory[name] / memory[base],
+            "eager_images_per_second": 1000 / (eager[name][0] + encoding),
+            "onnx_images_per_second": 1000 / whole[name][0] if name in whole else None,
         }
         for name in NETWORKS
     ]
+
+
+def session_of(module: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> Callable[[], object]:
+    """A call of onnxruntime of a module with these inputs, at their size."""
+    names = ["image", *(f"e{n}" for n in range(1, len(inputs)))]
+    torch.onnx.export(module, inputs, path, input_names=names, dynamo=True, verbose=False)
+    session = onnx_session(path)
+    known = {value.name for value in session.get_inputs()}
+    feeds = {n: x.numpy() for n, x in zip(names, inputs, strict=True) if n in known}
+    return lambda: session.run(None, feeds)
 
 
 def numpy_loop(ours: Path, truth: Path) -> dict[str, float]:

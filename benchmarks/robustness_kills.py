@@ -42,15 +42,14 @@ class Trials:
         folder: where runs go.
         seed: of what is random.
         systems: their ids.
-        number: of the first trial.
+        spent: seconds that trials have taken so far, by kind and system.
     """
 
-    def __init__(self, folder, seed, systems, number):
-        self.folder, self.seed, self.systems, self.number = folder, seed, systems, number
+    def __init__(self, folder, seed, systems, spent):
+        self.folder, self.seed, self.systems, self.spent = folder, seed, systems, spent
         self.found, self.problems = Counter(), []
-        runs, _ = finished_runs(folder, systems)
+        runs, self.seconds = finished_runs(folder, systems)
         self.whole = {system: numbers(runs[system]) for system in systems}
-        _, self.seconds = finished_runs(folder / "again", systems)  # what is imported once is imported by now
 
     def start(self, system, folder, *more, log, limit=None, workers=1):
         """A run in a forked process; what it says goes to ``log``."""
@@ -79,14 +78,16 @@ class Trials:
         return wrong
 
     def trial(self, kind):
-        """One trial; the systems take turns."""
-        number = self.number
-        self.rng = random.Random(f"{self.seed}/{kind}/{number}")
-        system = self.systems[number % len(self.systems)]
+        """One trial, of the system that has had the least time: every one has its turn, quick ones have more."""
+        spent = self.spent.setdefault(kind, {})
+        system = min(self.systems, key=lambda known: spent.get(known, 0))
+        number, began = sum(self.found.values()), time.monotonic()
+        self.rng = random.Random(f"{self.seed}/{kind}/{number}/{system}")
         folder, log = self.folder / "run", self.folder / "run.log"
         shutil.rmtree(folder, ignore_errors=True)
         log.write_text("")
         wrong = getattr(self, kind)(system, folder, log)
+        spent[system] = spent.get(system, 0) + time.monotonic() - began
         said = log.read_text()
         wrong += ["a traceback"] * ("Traceback" in said)
         if wrong:
@@ -99,7 +100,8 @@ class Trials:
         for _ in range(5):
             child = self.start(system, folder, *more, log=log, workers=workers)
             code = ended(child, self.rng.uniform(0.02, 0.9) * self.seconds[system])
-            if code is not None:
+            if code is not None:  # faster than the first run, which imports what it needs
+                self.seconds[system] *= 0.8
                 break
             os.kill(child, signal.SIGKILL)
             ended(child)
@@ -184,13 +186,13 @@ def run(kills, others, seed, minutes, systems, out, resume):
         problems = before.get("problems", []) + trials.problems
         found = {"counts": counts, "problems": problems, "seed": seed, "systems": trials.systems,
                  "seconds": round(before.get("seconds", 0) + time.monotonic() - began, 1),
-                 "next": trials.number}  # fmt: skip
+                 "seconds_spent": trials.spent}  # fmt: skip
         out.write_text(json.dumps(found, indent=1) + "\n")
         print(counts, f"{len(problems)} problems, {time.monotonic() - began:.0f} s", flush=True)
         return counts
 
     with tempfile.TemporaryDirectory() as name:
-        trials = Trials(Path(name), seed, systems, before.get("next", 0))
+        trials = Trials(Path(name), seed, systems, before.get("seconds_spent", {}))
         asked = {"kills": kills, "full_disks": others, "interrupts": others, "two_programs": others}
         while any(report(trials).get(kind, 0) < count for kind, count in asked.items()):
             for kind, count in asked.items():
@@ -198,7 +200,6 @@ def run(kills, others, seed, minutes, systems, out, resume):
                     return 1
                 if report(trials).get(kind, 0) < count:
                     trials.trial(kind)
-            trials.number += 1
         return int(bool(json.loads(out.read_text())["problems"]))
 
 

@@ -80,7 +80,9 @@ def speed() -> str:
             f"{row['eager_speed_of_unet']:.2f}",
             "-" if row["onnx_ms"] is None else f"{row['onnx_ms']:.0f}",
             "-" if row["onnx_speed_of_unet"] is None else f"{row['onnx_speed_of_unet']:.2f}",
-            f"{row['memory_mib']:.0f}",
+            f"{row['memory_mib']:.0f} ({row['memory_of_unet']:.2f})",
+            f"{row['eager_images_per_second']:.2f}",
+            "-" if row["onnx_images_per_second"] is None else f"{row['onnx_images_per_second']:.2f}",
         ]
         for row in found["decoders"]
     ]
@@ -91,7 +93,7 @@ def speed() -> str:
             f"`python benchmarks/full_skip_depth_speed.py`: decoders with their heads on "
             f"{found['encoder']}'s features of one "
             f"image of {size[0]} x {size[1]}, width {found['width']}, one thread, fastest of several turns "
-            "(ms of CPU time):",
+            "(ms of CPU time); images/s with the encoder:",
             table(
                 [
                     "decoder",
@@ -101,7 +103,9 @@ def speed() -> str:
                     "of U-Net's speed",
                     "ONNX",
                     "of U-Net's speed",
-                    "MiB",
+                    "MiB (of U-Net's)",
+                    "images/s",
+                    "images/s, ONNX",
                 ],
                 rows,
             ),

@@ -85,5 +85,9 @@ def disturb(url, *, workers, kills, seconds=0.05, pause=(0.05, 0.4), seed=0, lim
         for place, process in enumerate(pool):
             if not process.is_alive() and process.exitcode != 0:
                 process.join()
+                if process.exitcode != -signal.SIGKILL:
+                    for other in pool:
+                        other.kill()
+                    raise RuntimeError(f"a worker ended by itself, with {process.exitcode}")
                 pool[place] = _start(url, seconds, limits, changes)
     return killed

@@ -14,10 +14,14 @@ from voc import photo, write_voc
 
 from tenfold import load_results
 from tenfold.cli import main
+from tenfold.errors import UserError
 from tenfold.models.onnx import onnx_metadata
+from tenfold.systems.backbone_search.data.letterbox import letterbox
 from tenfold.systems.backbone_search.evolution.archive import archive_lines, read_archive
 from tenfold.systems.backbone_search.evolution.storage import open_storage
 from tenfold.systems.backbone_search.evolution.worker import candidates_of
+from tenfold.systems.backbone_search.objectives.int8 import quantize
+from tenfold.systems.backbone_search.objectives.latency import command_latency
 
 SYSTEM = "backbone-search"
 
@@ -72,7 +76,7 @@ def _with_other_seed_weights(run, tmp_path, url, capsys):
     (copy / "steps/seed/0").mkdir(parents=True)
     shutil.copy(run / "config.yaml", copy)
     weights = load_file(run / "steps/seed/0/weights.safetensors")
-    next(iter(weights.values())).mul_(1.5)
+    weights["backbone.stem.conv.weight"].mul_(1.5)
     save_file(weights, copy / "steps/seed/0/weights.safetensors")
     return refused(capsys, SYSTEM, "worker", copy, "--storage", url)
 
@@ -90,9 +94,15 @@ def test_the_front_is_shown_and_promoted(run, capsys):
 def test_a_command_tells_the_latency_of_a_device(run, capsys):
     said = json.loads(call(capsys, SYSTEM, "latency", run, "--command", "sh -c 'echo 3.5 # {onnx}'"))
     assert said["milliseconds"] == 3.5
-    for command, word in (("true {onnx}", "printed nothing"), ("echo {onnx}", "must be milliseconds"), ("ls", "onnx"),
-                          ("no-such-program {onnx}", "cannot run"), ("false {onnx}", "ended with 1")):  # fmt: skip
-        assert word in refused(capsys, SYSTEM, "latency", run, "--command", command)
+    assert "must hold {onnx}" in refused(capsys, SYSTEM, "latency", run, "--command", "ls")
+    for command, word in {
+        "true {onnx}": "printed nothing",
+        "echo {onnx}": "must be milliseconds",
+        "no-such-program {onnx}": "cannot run",
+        "false {onnx}": "ended with 1",
+    }.items():
+        with pytest.raises(UserError, match=word):
+            command_latency(command)("model.onnx")
 
 
 def test_from_a_folder_of_boxes_to_a_network_as_the_readme_says(tmp_path, monkeypatch, capsys):
@@ -101,7 +111,8 @@ def test_from_a_folder_of_boxes_to_a_network_as_the_readme_says(tmp_path, monkey
     commands = [shlex.split(line, comments=True)[1:] for line in block.replace("\\\n", " ").splitlines()]
     assert len(commands) == 5
     fast = CASES[SYSTEM].fast
-    small = [*fast[2:], "--space.seed", "small", "--space.neck", "[16, 16, 16]", "--space.head", "16", "--seeds", "1"]
+    small = [*fast[2:], "--space.seed", "small", "--space.neck", "[16, 16, 16]", "--space.head", "16", "--seeds", "1",
+             "--data.height", "64", "--space.sizes", "[[32, 32], [64, 64]]"]  # fmt: skip
     monkeypatch.chdir(tmp_path)
     write_voc(tmp_path / "my-boxes")
     Image.fromarray(photo(3)).save("photo.jpg")
@@ -112,8 +123,14 @@ def test_from_a_folder_of_boxes_to_a_network_as_the_readme_says(tmp_path, monkey
     ours = call(capsys, "predict", "runs/mine", "photo.jpg", "--confidence", "0")
     scores = [[entry["score"] for entry in json.loads(text)["objects"]] for text in (said, ours)]
     assert scores[0] == pytest.approx(scores[1], abs=1e-3) and len(scores[0]) > 1
-    facts = onnx_metadata("runs/mine/export/model.onnx")
-    assert json.loads(facts["classes"]) == ["cat", "dog"] and facts["size"] == "32x64"
+    exported = Path("runs/mine/export/model.onnx")
+    facts = onnx_metadata(exported)
+    assert json.loads(facts["classes"]) == ["cat", "dog"] and facts["size"] in ("32x32", "64x64")
+    side = int(facts["size"][:2])
+    images = letterbox(photo(3), side, side)[0][None].expand(4, -1, -1, -1)
+    quantize(exported, Path("int8.onnx"), images, facts)
+    said = json.loads(call(capsys, "predict", "int8.onnx", "photo.jpg", "--confidence", "0"))["objects"]
+    assert [entry["score"] for entry in said[:3]] == pytest.approx(scores[1][:3], abs=0.05)
     # what is wrong with the data is said before anything is trained
     (tmp_path / "my-boxes/JPEGImages/i2.jpg").unlink()
     assert "i2" in refused(capsys, "run", SYSTEM, "--data.name", "voc", "--data.root", "my-boxes", "--out", "runs/no")

@@ -138,7 +138,7 @@ def test_limits_count_only_what_is_over():
 def test_a_look_up_table_adds_up_blocks_and_is_refused_where_it_orders_otherwise(tmp_path):
     space = MobileSpace(SMALL_SEED, mode="full", per_stage=True)
     generator, template = np.random.default_rng(0), DetectorPlan(space.plan(space.seed), **NECK)
-    plans = [replace(template, backbone=space.plan(space.random(generator))) for _ in range(20)]
+    plans = [replace(template, backbone=space.plan(space.random(generator))) for _ in range(8)]
     met = []
 
     def timer(modules):  # as if every multiply-add took its time
@@ -154,7 +154,7 @@ def test_a_look_up_table_adds_up_blocks_and_is_refused_where_it_orders_otherwise
     again.load(tmp_path / "table.json")
     assert again.milliseconds(plans[3]) == pytest.approx(whole[3])
     with pytest.raises(UserError, match="rank correlation"):
-        table.check(plans, generator.permutation(whole))
+        table.check(plans, [-value for value in whole])
     (tmp_path / "table.json").write_text("[1]")
     with pytest.raises(UserError, match="no look-up table"):
         again.load(tmp_path / "table.json")

@@ -61,8 +61,6 @@ def test_a_candidate_ends_with_statistics_of_its_own(search):
     assert 0 < details["inherited"] <= 1
     search.estimate(model, genome)  # again: nothing changes
     assert all(torch.equal(value, own[name]) for name, value in model.state_dict().items() if name in own)
-    again, _ = search.tuned(genome, digest)
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
 
 def test_duplicates_return_the_stored_score_and_children_inherit_from_the_nearest(search, tmp_path):

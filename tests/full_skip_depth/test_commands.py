@@ -111,13 +111,16 @@ def test_predictions_in_every_form(run, tmp_path, capsys):
     photo(tmp_path / "frames" / "a.png")
     photo(tmp_path / "frames" / "b.png", 40, 56)
     code, out, err = call(
-        capsys, "predict", run, tmp_path / "frames", "--out", tmp_path / "out", "--intrinsics", "[60]"
-    )
+        capsys, "predict", run, tmp_path / "frames", "--out", tmp_path / "out", "--intrinsics", "[60]",
+        "--uncertainty", "true",
+    )  # fmt: skip
     assert code == 0, err
     lines = [json.loads(line) for line in out.splitlines()]
     assert [line["height"] for line in lines] == [48, 40] and lines[0]["depth_min"] > 0
     depth = np.load(tmp_path / "out/a.npy")
     assert depth.shape == (48, 70) and depth.dtype == np.float32
+    unsure = np.load(tmp_path / "out/a-uncertainty.npy")
+    assert unsure.shape == depth.shape and unsure.min() >= 0 and lines[0]["uncertainty_median"] > 0
     np.testing.assert_allclose(read_depth(tmp_path / "out/a.png", 1000), depth, atol=0.00051)
     assert Image.open(tmp_path / "out/a-colour.png").size == (70, 48)
     header, body = (tmp_path / "out/a.ply").read_bytes().split(b"end_header\n", 1)

@@ -90,6 +90,7 @@ CASES = {
         wrong={"--search.budget=0": "budget", "--search.population=1": "population",
                "--search.controls=[best]": "controls",
                "--search.limits={parameters: 10}": "smallest network", "--tuning.learning_rate=-1": "learning_rate",
+               "--search.latency=table": "latency_ms", "--space.sizes=[[32, 32]]": "sizes",
                "--data.height=100": "multiples of 32", "--space.neck=[16]": "neck", "--data.name=coco": "data.root"},
     ),
     "boosted-exits": Case(

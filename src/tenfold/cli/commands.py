@@ -329,7 +329,8 @@ def _position_of_run(arguments: Sequence[str]) -> int:
 def _import(arguments: list[str]) -> int:
     """Turn an official checkpoint of a system into a model folder"""
     if not arguments or arguments[0].startswith("-"):
-        print(f"usage: tenfold import SYSTEM CHECKPOINT [...]\n\n{paragraph(_import.__doc__ or '')}")
+        print(paragraph("usage: tenfold import SYSTEM CHECKPOINT [...]") + "\n")
+        print(paragraph(_import.__doc__ or ""))
         return 0 if arguments else 2
     system = find_system(arguments[0])
     return call(system.commands.import_official, f"tenfold import {system.id}", arguments[1:])

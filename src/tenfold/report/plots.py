@@ -123,7 +123,7 @@ def _trace(plot: Plot, series: Series, slot: int) -> go.Bar | go.Scatter | go.Sc
             z=series.z,
             meta=slot % COLOURS,
             mode="markers",
-            marker={"size": 2.5} | ({"color": series.colours} if series.colours is not None else {}),
+            marker={"size": 1.8} | ({"color": series.colours} if series.colours is not None else {}),
         )
     common = {
         "name": _literal(series.name),
@@ -165,7 +165,7 @@ def _layout(plot: Plot) -> go.Layout:
                 "aspectmode": "data",
                 "dragmode": "turntable",
                 # From behind the observer, a little above: what is far lies far.
-                "camera": {"eye": {"x": 0.0, "y": -1.6, "z": 0.5}},
+                "camera": {"eye": {"x": 0.0, "y": -2.0, "z": 0.7}},
                 **{axis: {"title": {"text": _literal(label)}, "showspikes": False} for axis, label in axes.items()},
             },
         )

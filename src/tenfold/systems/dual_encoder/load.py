@@ -6,7 +6,14 @@ from typing import Any, get_args
 from torch import nn
 
 from tenfold.errors import UserError
-from tenfold.models.folder import Manifest, load_manifest, load_weights, refuse_code, save_model
+from tenfold.models.folder import (
+    Manifest,
+    load_manifest,
+    load_weights,
+    no_larger_than_its_files,
+    refuse_code,
+    save_model,
+)
 from tenfold.systems.dual_encoder.index.answerer import VisualAnswerer
 from tenfold.systems.dual_encoder.inputs.preparation import ImagePreparation
 from tenfold.systems.dual_encoder.inputs.tokenizer import QuestionTokenizer
@@ -68,7 +75,8 @@ def load_network(folder: str | Path, *, factory: str | None = None) -> tuple[Any
     """
     manifest = load_manifest(folder, SYSTEM)
     refuse_code(manifest, factory)
-    network = build_model(manifest.builder, manifest.arguments)
+    with no_larger_than_its_files(folder, manifest.arguments):
+        network = build_model(manifest.builder, manifest.arguments)
     load_weights(network, folder)
     return network.eval(), manifest
 

@@ -358,10 +358,9 @@ def _text(genome: Mapping[str, Any]) -> str:
 
 
 def _networks(outcomes: Mapping[str, Any]) -> Table:
-    """The found network block by block, beside another arm's."""
-    finals = outcomes["finals"]
-    other = next((arm for arm in ("mobiledet", "uniform-width", "uniform-expansion") if arm in finals), "found")
-    plans = [DetectorPlan.from_dict(finals[arm][0]["plan"]).backbone for arm in ("found", other)]
+    """The first found network block by block, beside the seed's."""
+    first = (outcomes["finals"]["found"][0], next(iter(outcomes["seeds"].values())))
+    plans = [DetectorPlan.from_dict(own["plan"]).backbone for own in first]
     rows: list[list[str | float | int | None]] = []
     if all(isinstance(plan, MobilePlan) for plan in plans):
         found, beside = (plan for plan in plans if isinstance(plan, MobilePlan))
@@ -374,7 +373,7 @@ def _networks(outcomes: Mapping[str, Any]) -> Table:
     return Table(
         id="networks",
         title="The found network, block by block",
-        columns=["", "found", other],
+        columns=["", "found", "seed"],
         rows=rows,
         caption="operator, kernel, expansion, output channels; the first block of a stage may halve the map.",
     )

@@ -18,9 +18,8 @@ from tenfold.systems.backbone_search.method import STATISTICS_BATCH, STATISTICS_
 _MATCHES = "matches.safetensors"
 
 
-def reestimate(problem: Problem, model: YOLOXLite) -> None:
-    """Batch statistics on the training images as they are."""
-    images = problem.images["fit"]
+def reestimate(model: YOLOXLite, images: LetterboxedImages) -> None:
+    """Batch statistics on training images as they are."""
     count = min(len(images), STATISTICS_IMAGES)
     batch = min(STATISTICS_BATCH, count)
     reestimate_batch_norm(

@@ -1,6 +1,6 @@
 """The run's problem: seed network, space, search; what workers on other machines build again from the run folder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,9 +47,16 @@ class Problem:
         self.images = {name: LetterboxedImages(getattr(self.splits, name), *size) for name in ("fit", "search")}
         self.space, self.template = space_of(config, len(self.splits.classes))
 
-    def test_images(self) -> LetterboxedImages:
-        """The test images, read when the last networks are trained."""
-        return LetterboxedImages(self.splits.test, self.config.data.height, self.config.data.width)
+    def images_at(self, split: str, size: tuple[int, int]) -> LetterboxedImages:
+        """The images of a split at an input size; those of ``test`` are read when the last networks are trained."""
+        known = self.images.get(split)
+        if known is not None and (known.height, known.width) == size:
+            return known
+        return LetterboxedImages(getattr(self.splits, split), *size)
+
+    def size_of(self, genome: Mapping[str, Any]) -> tuple[int, int]:
+        """Height and width of a genome's input."""
+        return self.space.input_size(genome) or (self.config.data.height, self.config.data.width)
 
     def fresh_seed(self, seed: int) -> YOLOXLite:
         """The seed detector before its training: fresh, or with trained weights as far as they fit."""
@@ -151,6 +158,7 @@ def space_of(config: Config, num_classes: int) -> tuple[MobileSpace | DarknetSpa
         assert isinstance(plan.backbone, DarknetPlan)
         return DarknetSpace(plan.backbone), plan
     network = SMALL_SEED if options.seed == "small" else MobileSeed()
-    space = MobileSpace(network, options.mode, options.per_stage)
+    sizes = [(height, width) for height, width in options.sizes]
+    space = MobileSpace(network, options.mode, options.per_stage, sizes)
     n3, n4, n5 = options.neck
     return space, DetectorPlan(space.plan(space.seed), num_classes, (n3, n4, n5), options.head)

@@ -43,7 +43,7 @@ from tenfold.systems.backbone_search.experiment.comparison import (
     tables_of,
 )
 from tenfold.systems.backbone_search.experiment.measure import differences, measure, reestimate
-from tenfold.systems.backbone_search.experiment.pictures import pictures_of
+from tenfold.systems.backbone_search.experiment.pictures import networks_of, pictures_of
 from tenfold.systems.backbone_search.experiment.problem import Problem
 from tenfold.systems.backbone_search.experiment.settings import PRESETS, Config
 from tenfold.systems.backbone_search.experiment.shapes import at_cost
@@ -98,7 +98,7 @@ def run(config: Config, run: Run) -> Results:
         ),
         plots=plots_of(outcomes, config),
         tables=tables_of(outcomes, config),
-        pictures=pictures_of(problem, run.folder, first),
+        pictures=[*networks_of(outcomes), *pictures_of(problem, run.folder, first)],
         notes=notes_of(problem),
     )
 
@@ -180,14 +180,16 @@ def train_seed(problem: Problem, seed: int, folder: Path, run: Run, step: str) -
     """Train the seed detector of a search; its weights go into the step's folder."""
     training = problem.config.seed_training
     model = problem.fresh_seed(seed)
+    images = problem.images["fit"]
     fitted = train_detector(
-        model, problem.images["fit"], training, folder=folder, seed=derived_seed(seed, 1),
+        model, images, training, folder=folder, seed=derived_seed(seed, 1),
         trainer=problem.config.trainer,
         on_epoch=lambda epoch, row: run.progress(step, epoch, training.epochs, f"loss {row['train/loss']:.3f}"),
     )  # fmt: skip
-    reestimate(problem, model)
+    reestimate(model, images)
     _save(model, folder / "weights.safetensors")
     return {
+        "plan": problem.template.to_dict(),
         "search_map": measure(problem, model, problem.images["search"])["map"],
         "seconds": fitted.seconds,
         "steps": fitted.steps,
@@ -281,7 +283,7 @@ def without_mapping(problem: Problem, seed: int, run: Run) -> dict[str, Any]:
     images, scores, matches = problem.images["search"], [], []
     for strategy in ("nsga2", "nomap"):
         model = problem.search(seed, run.folder, strategy).tuned(genome, digest)[0]
-        found = detect_all(model, images, most=most)
+        found = detect_all(model, images, most=most, size=problem.size_of(genome))
         scores.append(average_precision(found, images.data, most)["map"])
         matches.append(match(found, images.data, most))
     found_difference = resampled_difference(matches[0], matches[1])
@@ -303,7 +305,7 @@ def arm_plan(problem: Problem, arm: str, chosen: dict[str, Any]) -> DetectorPlan
     found = replace(problem.template, backbone=problem.space.plan(genome))
     if arm in ("found", "scratch"):
         return found
-    size = (problem.config.data.height, problem.config.data.width)
+    size = problem.size_of(genome)
     return at_cost(arm, problem.template, count_costs(found, *size)["multiply_adds"], *size)
 
 
@@ -312,7 +314,8 @@ def train_final(
 ) -> dict[str, Any]:
     """Map once more from the seed, train to the end, measure on the search split and, once, on the test split."""
     config = problem.config
-    plan = arm_plan(problem, arm, chosen)
+    plan, size = arm_plan(problem, arm, chosen), problem.size_of(problem.space.complete(chosen["genome"]))
+    images = problem.images_at("fit", size)
     torch.manual_seed(derived_seed(seed, 2))
     model = YOLOXLite(plan)
     if arm != "scratch":
@@ -321,14 +324,14 @@ def train_final(
         rule: Any = config.search.mapping
         map_weights(source, model, rule, importance=config.search.importance, growth=config.search.growth, seed=seed)
     fitted = train_detector(
-        model, problem.images["fit"], config.final, folder=folder, seed=derived_seed(seed, 3), trainer=config.trainer,
+        model, images, config.final, folder=folder, seed=derived_seed(seed, 3), trainer=config.trainer,
         on_epoch=lambda epoch, row: run.progress(step, epoch, config.final.epochs, f"loss {row['train/loss']:.3f}"),
     )  # fmt: skip
-    reestimate(problem, model)
+    reestimate(model, images)
     _save(model, folder / "weights.safetensors")
-    on_search = measure(problem, model, problem.images["search"])
-    on_test = measure(problem, model, problem.test_images(), folder if config.seeds == 1 else None)
-    counted = {"multiply_adds": model.layout(config.data.height, config.data.width).multiply_adds}
+    on_search = measure(problem, model, problem.images_at("search", size))
+    on_test = measure(problem, model, problem.images_at("test", size), folder if config.seeds == 1 else None)
+    counted = {"multiply_adds": model.layout(*size).multiply_adds}
     return {
         "plan": plan.to_dict(),
         **counted,
@@ -344,7 +347,7 @@ def train_final(
 
 def deliver(problem: Problem, chosen: dict[str, Any], seed: int, run: Run) -> dict[str, Any]:
     """Write the found detector of the first search as the run's model, and try its export."""
-    plan = arm_plan(problem, "found", chosen)
+    plan, size = arm_plan(problem, "found", chosen), problem.size_of(problem.space.complete(chosen["genome"]))
     model = YOLOXLite(plan)
     model.load_state_dict(load_file(run.folder / f"steps/final/found/{seed}/weights.safetensors"))
     model.eval()
@@ -358,14 +361,14 @@ def deliver(problem: Problem, chosen: dict[str, Any], seed: int, run: Run) -> di
         extra={
             "classes": list(splits.classes),
             "category_ids": list(splits.fit.category_ids),
-            "height": config.data.height,
-            "width": config.data.width,
+            "height": size[0],
+            "width": size[1],
             "score": SCORE_RULE,
             "most_detections": config.data.most_detections,
         },
     )
     shutil.rmtree(run.folder / "evaluations", ignore_errors=True)
-    return _tried_export(model, problem.images["search"][[0]].float(), run.folder)
+    return _tried_export(model, problem.images_at("search", size)[[0]].float(), run.folder)
 
 
 def _tried_export(model: YOLOXLite, image: torch.Tensor, folder: Path) -> dict[str, Any]:

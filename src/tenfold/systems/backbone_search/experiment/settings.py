@@ -27,6 +27,8 @@ class SpaceOptions:
             whose backbone is mapped (torchvision's MobileNetV2, FNA, OFA); from scratch where null.
         mode: ``paper`` (width, depth, expansion) or ``full`` (kernel and operator, too); of mobile spaces.
         per_stage: one expansion, kernel and operator per stage instead of per layer; of mobile spaces.
+        sizes: input sizes ``[height, width]`` that a gene chooses from, of one shape and in ascending order, the last
+            that of ``data``; the size is no gene where empty; of mobile spaces.
         neck: channels of the neck at strides 8, 16 and 32; of mobile spaces.
         head: channels of the head; of mobile spaces.
     """
@@ -35,6 +37,7 @@ class SpaceOptions:
     weights: str | None = None
     mode: Literal["paper", "full"] = "paper"
     per_stage: bool = True
+    sizes: list[list[int]] = field(default_factory=list)
     neck: list[int] = field(default_factory=lambda: [32, 32, 32])
     head: Annotated[int, Interval(ge=8, le=2048)] = 32
 
@@ -133,6 +136,7 @@ class Config:
         if len(space.neck) != 3 or any(not 8 <= width <= 2048 for width in space.neck):
             raise UserError(f"space.neck needs three widths of 8 to 2048; got {space.neck}")
         official = space.seed.startswith("yolox-")
+        self._check_sizes()
         if space.weights is not None and space.seed == "small":
             raise UserError("space.weights is for space.seed mobile, yolox-nano, yolox-tiny or yolox-s")
         if official and (space.mode != "paper" or "mobiledet" in self.arms):
@@ -150,6 +154,21 @@ class Config:
                 "latency_command"
             )
 
+    def _check_sizes(self) -> None:
+        sizes, data = self.space.sizes, self.data
+        if not sizes:
+            return
+        if self.space.seed.startswith("yolox-") or self.search.latency == "table":
+            raise UserError("space.sizes is for mobile spaces, and not for search.latency table")
+        right = all(len(size) == 2 and all(s % 32 == 0 and 32 <= s <= 4096 for s in size) for size in sizes)
+        if not right or len(sizes) < 2 or sizes != sorted(sizes) or sizes[-1] != [data.height, data.width]:
+            raise UserError(
+                "space.sizes needs two or more [height, width] in multiples of 32, ascending, the last that of the "
+                f"data ({data.height} x {data.width}); got {sizes}"
+            )
+        if any(height * data.width != width * data.height for height, width in sizes):
+            raise UserError(f"space.sizes must be of one shape, height to width; got {sizes}")
+
 
 ARMS: tuple[Arm, ...] = ("uniform-width", "uniform-expansion", "mobiledet", "scratch")
 
@@ -159,11 +178,11 @@ def _small(preset: str, data: DetectionOptions, controls: list[Control]) -> Conf
         preset=preset,
         seeds=3,
         data=data,
-        search=SearchOptions(population=6, generations=3, controls=controls, promote=2, repeats=1),
+        search=SearchOptions(population=4, generations=3, controls=controls, promote=2, repeats=1),
         seed_training=DetectorTraining(epochs=30),
         tuning=DetectorTraining(epochs=1, learning_rate=0.02, warmup_epochs=0.25, average=False),
         promotion=DetectorTraining(epochs=4, learning_rate=0.02, warmup_epochs=0.5, average=False),
-        final=DetectorTraining(epochs=12, learning_rate=0.02),
+        final=DetectorTraining(epochs=10, learning_rate=0.02),
         arms=list(ARMS),
     )
 

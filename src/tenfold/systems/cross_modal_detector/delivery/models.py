@@ -11,7 +11,13 @@ from torch import nn
 
 from tenfold.errors import UserError
 from tenfold.files import printable
-from tenfold.models.folder import Manifest, load_manifest, load_weights, plain_arguments
+from tenfold.models.folder import (
+    Manifest,
+    load_manifest,
+    load_weights,
+    no_larger_than_its_files,
+    plain_arguments,
+)
 from tenfold.systems.cross_modal_detector.augmentation.images import ImageAugmentation
 from tenfold.systems.cross_modal_detector.augmentation.masking import MissingPolicy
 from tenfold.systems.cross_modal_detector.augmentation.pipeline import Pipeline, testing_batch
@@ -106,7 +112,8 @@ def load_detector(folder: str | Path) -> tuple[CrossModalDetector, Manifest]:
     if unknown:
         raise UserError(f"{folder}: the manifest's argument {printable(unknown[0])!r} is none of a detector's")
     try:
-        detector = build(**manifest.arguments)
+        with no_larger_than_its_files(folder, manifest.arguments):
+            detector = build(**manifest.arguments)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{folder}: the manifest's arguments are not right: {error}") from error
     load_weights(detector, folder)

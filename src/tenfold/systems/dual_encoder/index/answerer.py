@@ -22,7 +22,9 @@ from tenfold.systems.dual_encoder.method import Task
 from tenfold.systems.dual_encoder.networks.dual_encoder import DualEncoder, require_answers
 
 _CHUNK = 8192
-"""Images of an index that are scored at once."""
+"""Images of an index that are scored at once for one answer."""
+_ANSWERED = 1024
+"""Images that are scored at once for all answers."""
 
 
 @dataclass(frozen=True)
@@ -215,15 +217,23 @@ class VisualAnswerer:
             UserError: see ``scores``.
         """
         names = list(index.ids()) if ids is None else list(ids)
-        probability = self.probabilities(self.scores([question], index, names))[0]
-        sure, numbers = probability.topk(min(top_k, len(self.answers)), -1)
-        return [
-            [
-                Answer(question, tuple(name) if isinstance(name, list) else name, self.answers[number], value)
-                for number, value in zip(few.tolist(), values.tolist(), strict=True)
+        if not names:
+            raise UserError("the index is empty" if ids is None else "no image is named")
+        found = []
+        for start in range(
+            0, len(names), _ANSWERED
+        ):  # all answers of all images at once could be more than memory holds
+            part = [tuple(name) if isinstance(name, list) else name for name in names[start : start + _ANSWERED]]
+            probability = self.probabilities(self.scores([question], index, part))[0]
+            sure, numbers = probability.topk(min(top_k, len(self.answers)), -1)
+            found += [
+                [
+                    Answer(question, name, self.answers[number], value)
+                    for number, value in zip(few.tolist(), values.tolist(), strict=True)
+                ]
+                for name, few, values in zip(part, numbers, sure, strict=True)
             ]
-            for name, few, values in zip(names, numbers, sure, strict=True)
-        ]
+        return found
 
     @torch.inference_mode()
     def search(

@@ -151,12 +151,10 @@ def sharpen(model: nn.Module, words: float = 0.3, patches: float = 1.0, sharper:
         if isinstance(part, TextEmbeddings):
             nn.init.normal_(part.word_embeddings.weight, std=words)
             nn.init.normal_(part.position_embeddings.weight, std=words)
-        if isinstance(part, Transformer):
-            if hasattr(part, "pos_embed"):
-                nn.init.normal_(part.pos_embed, std=patches)
-            for linear in [m for m in part.modules() if isinstance(m, nn.Linear)]:
-                nn.init.xavier_uniform_(linear.weight)
+        if isinstance(part, Transformer | Pooler):
+            for linear in [m for m in part.modules() if isinstance(m, nn.Linear | nn.Conv2d)]:
+                linear.reset_parameters()
             for attention in [m for m in part.modules() if isinstance(m, Attention)]:
                 attention.qkv.weight[: 2 * attention.proj.in_features] *= sharper
-            if hasattr(part, "patch_embed"):
-                nn.init.kaiming_uniform_(part.patch_embed.proj.weight, a=5**0.5)
+        if isinstance(part, Transformer) and hasattr(part, "pos_embed"):
+            nn.init.normal_(part.pos_embed, std=patches)

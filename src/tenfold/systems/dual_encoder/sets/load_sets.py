@@ -15,18 +15,17 @@ from tenfold.systems.dual_encoder.sets.shapes import shapes
 from tenfold.systems.dual_encoder.sets.snli_ve import snli_ve
 from tenfold.systems.dual_encoder.sets.vqa_v2 import vqa_v2
 
-SIDES = {"easy-vqa": 64, "shapes": 30}
-"""Side of a set's square images in pixels."""
+_SIZES = {"easy-vqa": (64, 16), "shapes": (30, 10), "nlvr": (96, 16)}
 
 
-def image_side(name: str, side: int) -> int | None:
-    """Side of a set's images where it has one of its own.
+def image_size(name: str, side: int) -> tuple[int, int]:
+    """Shorter side of a set's images, and of their patches, in pixels: its own, or those of ViLT-B/32.
 
     Args:
         name: of the set.
         side: cells per row, of ``grid-qa``.
     """
-    return CELL * side if name == "grid-qa" else SIDES.get(name)
+    return (CELL * side, CELL) if name == "grid-qa" else _SIZES.get(name, (384, 32))
 
 
 def load_question_sets(

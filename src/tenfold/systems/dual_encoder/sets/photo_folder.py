@@ -127,7 +127,10 @@ def photo_questions(
     notes = []
     if not any(row.split for row in rows):
         parts = _split_by_image(rows, validation, test, seed)
-        notes.append("split by image, at random: the file has no column 'split'")
+        sizes = ", ".join(f"{parts.count(name):,} {name}" for name in ("train", "validation", "test"))
+        notes.append(f"the file has no column 'split': questions are split by image, at random (seed {seed}): {sizes}")
+    elif without := sum(not row.split for row in rows):
+        notes.append(f"{without:,} rows without a split are for training")
     answers = tuple(sorted({row.answer for row in rows}))
     images = FileImages([Path(name) for name in names])
     whole = VisualQuestions(

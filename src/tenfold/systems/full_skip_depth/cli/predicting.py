@@ -33,6 +33,7 @@ def predict(
     size: str = "trained",
     flip: bool = False,
     every: int = 1,
+    uncertainty: bool = False,
 ) -> str:
     """Predict depth of photos, folders of photos, and videos; one JSON line per photo or frame.
 
@@ -46,11 +47,15 @@ def predict(
         size: trained: photos are brought to the height that the network was trained at, and depth back; own: not.
         flip: average with the mirrored prediction of the mirrored photo.
         every: of a video each frame (1), each second (2), ....
+        uncertainty: also write NAME-uncertainty.npy: half the difference, in metres, between the prediction and the
+            mirrored prediction of the mirrored photo (Poggi et al., CVPR 2020); large where the network guesses.
     """
     _check(size, png_scale)
     network, manifest = load_network(run)
     trained = manifest.extra.get("image_size") if size == "trained" else None
-    return _predict_all(served(network, manifest), inputs, trained, out, png_scale, intrinsics, flip, every)
+    return _predict_all(
+        served(network, manifest), inputs, trained, out, png_scale, intrinsics, flip, every, uncertainty
+    )
 
 
 def predict_onnx(
@@ -63,6 +68,7 @@ def predict_onnx(
     size: str = "trained",
     flip: bool = False,
     every: int = 1,
+    uncertainty: bool = False,
 ) -> str:
     """Predict depth of photos with an exported ONNX file; one JSON line per photo, as predict with a run.
 
@@ -75,11 +81,12 @@ def predict_onnx(
         size: trained: photos are brought to the height that the network was trained at, and depth back; own: not.
         flip: average with the mirrored prediction of the mirrored photo.
         every: see predict.
+        uncertainty: see predict.
     """
     _check(size, png_scale)
     model = OnnxDepth(file)
     trained = model.trained if size == "trained" else None
-    return _predict_all(model, inputs, trained, out, png_scale, intrinsics, flip, every)
+    return _predict_all(model, inputs, trained, out, png_scale, intrinsics, flip, every, uncertainty)
 
 
 def _check(size: str, png_scale: float) -> None:
@@ -98,6 +105,7 @@ def _predict_all(
     intrinsics: list[float] | None,
     flip: bool,
     every: int,
+    uncertainty: bool,
 ) -> str:
     files = photos_of(inputs)
     folder = None if out is None else make_folder(out)
@@ -109,7 +117,8 @@ def _predict_all(
     lines = []
     for name, path, frame, image in _images_of(files, every):
         given = camera_of(intrinsics, image.shape[1:])
-        depth = depth_of_photo(model, image, trained, given[0] if given else None, flip)
+        focal = given[0] if given else None
+        depth = depth_of_photo(model, image, trained, focal, flip)
         line: dict[str, Any] = {
             "input": str(path),
             **({} if frame is None else {"frame": frame}),
@@ -119,8 +128,13 @@ def _predict_all(
             "depth_median": round(float(np.median(depth)), 4),
             "depth_max": round(float(depth.max()), 4),
         }
+        unsure = None
+        if uncertainty:
+            mirrored = depth_of_photo(model, image.flip(-1), trained, focal, False)[:, ::-1]
+            unsure = np.abs(depth_of_photo(model, image, trained, focal, False) - mirrored) / 2
+            line["uncertainty_median"] = round(float(np.median(unsure)), 4)
         if folder is not None:
-            line["files"] = _write(folder / name, depth, image, given, png_scale)
+            line["files"] = _write(folder / name, depth, image, given, png_scale, unsure)
         lines.append(json.dumps(line, ensure_ascii=False))
     return "\n".join(lines)
 
@@ -192,7 +206,14 @@ def depth_of_photo(
     return depth[0].numpy()
 
 
-def _write(stem: Path, depth: np.ndarray, image: Tensor, intrinsics: Intrinsics | None, png_scale: float) -> list[str]:
+def _write(
+    stem: Path,
+    depth: np.ndarray,
+    image: Tensor,
+    intrinsics: Intrinsics | None,
+    png_scale: float,
+    unsure: np.ndarray | None,
+) -> list[str]:
     import io
 
     from PIL import Image
@@ -211,4 +232,9 @@ def _write(stem: Path, depth: np.ndarray, image: Tensor, intrinsics: Intrinsics 
     if intrinsics is not None:
         written.append(stem.with_name(stem.name + ".ply"))
         write_ply(written[-1], depth, pixels, intrinsics)
+    if unsure is not None:
+        written.append(stem.with_name(stem.name + "-uncertainty.npy"))
+        content = io.BytesIO()
+        np.save(content, unsure.astype(np.float32))
+        write_atomically(written[-1], content.getvalue())
     return [str(path) for path in written]

@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from tenfold.systems.full_skip_depth.decoders.resizing import enlarge, size_of
+
 Fusion = Literal["concat", "scalar", "se", "scalar+se", "pixel", "cbam"]
 FUSIONS: tuple[Fusion, ...] = ("concat", "scalar", "se", "scalar+se", "pixel", "cbam")
 Gate = Literal["2sigmoid", "sigmoid"]
@@ -76,22 +78,61 @@ class AdaptiveConcat(nn.Module):
         into = out_channels if fusion == "cbam" else channels
         self.out = nn.Sequential(nn.Conv2d(into, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels), nn.ReLU())
 
-    def forward(self, sources: Sequence[Tensor], up: Tensor) -> Tensor:
-        """``n`` maps ``(batch, c_j, height, width)`` and ``u`` of the same size to ``(batch, out, height, width)``."""
+    @property
+    def needs_means(self) -> bool:
+        """Whether the gates look at means over the maps as they come."""
+        return self.fusion in ("se", "scalar+se")
+
+    def forward(self, sources: Sequence[Tensor], up: Tensor, *, means: Tensor | None = None) -> Tensor:
+        """Join the maps.
+
+        Args:
+            sources: ``n`` maps ``(batch, c_j, height, width)``.
+            up: ``u``, of the same size.
+            means: ``(batch, channels)`` of the sources and ``u`` over the pixels, where they are known already.
+
+        Returns:
+            ``(batch, out_channels, height, width)``.
+        """
         z = self._joined(sources, up)
         if self.fusion == "cbam":
             z = self._with_channel_attention(z)
             z = torch.relu(self.dilated(z))
             return self.out(z + self.edge(z))
-        factor = self._factor(z)
+        factor = self._factor(z, means)
         if factor is None:
             return self.out(z)
-        if not (torch.compiler.is_exporting() or self.training) and z.shape[0] == 1:
+        if not self.training and isinstance(z.shape[0], int) and z.shape[0] == 1:
             # For one image the factors go into the 1x1 kernel: a pass over all channels and pixels less.
             convolution, norm, relu = self.out
             weight = convolution.weight * factor.view(1, -1, 1, 1)  # type: ignore[operator]
             return relu(norm(nn.functional.conv2d(z, weight)))
         return self.out(z * factor[:, :, None, None])
+
+    def join_enlarging(self, sources: Sequence[Tensor], below: Tensor, means: Tensor) -> Tensor:
+        """In eval mode, what ``forward`` gives for ``u``, the enlarged map ``below``, in fewer passes over large maps.
+
+        The 1x1 kernel, with factors and norm in it, goes over ``below`` before that is enlarged: both are linear, and
+        the weights of an enlarged pixel sum to one. Equal to ``forward`` but for rounding.
+
+        Args:
+            sources: see ``forward``; at least one.
+            below: ``(batch, up_channels, h, w)``.
+            means: see ``forward``.
+        """
+        convolution, norm, relu = self.out
+        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # type: ignore[operator]
+        factor = self._factor(below, means)
+        kernel = convolution.weight[:, :, 0, 0] * scale[:, None]  # type: ignore[index]
+        kernels = (kernel[None] if factor is None else factor[:, None] * kernel).split(
+            [*self.source_channels, below.shape[1]], 2
+        )
+        size = size_of(sources[0])
+        small = kernels[-1] @ below.flatten(2) + (norm.bias - norm.running_mean * scale)[:, None]  # type: ignore[operator]
+        y = enlarge(small.unflatten(2, size_of(below)), size)
+        for source, part in zip(sources, kernels[:-1], strict=True):
+            y = y + (part @ source.flatten(2)).unflatten(2, size)
+        return relu(y)
 
     def source_weights(self) -> Tensor:
         """``(n,)`` the weight of each source, 1 where the fusion has no weight that is the same for all images."""
@@ -128,7 +169,7 @@ class AdaptiveConcat(nn.Module):
             ]
         return torch.cat([*weighted, up], 1)
 
-    def _factor(self, z: Tensor) -> Tensor | None:
+    def _factor(self, z: Tensor, means: Tensor | None = None) -> Tensor | None:
         """``(batch or 1, channels)`` the product of source weights and channel gates; ``None`` where both are one."""
         weights = None
         if hasattr(self, "a"):
@@ -138,7 +179,8 @@ class AdaptiveConcat(nn.Module):
             weights = torch.cat([*parts, ones])[None]
         if not hasattr(self, "se"):
             return weights
-        pooled = z.mean((2, 3)) if weights is None else z.mean((2, 3)) * weights
+        means = z.mean((2, 3)) if means is None else means
+        pooled = means if weights is None else means * weights
         gates = torch.sigmoid(self.se(pooled))
         gates = 2 * gates if self.gate == "2sigmoid" else gates
         return gates if weights is None else gates * weights

@@ -11,6 +11,7 @@ from tenfold.systems.full_skip_depth.decoders.resizing import (
     RESIZES,
     Resize,
     Size,
+    divides,
     enlarge,
     shrink,
     shrink_in_turn,
@@ -164,10 +165,41 @@ class FullSkipDecoder(nn.Module):
         maps: list[Tensor] = []
         for name, level in self.levels.items():
             i = int(name)
+            joined = [resized[i, j] for j in self.sources[i]]
+            acm: AdaptiveConcat = level["acm"]  # type: ignore[index]
             up = enlarge(x, size_of(sources[i]))
-            x = level["block"](level["acm"]([resized[i, j] for j in self.sources[i]], up))  # type: ignore[index]
+            means = self._means(i, sources, resized, x, up) if acm.needs_means else None
+            if torch.compiler.is_exporting() and not self.training and joined and means is not None:
+                x = acm.join_enlarging(joined, x, means)
+            else:
+                x = acm(joined, up, means=means)
+            x = level["block"](x)  # type: ignore[index]
             maps.append(x)
         return maps[::-1]
+
+    def _means(
+        self,
+        level: int,
+        sources: dict[int, Tensor],
+        resized: dict[tuple[int, int], Tensor],
+        below: Tensor,
+        up: Tensor,
+    ) -> Tensor:
+        """``(batch, channels)`` means over what a level joins, each from the smallest map that has the same mean."""
+
+        def of(j: int) -> Tensor:
+            same = [resized[level, j]]
+            if self.resize == "area" and not self.projections:  # then a coarser map of exact blocks has the same mean
+                fine = size_of(sources[j])
+                whole = [i for i, source in resized if source == j and i >= j and divides(fine, size_of(sources[i]))]
+                if level in whole:
+                    same = [resized[i, j] for i in whole]
+            return min(same, key=lambda x: x.shape[-1] if isinstance(x.shape[-1], int) else 0).mean((2, 3))
+
+        twice = (2 * below.shape[-2], 2 * below.shape[-1])
+        known = all(isinstance(side, int) for side in (*twice, *size_of(up)))
+        last = below if known and twice == size_of(up) else up  # enlarged twofold, every pixel counts four times
+        return torch.cat([*(of(j) for j in self.sources[level]), last.mean((2, 3))], 1)
 
     def source_weights(self) -> dict[int, dict[int, float]]:
         """For every decoder level the learned weight of every source; 1 where the fusion has none for all images."""

@@ -71,6 +71,12 @@ def run(config: Config, run: Run) -> Results:
     for name, splits in place.sets.items():
         for note in splits.notes:
             run.say(f"{name}: {note}")
+    given = config.model.pretrained or config.model.encoder_weights is not None
+    if given and config.optimizer.batch_size < 4 and not config.model.frozen_batch_norm:
+        run.say(
+            f"batches of {config.optimizer.batch_size} give the encoder's batch normalizations poor statistics; keep "
+            "those that it was trained with by --model.frozen_batch_norm true"
+        )
     seeds = range(config.seed, config.seed + config.seeds)
     steps = [
         Step(f"{name}/{arm}/seed{seed}", (name, arm, seed)) for name in place.sets for seed in seeds for arm in arms
@@ -191,6 +197,7 @@ def load_data(config: Config, name: str, look: bool = True) -> DepthSplits:
         border=options.border,
         train_list=options.train_list,
         test_list=options.test_list,
+        use_right=options.use_right,
         validation=options.validation,
         test=options.test,
         order=options.order,

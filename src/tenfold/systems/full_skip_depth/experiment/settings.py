@@ -33,6 +33,7 @@ class DataOptions:
         border: what is cut off every training frame: ``none``, ``kitti`` or ``nyu``.
         train_list: split list of ``kitti`` or ``nyu``.
         test_list: split list of ``kitti`` or ``nyu``.
+        use_right: also train on the right camera's frames of KITTI's five-column lists.
         validation: share that validates, where the data have no such part.
         test: share that tests, where the data have no such part.
         order: which frames test: the last by ``name``, or ``random`` ones.
@@ -56,6 +57,7 @@ class DataOptions:
     border: Literal["none", "kitti", "nyu"] = "none"
     train_list: str | None = None
     test_list: str | None = None
+    use_right: bool = False
     validation: Share = 0.1
     test: Share = 0.2
     order: Literal["name", "random"] = "name"

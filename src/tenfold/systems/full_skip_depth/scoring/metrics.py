@@ -1,6 +1,8 @@
 """Errors of depth, per image: sums over its valid pixels, in float64, for a whole batch at once."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,26 +28,53 @@ def depth_metrics(prediction: Tensor, truth: Tensor, valid: Tensor) -> dict[str,
     Returns:
         By name ``(batch,)`` float64; NaN for an image without valid pixels.
     """
-    image, p, d = _gathered(prediction, truth, valid)
+    counts = valid.flatten(1).sum(1)
+    pixels = Pixels.of_images(prediction[valid], truth[valid], counts.tolist())
+    return metrics_of_pixels(pixels)
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Valid pixels of several images, one after the other.
+
+    Attributes:
+        p: ``(n,)`` float64 predictions, above 0.
+        d: ``(n,)`` float64 truth, above 0.
+        image: ``(n,)`` number of each pixel's image; ``None`` where there is but one.
+        images: number of images.
+    """
+
+    p: Tensor
+    d: Tensor
+    image: Tensor | None
+    images: int
+
+    @classmethod
+    def of_images(cls, p: Tensor, d: Tensor, counts: Sequence[int]) -> "Pixels":
+        """From predictions and truth ``(n,)`` of any type and the images' numbers of pixels, which sum to n."""
+        image = None
+        if len(counts) != 1:
+            each = torch.tensor(list(counts), device=p.device)
+            image = torch.repeat_interleave(torch.arange(len(counts), device=p.device), each)
+        return cls(p.to(torch.float64), d.to(torch.float64), image, len(counts))
+
+    def means(self, rows: Sequence[Tensor]) -> Tensor:
+        """Means of k times ``(n,)`` numbers of the pixels: ``(k, images)``; NaN without pixels."""
+        if self.image is None:
+            return torch.stack([row.mean() for row in rows])[:, None]
+        return _means(torch.stack(list(rows)), self.image, self.images)
+
+
+def metrics_of_pixels(pixels: Pixels) -> dict[str, Tensor]:
+    """``depth_metrics`` of valid pixels; by name ``(images,)``."""
+    p, d = pixels.p, pixels.d
     g = p.log() - d.log()
-    difference = p - d
+    difference = (p - d).abs_()
+    relative = difference / d
     squared = difference.square()
     ratio = torch.maximum(p / d, d / p)
-    mean = _means_by_image(
-        torch.stack(
-            [
-                difference.abs() / d,
-                squared / d,
-                squared,
-                g.square(),
-                g,
-                g.abs(),
-                *((ratio < 1.25**n).to(torch.float64) for n in (1, 2, 3)),
-            ]
-        ),
-        image,
-        len(prediction),
-    )
+    shares = [(ratio < 1.25**n).to(torch.float64) for n in (1, 2, 3)]
+    mean = pixels.means([relative, squared / d, squared, g.square(), g, g.abs(), *shares])
     return {
         "abs_rel": mean[0],
         "sq_rel": mean[1],
@@ -59,19 +88,19 @@ def depth_metrics(prediction: Tensor, truth: Tensor, valid: Tensor) -> dict[str,
     }
 
 
-def kitti_server_metrics(prediction: Tensor, truth: Tensor, valid: Tensor) -> dict[str, Tensor]:
-    """What KITTI's depth prediction server ranks by; arguments as ``depth_metrics``.
+def kitti_server_metrics(pixels: Pixels) -> dict[str, Tensor]:
+    """What KITTI's depth prediction server ranks by.
 
     Returns:
         ``silog`` (100 sqrt(mean g^2 - (mean g)^2)), ``sq_error_rel`` and ``abs_error_rel`` (per cent, of
         ``((p - d) / d)^2`` and ``|p - d| / d``), ``irmse`` (1/km), ``mae`` and ``rmse`` (metres).
     """
-    image, p, d = _gathered(prediction, truth, valid)
+    p, d = pixels.p, pixels.d
     g = p.log() - d.log()
     relative = (p - d) / d
     inverse = 1000 / p - 1000 / d
     rows = [g, g.square(), relative.square(), relative.abs(), inverse.square(), (p - d).abs(), (p - d).square()]
-    mean = _means_by_image(torch.stack(rows), image, len(prediction))
+    mean = pixels.means(rows)
     return {
         "silog": 100 * (mean[1] - mean[0].square()).clamp(min=0).sqrt(),
         "sq_error_rel": 100 * mean[2],
@@ -82,50 +111,37 @@ def kitti_server_metrics(prediction: Tensor, truth: Tensor, valid: Tensor) -> di
     }
 
 
-def depth_anything_metrics(prediction: Tensor, truth: Tensor, valid: Tensor) -> dict[str, Tensor]:
+def depth_anything_metrics(pixels: Pixels) -> dict[str, Tensor]:
     """As ``depth_metrics``, but silog as Depth Anything V2's program prints it: sqrt(mean g^2 - (mean g)^2 / 2)."""
-    found = depth_metrics(prediction, truth, valid)
-    image, p, d = _gathered(prediction, truth, valid)
-    mean_g = _means_by_image((p.log() - d.log())[None], image, len(prediction))[0]
+    found = metrics_of_pixels(pixels)
+    mean_g = pixels.means([pixels.p.log() - pixels.d.log()])[0]
     found["silog"] = (found["rmse_log"].square() - 0.5 * mean_g.square()).clamp(min=0).sqrt()
     return found
 
 
-def errors_by_distance(
-    prediction: Tensor, truth: Tensor, valid: Tensor, edges: Tensor
-) -> tuple[dict[str, Tensor], Tensor]:
+def errors_by_distance(pixels: Pixels, edges: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """``abs_rel`` and ``rmse`` of each image within bins of true distance.
 
     Args:
-        prediction: see ``depth_metrics``.
-        truth: see there.
-        valid: see there.
+        pixels: of the images.
         edges: ``(bins + 1,)`` ascending, in metres; a bin holds its lower edge and not its upper one.
 
     Returns:
-        By name ``(batch, bins)`` float64, NaN where an image has no pixel in a bin; and the numbers of pixels.
+        By name ``(images, bins)`` float64, NaN where an image has no pixel in a bin; and the numbers of pixels.
     """
-    image, p, d = _gathered(prediction, truth, valid)
+    p, d = pixels.p, pixels.d
     bins = len(edges) - 1
     place = torch.bucketize(d, edges.to(d), right=True) - 1
     inside = (place >= 0) & (place < bins)
-    index = image[inside] * bins + place[inside]
+    first = 0 if pixels.image is None else pixels.image[inside] * bins
+    index = place[inside] + first
     relative, squared = ((p - d).abs() / d)[inside], (p - d).square()[inside]
-    mean = _means_by_image(torch.stack([relative, squared]), index, len(prediction) * bins)
-    counts = torch.bincount(index, minlength=len(prediction) * bins).view(-1, bins)
+    mean = _means(torch.stack([relative, squared]), index, pixels.images * bins)
+    counts = torch.bincount(index, minlength=pixels.images * bins).view(-1, bins)
     return {"abs_rel": mean[0].view(-1, bins), "rmse": mean[1].sqrt().view(-1, bins)}, counts
 
 
-def _gathered(prediction: Tensor, truth: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Image number ``(n,)`` and float64 prediction and truth ``(n,)`` of the valid pixels."""
-    counts = valid.flatten(1).sum(1)
-    image = torch.repeat_interleave(torch.arange(len(prediction), device=valid.device), counts)
-    return image, prediction[valid].to(torch.float64), truth[valid].to(torch.float64)
-
-
-def _means_by_image(rows: Tensor, image: Tensor, images: int) -> Tensor:
-    """``(k, n)`` numbers of pixels and their images ``(n,)`` to means ``(k, images)``; NaN without pixels."""
-    if images == 1:
-        return rows.mean(1, keepdim=True)
-    sums = rows.new_zeros(len(rows), images).index_add_(1, image, rows)
-    return sums / torch.bincount(image, minlength=images)
+def _means(rows: Tensor, group: Tensor, groups: int) -> Tensor:
+    """``(k, n)`` numbers and their groups ``(n,)`` to means ``(k, groups)``; NaN of an empty one."""
+    sums = rows.new_zeros(len(rows), groups).index_add_(1, group, rows)
+    return sums / torch.bincount(group, minlength=groups)

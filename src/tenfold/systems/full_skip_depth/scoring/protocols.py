@@ -13,9 +13,10 @@ from torch import Tensor
 
 from tenfold.errors import UserError
 from tenfold.systems.full_skip_depth.scoring.metrics import (
+    Pixels,
     depth_anything_metrics,
-    depth_metrics,
     kitti_server_metrics,
+    metrics_of_pixels,
 )
 from tenfold.systems.full_skip_depth.training.augmentation import KB_HEIGHT, KB_WIDTH, kb_crop, kb_paste
 
@@ -43,7 +44,7 @@ class Protocol:
         align: ``median``: each prediction is multiplied by ``median(truth) / median(prediction)`` first.
         clip: whether predictions are clipped at all.
         least_pixels: images with fewer valid pixels are left out, and counted.
-        metrics: function of prediction, truth and valid pixels.
+        metrics: of valid pixels.
         png_scale: values per metre of its 16-bit PNG files, where the data set fixes it.
     """
 
@@ -56,7 +57,7 @@ class Protocol:
     align: Literal["none", "median"] = "none"
     clip: bool = True
     least_pixels: int = 1
-    metrics: Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]] = depth_metrics
+    metrics: Callable[[Pixels], dict[str, Tensor]] = metrics_of_pixels
     png_scale: float | None = None
 
     def prepare(self, prediction: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -72,18 +73,36 @@ class Protocol:
         Raises:
             UserError: the sizes do not belong together.
         """
+        prediction, truth = self._box(prediction, truth)
+        valid = self._valid(truth)
+        return self._usable(prediction, *self._seen(prediction, truth, valid)), truth, valid
+
+    def pixels(self, prediction: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+        """As ``prepare``, but prediction and truth ``(n,)`` of the valid pixels alone: few, where depth is sparse."""
+        prediction, truth = self._box(prediction, truth)
+        p, d = self._seen(prediction, truth, self._valid(truth))
+        return self._usable(p, p, d), d
+
+    def _box(self, prediction: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
         prediction, truth = self._of_one_size(prediction, truth)
         top, bottom, left, right = crop_box(self.crop, *truth.shape)
-        prediction, truth = prediction[top:bottom, left:right], truth[top:bottom, left:right]
-        valid = (truth > self.min_depth) & truth.isfinite()
-        if self.max_depth is not None:
-            valid &= truth < self.max_depth
-        if self.align == "median" and bool(valid.any()):
-            prediction = prediction * median_ratio(prediction, truth, valid)
+        return prediction[top:bottom, left:right], truth[top:bottom, left:right]
+
+    def _valid(self, truth: Tensor) -> Tensor:
+        return (truth > self.min_depth) & (truth < (torch.inf if self.max_depth is None else self.max_depth))
+
+    @staticmethod
+    def _seen(prediction: Tensor, truth: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        return prediction.masked_select(valid), truth.masked_select(valid)
+
+    def _usable(self, prediction: Tensor, p: Tensor, d: Tensor) -> Tensor:
+        """A prediction aligned by its valid pixels and clipped."""
+        if self.align == "median" and len(p):
+            prediction = prediction * median_ratio(p, d)
         high = self.max_depth if self.max_depth is not None else torch.finfo(prediction.dtype).max
         low = self.min_depth if self.clip else 1e-6
         prediction = prediction.nan_to_num(nan=low, posinf=high, neginf=low).clamp(min=low)
-        return (prediction.clamp(max=high) if self.clip else prediction), truth, valid
+        return prediction.clamp(max=high) if self.clip else prediction
 
     def _of_one_size(self, prediction: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
         cropped = (KB_HEIGHT, KB_WIDTH)
@@ -117,10 +136,10 @@ def crop_box(crop: Crop, height: int, width: int) -> Box:
     return int(top * height), int(bottom * height), int(left * width), int(right * width)
 
 
-def median_ratio(prediction: Tensor, truth: Tensor, valid: Tensor) -> float:
-    """``median(truth) / median(prediction)`` over the valid pixels; of an even number the middle two's mean."""
-    middle = float(np.median(prediction[valid].double().cpu().numpy()))
-    return float(np.median(truth[valid].double().cpu().numpy())) / max(middle, 1e-12)
+def median_ratio(prediction: Tensor, truth: Tensor) -> float:
+    """``median(truth) / median(prediction)`` of valid pixels ``(n,)``; of an even number the middle two's mean."""
+    middle = float(np.median(prediction.double().cpu().numpy()))
+    return float(np.median(truth.double().cpu().numpy())) / max(middle, 1e-12)
 
 
 PROTOCOLS = {

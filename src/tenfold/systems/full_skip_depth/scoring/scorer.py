@@ -16,7 +16,7 @@ from torch import Tensor
 from tenfold.errors import UserError
 from tenfold.files import files_below
 from tenfold.systems.full_skip_depth.scoring.boundaries import boundary_scores
-from tenfold.systems.full_skip_depth.scoring.metrics import errors_by_distance
+from tenfold.systems.full_skip_depth.scoring.metrics import Pixels, errors_by_distance
 from tenfold.systems.full_skip_depth.scoring.protocols import Protocol
 from tenfold.systems.full_skip_depth.sets.depth_files import DEPTH_SUFFIXES, read_depth
 
@@ -105,40 +105,50 @@ class DepthScorer:
 
     def update_all(self, predictions: Tensor, truths: Tensor, names: Sequence[str]) -> None:
         """Take a batch: ``(batch, height, width)`` each, and their names; the same as one by one, in less time."""
-        self._unusable += int((~(predictions > 0) | predictions.isinf()).sum())
+        self._unusable += predictions.numel() - int(((predictions > 0) & (predictions < torch.inf)).sum())
         for index, protocol in enumerate(self.protocols):
-            kept: list[tuple[str, int]] = []
-            prepared: list[tuple[Tensor, Tensor, Tensor]] = []
+            kept: list[str] = []
+            seen: list[tuple[Tensor, Tensor]] = []
+            maps: list[tuple[Tensor, Tensor, Tensor]] = []
             for prediction, truth, name in zip(predictions, truths, names, strict=True):
                 try:
-                    made = protocol.prepare(prediction, truth)
+                    pixels = protocol.pixels(prediction, truth)
                 except UserError as error:
                     raise UserError(f"{name}: {error}") from None
-                pixels = int(made[2].sum())
-                if pixels < max(1, protocol.least_pixels):
+                if len(pixels[0]) < max(1, protocol.least_pixels):
                     self._skipped[index].append(name)
-                else:
-                    kept.append((name, pixels))
-                    prepared.append(made)
+                    continue
+                kept.append(name)
+                seen.append(pixels)
+                if self.boundaries:
+                    maps.append(protocol.prepare(prediction, truth))
             if kept:
-                p, d, valid = (_stacked(parts) for parts in zip(*prepared, strict=True))
-                self._take(index, kept, p, d, valid)
+                self._take(index, kept, seen, maps)
 
-    def _take(self, index: int, kept: Sequence[tuple[str, int]], p: Tensor, d: Tensor, valid: Tensor) -> None:
+    def _take(
+        self,
+        index: int,
+        names: Sequence[str],
+        seen: Sequence[tuple[Tensor, Tensor]],
+        maps: Sequence[tuple[Tensor, Tensor, Tensor]],
+    ) -> None:
         """Keep the rows of images under a protocol."""
-        found = dict(self.protocols[index].metrics(p, d, valid))
-        if self.boundaries:
-            found |= boundary_scores(p, d, valid)
+        counts = [len(p) for p, _ in seen]
+        p, d = (parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*seen, strict=True))
+        pixels = Pixels.of_images(p, d, counts)
+        found = dict(self.protocols[index].metrics(pixels))
+        if maps:
+            found |= boundary_scores(*(torch.stack(parts) for parts in zip(*maps, strict=True)))
         columns = {key: value.tolist() for key, value in found.items()}
-        binned: Sequence[Tensor | None] = [None] * len(kept)
+        binned: Sequence[Tensor | None] = [None] * len(names)
         if len(self.edges):
-            errors, counts = errors_by_distance(p, d, valid, self.edges)
+            errors, in_bins = errors_by_distance(pixels, self.edges)
             binned = list(torch.stack([errors["abs_rel"], errors["rmse"]], 1))
-            self._bin_pixels[index] += counts.sum(0).cpu()
-        for place, (name, pixels) in enumerate(kept):
+            self._bin_pixels[index] += in_bins.sum(0).cpu()
+        for place, name in enumerate(names):
             row = {key: values[place] for key, values in columns.items()}
             self._rows[index].append((name, row, binned[place]))
-            self._pixels[index] += pixels
+        self._pixels[index] += sum(counts)
 
     def scores(self) -> list[Score]:
         """One score per protocol.
@@ -286,11 +296,6 @@ def _read_ahead(pairs: Sequence[FilePair], read: Any, threads: int) -> Iterator[
                 yield first, future.result()
         for first, future in waiting:
             yield first, future.result()
-
-
-def _stacked(parts: Sequence[Tensor]) -> Tensor:
-    """``(batch, height, width)``; one large image is not copied."""
-    return parts[0][None] if len(parts) == 1 else torch.stack(list(parts))
 
 
 def _files_by_name(folder: Path) -> dict[str, Path]:

@@ -55,6 +55,7 @@ def load_splits(
     border: str = "none",
     train_list: str | None = None,
     test_list: str | None = None,
+    use_right: bool = False,
     validation: float = 0.1,
     test: float = 0.2,
     order: Literal["name", "random"] = "name",
@@ -78,6 +79,7 @@ def load_splits(
         border: ``none``, ``kitti`` or ``nyu``: what is cut off every frame.
         train_list: split list of ``kitti`` or ``nyu``.
         test_list: split list of ``kitti`` or ``nyu``.
+        use_right: also train on the right camera's frames of KITTI's five-column lists.
         validation: share of the training frames that validates, where the data have no such part.
         test: share of the frames that tests, where the data have no such part.
         order: frames are divided in the order of their ``name`` (the last ones test, as a video
@@ -110,7 +112,7 @@ def load_splits(
         )
         found = DepthSplits(name, drive["train"], drive["val"], drive["test"], notes=[note])
     elif name == "kitti":
-        found = _kitti(find_data(root), train_list, test_list, validation, border, size)
+        found = _kitti(find_data(root), train_list, test_list, use_right, validation, border, size)
     elif name == "nyu":
         found = _nyu(find_data(root), train_list, test_list, validation, border)
     else:
@@ -154,11 +156,17 @@ def _rooms(name: str, images: int, size: tuple[int, int]) -> DepthSplits:
 
 
 def _kitti(
-    root: Path, train_list: str | None, test_list: str | None, validation: float, border: str, size: tuple | None
+    root: Path,
+    train_list: str | None,
+    test_list: str | None,
+    right: bool,
+    validation: float,
+    border: str,
+    size: tuple | None,
 ) -> DepthSplits:
     if train_list is None or test_list is None:
         raise UserError("KITTI needs its Eigen lists: --data.train_list and --data.test_list")
-    train = [pair for pair in kitti_pairs(root, train_list) if pair.depth is not None]
+    train = [pair for pair in kitti_pairs(root, train_list, right=right) if pair.depth is not None]
     tested = kitti_pairs(root, test_list)
     scored = [pair for pair in tested if pair.depth is not None]
     kept, held = _last_share(train, validation)

@@ -19,6 +19,7 @@ from tenfold.systems.query_summarizer.sets.load_sets import load_sets
 from tenfold.systems.query_summarizer.sets.rows import read_rows
 from tenfold.systems.query_summarizer.sets.topic import Topic, require_references
 from tenfold.systems.query_summarizer.text.reading import read_documents
+from tenfold.systems.query_summarizer.text.words import content_words
 
 Block = Literal["trigram", "bigram-ratio", "cosine", "mmr", "none"]
 
@@ -68,6 +69,10 @@ def _readable(summary: Summary, trained: bool) -> str:
     lines = [f"# {summary.query}"]
     if not trained:
         lines.append("# scored by TF-IDF, without a trained model; name one with --run")
+        if not content_words(summary.query):
+            lines.append("# the query has no word to look for: sentences are compared with the whole text")
+        elif summary.quotes and all(quote.score == 0 for quote in summary.quotes):
+            lines.append("# no word of the query is in the documents: these are merely their first sentences")
     for quote in summary.quotes:
         influence = ""
         if quote.without_query is not None:

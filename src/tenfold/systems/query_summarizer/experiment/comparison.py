@@ -135,8 +135,8 @@ def plots_of(outcomes: Outcomes) -> list[Plot]:
         )
     ]
     names = sparse_arms(outcomes)
-    if names:
-        shares = sorted({float(name.split()[-1].rstrip("%")) for name in names})
+    shares = sorted({float(name.split()[-1].rstrip("%")) for name in names})
+    if len(shares) > 1:  # else there is no curve
         series = []
         for criterion in dict.fromkeys(name.split()[0] for name in names):
             own = [f"{criterion} {share:g}%" for share in shares]
@@ -163,6 +163,7 @@ def plots_of(outcomes: Outcomes) -> list[Plot]:
                 caption="Each arm at its own learning rate, chosen on held-back topics; bars: one standard deviation.",
             )
         )
+    if names:
         held = ["both", *names] if "both" in outcomes else names
         plots.append(
             Plot(
