@@ -449,7 +449,8 @@ def build_index(
             index.add_locked(read, vectors, skipped)
             if progress is not None:
                 progress(min(first + segment, len(left)), len(left))
-        read, vectors, _ = encode(again) if again else ([], None, {})
-        if read and vectors is not None:  # mended meanwhile
-            index.add_locked(read, vectors)
+        if again:  # some may have been mended meanwhile
+            read, vectors, _ = encode(again)
+            if read:
+                index.add_locked(read, vectors)
     return index
