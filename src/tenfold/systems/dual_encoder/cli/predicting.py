@@ -10,6 +10,7 @@ from tenfold.errors import UserError
 from tenfold.files import printable
 from tenfold.models.folder import load_manifest
 from tenfold.run import read_config
+from tenfold.systems.dual_encoder.cli.asking import say_unknown
 from tenfold.systems.dual_encoder.inputs.batches import QuestionTensors
 from tenfold.systems.dual_encoder.load import describe, load, load_network
 from tenfold.systems.dual_encoder.networks.build import SYSTEM
@@ -44,6 +45,7 @@ def predict(run: str, inputs: list[str], *, question: str | None = None, factory
             )
         else:
             asked.append((question, name))
+    say_unknown(answerer, [text for text, _ in asked])
     lines = []
     for start in range(0, len(asked), 64):
         part = asked[start : start + 64]
