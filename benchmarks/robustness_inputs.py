@@ -1,6 +1,6 @@
 """Command lines, settings, configurations, data and model folders that nobody should give the program.
 
-    python benchmarks/robustness_inputs.py [--cases 2000] [--seed 0] [--minutes 30] [--runs FOLDER] [--out FILE]
+    python benchmarks/robustness_inputs.py [--cases 2000] [--seed 0] [--minutes 30] [--resume]
 
 Each case must end with exit code 0 or 2, with one line where it is 2, in at most 15 seconds of the processor's time or
 60 of the clock's, without a traceback and without asking for gigabytes, and what has no meaning must be refused.
@@ -403,23 +403,27 @@ def examine_apart(seed, numbers, runs, log):
     return list(rows.values())
 
 
-def run(cases, seed, minutes, folder, out):
+def run(cases, seed, minutes, folder, out, resume):
     """All cases, and the file of what was found."""
     began = time.monotonic()
+    out = Path(out)
+    before = json.loads(out.read_text()) if resume and out.exists() else {}
+    counts, refused = Counter(before.get("by_kind", {})), before.get("without_meaning", 0)
+    problems, number = before.get("problems", []), before.get("cases", 0)
     with tempfile.TemporaryDirectory() as name:
         runs, _ = finished_runs(Path(folder or name), [system.id for system in SYSTEMS])
-        counts, refused, problems, number = Counter(), 0, [], 0
         while number < cases and time.monotonic() - began < 60 * minutes:
             rows = examine_apart(seed, range(number, min(number + 50, cases)), runs, Path(name) / "log")
             number = max(row["number"] for row in rows) + 1
             counts.update(row["kind"] for row in rows)
             refused += sum(row["must_refuse"] for row in rows)
             problems += [row for row in rows if row["problem"]]
+            seconds = before.get("seconds", 0) + time.monotonic() - began
             found = {"cases": sum(counts.values()), "by_kind": dict(counts), "without_meaning": refused,
-                     "problems": problems, "seed": seed, "seconds": round(time.monotonic() - began, 1),
+                     "problems": problems, "seed": seed, "seconds": round(seconds, 1),
                      "systems": [system.id for system in SYSTEMS]}  # fmt: skip
-            Path(out).write_text(json.dumps(found, indent=1).replace(str(folder or name), "RUNS") + "\n")
-            print(f"{found['cases']} cases, {len(problems)} problems, {found['seconds']:.0f} s", flush=True)
+            out.write_text(json.dumps(found, indent=1).replace(str(folder or name), "RUNS") + "\n")
+            print(f"{found['cases']} cases, {len(problems)} problems, {seconds:.0f} s", flush=True)
     return int(bool(problems) or number < cases)
 
 
@@ -428,6 +432,7 @@ if __name__ == "__main__":
     parser.add_argument("--cases", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--resume", action="store_true", help="go on where the file of what was found ends")
     parser.add_argument("--runs", help="folder with finished runs by system, made where it is empty")
     parser.add_argument("--only", type=int, nargs="*", help="try these cases alone, and print what was found")
     parser.add_argument("--out", default=str(Path(__file__).parent / "results" / "robustness-inputs.json"))
@@ -437,4 +442,4 @@ if __name__ == "__main__":
         for row in examine(options.seed, options.only, found):
             print(json.dumps(row, indent=1))
         sys.exit()
-    sys.exit(run(options.cases, options.seed, options.minutes, options.runs, options.out))
+    sys.exit(run(options.cases, options.seed, options.minutes, options.runs, options.out, options.resume))

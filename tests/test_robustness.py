@@ -9,7 +9,7 @@ import pytest
 from tenfold.catalog import SYSTEMS
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "robustness_inputs.py"
-CASES_EACH = 40
+CASES_EACH = 15
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from .errors import RunStopped, TenfoldWarning, UserError
 from .results import Claim, Results, load_results
 from .sparse import SparseTuner, find_mask
 from .systems.activation_uncertainty import ActivationUncertainty, UncertainModel
-from .systems.backbone_search import SearchSpace, YOLOXLite, map_weights
+from .systems.backbone_search import SearchSpace, YOLOXLite, map_weights, search_backbones
 from .systems.boosted_exits import (
     BoostedExitLoss,
     EarlyExitModel,
@@ -15,6 +15,7 @@ from .systems.boosted_exits import (
     solve_thresholds,
 )
 from .systems.condensation_audit import CondensedSet, Doorping, NaiveAttack, audit, condense
+from .systems.dual_encoder import CrossModalAttentionLoss, DualEncoder
 from .systems.full_skip_depth import AdaptiveConcat, FullSkipDepth
 from .systems.graph_fusion import KnowledgeGraph, fuse_encoders
 from .systems.query_summarizer import QuerySummarizer, build_wikiref
@@ -30,7 +31,9 @@ __all__ = [
     "BoostedExitLoss",
     "Claim",
     "CondensedSet",
+    "CrossModalAttentionLoss",
     "Doorping",
+    "DualEncoder",
     "EarlyExitModel",
     "EarlyExitRunner",
     "FitResult",
@@ -69,5 +72,6 @@ __all__ = [
     "measure_peak_memory",
     "paired_bootstrap",
     "paired_difference",
+    "search_backbones",
     "solve_thresholds",
 ]

@@ -131,6 +131,13 @@ SYSTEMS = (
         paper="Transforming Wikipedia into Augmented Data for Query-Focused Summarization, IEEE/ACM TASLP 2022",
         package="tenfold.systems.query_summarizer",
     ),
+    System(
+        id="cross-modal-detector",
+        alias="cmt",
+        summary="3-D boxes from cameras and LiDAR in plain PyTorch, trained to survive the loss of either",
+        paper="Cross Modal Transformer: Towards Fast and Robust 3D Object Detection, ICCV 2023",
+        package="tenfold.systems.cross_modal_detector",
+    ),
 )
 
 

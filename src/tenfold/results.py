@@ -226,6 +226,7 @@ class Series(_Strict):
         x: abscissae, or names of the bars.
         y: ordinates; ``None`` leaves a gap.
         error: half-widths of the error bars, if any.
+        labels: what each point says of itself when it is pointed at, if anything.
         z: third coordinates, of a ``points`` plot.
         colours: a colour per point such as ``#1c2226``, of a ``points`` plot; that of the series where ``None``.
     """
@@ -234,15 +235,16 @@ class Series(_Strict):
     x: list[float] | list[str]
     y: list[float | None]
     error: list[float] | None = None
+    labels: list[str] | None = None
     z: list[float] | None = None
     colours: list[Colour] | None = None
 
     @model_validator(mode="after")
     def _same_length(self) -> "Series":
-        further = (self.error, self.z, self.colours)
+        further = (self.error, self.labels, self.z, self.colours)
         lengths = {len(self.x), len(self.y)} | {len(values) for values in further if values is not None}
         if len(lengths) != 1:
-            raise ValueError(f"series {self.name!r}: x, y, error, z and colours have different lengths")
+            raise ValueError(f"series {self.name!r}: x, y, error, labels, z and colours have different lengths")
         return self
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from voc import photo, write_voc
 
 from tenfold.errors import UserError
 from tenfold.systems.backbone_search.data.augment import (
@@ -27,15 +28,16 @@ from tenfold.systems.backbone_search.data.detection_set import DetectionSet
 from tenfold.systems.backbone_search.data.doctor import examine
 from tenfold.systems.backbone_search.data.letterbox import LetterboxedImages, letterbox
 from tenfold.systems.backbone_search.data.options import DetectionOptions
+from tenfold.systems.backbone_search.data.resampling import (
+    match,
+    resampled_difference,
+    weighted_average_precision,
+)
 from tenfold.systems.backbone_search.data.scenes import make_scenes
 from tenfold.systems.backbone_search.data.splits import check_leakage, load_detection
 from tenfold.systems.backbone_search.data.voc import read_voc
 from tenfold.systems.backbone_search.data.yolo import read_yolo
 from tenfold.systems.backbone_search.detector.postprocess import Detections, postprocess, suppress, to_photo
-
-
-def photo(number, height=40, width=60):
-    return np.random.default_rng(number).integers(0, 255, (height, width, 3), dtype=np.uint8)
 
 
 def write_coco(folder, count=10, change=None):
@@ -119,23 +121,6 @@ def test_images_that_are_damaged_or_of_another_size_are_refused(tmp_path):
         data.image(4)
     problems = " ".join(examine(DetectionOptions(name="coco", root=str(folder)))["problems"])
     assert "1 images are damaged" in problems and "another size" in problems and "category ids" in problems
-
-
-def write_voc(folder, extra=""):
-    for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
-        (folder / name).mkdir(parents=True)
-    for number in range(8):
-        Image.fromarray(photo(number)).save(folder / "JPEGImages" / f"i{number}.jpg")
-        (folder / "Annotations" / f"i{number}.xml").write_text(
-            "<annotation><size><width>60</width><height>40</height></size>"
-            "<object><name>dog</name><difficult>0</difficult><bndbox><xmin>2.0</xmin><ymin>3</ymin><xmax>30</xmax>"
-            "<ymax>20</ymax></bndbox><part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9"
-            "</ymax></bndbox></part></object>"
-            f"<object><name>cat</name><difficult>{int(number == 1)}</difficult><bndbox><xmin>5</xmin><ymin>5</ymin>"
-            f"<xmax>5</xmax><ymax>5</ymax></bndbox></object>{extra}</annotation>"
-        )
-    (folder / "ImageSets/Main/trainval.txt").write_text("".join(f"i{n} 1\n" for n in range(8)))
-    return folder
 
 
 def test_voc_folders_are_read_with_inclusive_corners(tmp_path):
@@ -341,6 +326,18 @@ def test_average_precision_is_that_of_pycocotools(capsys):
     oracle.summarize()
     assert average_precision(found, scenes)["map"] == pytest.approx(oracle.stats[0], abs=1e-9)
     assert np.allclose(coco_precision(found, scenes), oracle.eval["precision"][:, :, :, 0, -1], atol=1e-9)
+    # an image that is drawn twice counts twice, one that is not drawn not at all
+    matches, weights = match(found, scenes), torch.ones(3, 20)
+    weights[1] *= 2
+    weights[2, 10:] = 0
+    part = average_precision(found[:10], scenes.subset(range(10), "part"))["map"]
+    means = weighted_average_precision(matches, weights).tolist()
+    assert means == pytest.approx([oracle.stats[0], oracle.stats[0], part], abs=1e-9)
+    worse = match([Detections(d.boxes + 1, d.scores, d.classes) for d in found], scenes)
+    shaken = resampled_difference(matches, worse)
+    assert shaken.low < shaken.mean < shaken.high and shaken.pairs == 20
+    nothing = match([Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))] * 20, scenes)
+    assert weighted_average_precision(nothing, weights).tolist() == [0, 0, 0]
 
 
 def test_suppression_is_by_class_and_scores_are_products():

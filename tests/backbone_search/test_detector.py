@@ -9,6 +9,7 @@ from weights import draw
 from tenfold.cost import count_flops, count_parameters
 from tenfold.errors import UserError
 from tenfold.systems.backbone_search.detector.channels import ChannelLayout
+from tenfold.systems.backbone_search.detector.classifiers import from_classifier, load_classifier
 from tenfold.systems.backbone_search.detector.darknet import (
     DarknetPlan,
     Focus,
@@ -158,3 +159,61 @@ def test_plans_survive_json_and_refuse_nonsense():
             DetectorPlan.from_dict({**values, **change})
     with pytest.raises(UserError):
         DarknetPlan.from_dict({"widths": [16, 32], "depths": [1, 3, 3, 1]})
+
+
+def test_classifiers_give_their_backbones(tmp_path):
+    """torchvision's MobileNetV2 under its own names, and the same weights under those of FNA and OFA."""
+    from torchvision.models import mobilenet_v2
+
+    classifier = mobilenet_v2(weights=None).eval()
+    classifier.load_state_dict(draw(classifier.state_dict()))
+    state = classifier.state_dict()
+    torch.save(state, tmp_path / "mobilenet.pth")
+    plan = DetectorPlan(mobiledet("cpu"), 3)
+    ours = load_classifier(tmp_path / "mobilenet.pth", plan).eval()
+    assert [len(stage) for stage in ours.plan.backbone.stages] == [1, 2, 3, 4, 3, 3, 1]
+    image = torch.randint(0, 256, (1, 3, 64, 96)).float()
+    normal = (image.flip(1) / 255 - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor(
+        [0.229, 0.224, 0.225]
+    )[:, None, None]
+    with torch.no_grad():
+        theirs = classifier.features[0](normal)
+        assert torch.allclose(ours.backbone.stem(image)[..., 1:, 1:], theirs[..., 1:, 1:], atol=1e-4)
+        for stage, layers in ((0, [1]), (1, [2, 3]), (2, [4, 5, 6]), (3, range(7, 11)), (4, range(11, 14))):
+            x = theirs
+            for layer in layers:
+                theirs = classifier.features[layer](theirs)
+            assert torch.allclose(ours.backbone.stages[stage](x), theirs, atol=2e-4, rtol=1e-4)
+
+    kinds = {"0.0": 0, "0.1": 1, "1.0": 2, "1.1": 3, "2": 4, "3": 5}
+    light = {"0.0": 2, "0.1": 3, "1": 4, "2": 5}
+    parts = ["inverted_bottleneck.conv.conv", "inverted_bottleneck.bn.bn", "depth_conv.conv.conv", "depth_conv.bn.bn",
+             "point_linear.conv.conv", "point_linear.bn.bn"]  # fmt: skip
+    fna = {0: "0", 1: "1", 2: "3", 3: "4", 4: "6", 5: "7"}
+    places = [(s + 1, j) for s, depth in enumerate([1, 2, 3, 4, 3, 3, 1]) for j in range(depth)]
+    renamed = {"fna": {}, "ofa": {}}
+    for name, value in state.items():
+        _, layer, *rest, leaf = name.split(".")
+        if name.startswith("features.0."):
+            renamed["fna"][f"blocks.0.{rest[0]}.{leaf}"] = value
+            renamed["ofa"][f"first_conv.{('conv', 'bn')[int(rest[0])]}.{leaf}"] = value
+        elif name.startswith("features.") and int(layer) < 18:
+            kind = (light if layer == "1" else kinds)[".".join(rest[1:])]
+            stage, j = places[int(layer) - 1]
+            number = fna[kind - 2 if layer == "1" else kind]
+            renamed["fna"][f"blocks.{stage}.layers.{j}.op.{number}.{leaf}"] = value
+            renamed["ofa"][f"blocks.{int(layer) - 1}.mobile_inverted_conv.{parts[kind]}.{leaf}"] = value
+    for other in renamed.values():
+        found, weights = from_classifier(other)
+        assert found == ours.plan.backbone
+        assert all(torch.equal(value, ours.backbone.state_dict()[name]) for name, value in weights.items())
+    with pytest.raises(UserError, match="no stem"):
+        from_classifier({"conv1.weight": torch.zeros(1)})
+    larger = dict(renamed["ofa"])  # OFA's kernels shrink under matrices of their own
+    name = "blocks.3.mobile_inverted_conv.depth_conv.conv"
+    old = larger[f"{name}.conv.weight"]
+    larger[f"{name}.conv.weight"] = torch.nn.functional.pad(old.flip(0), [1] * 4)
+    larger[f"{name}.5to3_matrix"] = 2 * torch.eye(9)
+    found, weights = from_classifier(larger, kernel=3)
+    assert found == ours.plan.backbone and torch.equal(weights["stages.2.0.dw.conv.weight"], 2 * old.flip(0))
+    assert from_classifier(larger)[0].stages[2][0].kernel == 5

@@ -1,7 +1,9 @@
 import copy
+import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from weights import draw
 
@@ -12,7 +14,7 @@ from tenfold.systems.backbone_search.detector.yolox_lite import DetectorPlan, YO
 from tenfold.systems.backbone_search.mapping.batch_statistics import reestimate_batch_norm
 from tenfold.systems.backbone_search.mapping.channels import channel_importance, channel_map
 from tenfold.systems.backbone_search.mapping.map_weights import map_weights, nearest_parent
-from tenfold.systems.backbone_search.mapping.state_dicts import map_state_dict
+from tenfold.systems.backbone_search.mapping.state_dicts import map_state_dict, shrink_traced
 from tenfold.systems.backbone_search.space.mobile_space import SMALL_SEED, MobileSpace
 
 SMALL = {"neck": (16, 16, 16), "head": 16, "num_classes": 2}
@@ -59,10 +61,14 @@ def same(a, b):
 
 @pytest.mark.parametrize("plan", [mobile(ops="ift", se=False), mobile(se=True), darknet()], ids=["ops", "se", "csp"])
 @pytest.mark.parametrize("rule", ["fna", "tenfold"])
-def test_mapping_to_itself_is_the_identity_bit_for_bit(plan, rule):
+def test_mapping_to_itself_is_the_identity_bit_for_bit(plan, rule, tmp_path):
     source = drawn(plan)
     target, report = mapped(source, plan, rule=rule)
     assert same(source, target) and report.preserves_function and report.inherited == 1
+    read = YOLOXLite(DetectorPlan.from_dict(json.loads(json.dumps(plan.to_dict()))))  # and through a file
+    save_file(source.state_dict(), tmp_path / "weights.safetensors")
+    read.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+    assert same(source, mapped(read.eval(), read.plan, rule=rule)[0])
 
 
 @pytest.mark.parametrize("growth", ["live", "net2net"])
@@ -248,3 +254,33 @@ def test_own_networks_map_by_name_and_depth():
     with pytest.raises(UserError, match="depth pattern"):
         map_state_dict(source.state_dict(), target.state_dict(), depth=["layers"])
     assert nearest_parent({"a": 1, "b": 2}, {"y": {"a": 1, "b": 3}, "x": {"a": 4, "b": 3}}) == "y"
+
+
+def test_any_traceable_network_shrinks_by_its_dependencies():
+    pytest.importorskip("torch_pruning")
+
+    class Forked(nn.Module):
+        """Two branches that are added: their channels hang together."""
+
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(3, 16, 1)
+            self.norm, self.out = nn.BatchNorm2d(16), nn.Conv2d(16, 5, 1)
+
+        def forward(self, x):
+            return self.out(self.norm(self.a(x) + self.b(x)).relu()).mean((2, 3))
+
+    net = Forked().eval()
+    with torch.no_grad():  # eight channels matter, eight do not
+        for part in (net.a, net.b):
+            part.weight[1::2] *= 1e-3
+            part.bias[1::2] = 0
+        net.norm.weight[1::2] = 1e-6
+        net.out.weight[:, 1::2] *= 1e-3
+    narrow = shrink_traced(net, X[:, :, :8, :8], 0.5, keep=[net.out])
+    assert narrow.a.out_channels == narrow.b.out_channels == narrow.norm.num_features == narrow.out.in_channels == 8
+    assert torch.equal(narrow.a.weight, net.a.weight[::2]) and narrow.out.out_channels == 5
+    assert torch.allclose(narrow(X[:, :, :8, :8]), net(X[:, :, :8, :8]), atol=1e-4) and net.a.out_channels == 16
+    for share in (0, 1.5):
+        with pytest.raises(UserError, match="share"):
+            shrink_traced(net, X, share)

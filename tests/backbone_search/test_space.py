@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from tenfold.systems.backbone_search.detector.mobile import MobileBackbone, mobi
 from tenfold.systems.backbone_search.detector.yolox_lite import DetectorPlan, YOLOXLite, yolox
 from tenfold.systems.backbone_search.objectives.costs import _mobile, count_costs, peak_activations
 from tenfold.systems.backbone_search.objectives.limits import violations
+from tenfold.systems.backbone_search.objectives.lookup_table import LookUpTable
 from tenfold.systems.backbone_search.space.darknet_space import DarknetSpace
 from tenfold.systems.backbone_search.space.mobile_space import (
     SMALL_SEED,
@@ -131,3 +133,30 @@ def test_limits_count_only_what_is_over():
         violations({"parameters": 1}, {"latency_ms": 3})
     with pytest.raises(UserError, match="positive"):
         violations({"parameters": 1}, {"parameters": 0})
+
+
+def test_a_look_up_table_adds_up_blocks_and_is_refused_where_it_orders_otherwise(tmp_path):
+    space = MobileSpace(SMALL_SEED, mode="full", per_stage=True)
+    generator, template = np.random.default_rng(0), DetectorPlan(space.plan(space.seed), **NECK)
+    plans = [replace(template, backbone=space.plan(space.random(generator))) for _ in range(8)]
+    met = []
+
+    def timer(modules):  # as if every multiply-add took its time
+        met.extend(modules)
+        return {name: count_flops(module, *inputs) / 2e6 for name, (module, inputs) in modules.items()}
+
+    table = LookUpTable(template, 32, 64, timer)
+    whole = [count_costs(plan, 32, 64)["multiply_adds"] / 1e6 for plan in plans]
+    assert [table.milliseconds(plan) for plan in plans] == pytest.approx(whole)
+    assert len(met) == len(set(met)) == len(table.entries) and table.check(plans, whole) == pytest.approx(1)
+    table.save(tmp_path / "table.json")
+    again = LookUpTable(template, 32, 64, lambda modules: pytest.fail("measured twice"))
+    again.load(tmp_path / "table.json")
+    assert again.milliseconds(plans[3]) == pytest.approx(whole[3])
+    with pytest.raises(UserError, match="rank correlation"):
+        table.check(plans, [-value for value in whole])
+    (tmp_path / "table.json").write_text("[1]")
+    with pytest.raises(UserError, match="no look-up table"):
+        again.load(tmp_path / "table.json")
+    with pytest.raises(UserError, match="mobile backbones"):
+        table.milliseconds(yolox("nano", 2))

@@ -1,6 +1,7 @@
 """The five condensers and the selections: identities, known answers, resumption."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -236,8 +237,17 @@ def test_experts_are_kept_and_read(data, tmp_path):
     first = train_experts(data, small_factory(), settings, folder=tmp_path)
     again = train_experts(data, small_factory(), settings, folder=tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    with pytest.raises(UserError, match="made from other images"):
-        train_experts(data, factory_of("mlp", image_shape=(1, 8, 8), num_classes=3), settings, folder=tmp_path)
+    other = replace(data.preprocessing, mean=(0.2,))
+    for images, factory, rules, seed in (
+        (data, factory_of("mlp", image_shape=(1, 8, 8), num_classes=3), settings, 0),
+        (replace(data, labels=data.labels.roll(1)), small_factory(), settings, 0),
+        (replace(data, pixels=data.pixels.flip(0), images=None), small_factory(), settings, 0),
+        (replace(data, preprocessing=other, images=None), small_factory(), settings, 0),  # as whitening does
+        (data, small_factory(), replace(settings, learning_rate=0.5), 0),
+        (data, small_factory(), settings, 1),
+    ):
+        with pytest.raises(UserError, match="made from other images"):
+            train_experts(images, factory, rules, folder=tmp_path, seed=seed)
     (tmp_path / "expert-000.safetensors").write_bytes(b"no tensors")
     with pytest.raises(UserError, match="not an expert's file"):
         train_experts(data, small_factory(), settings, folder=tmp_path)

@@ -294,6 +294,8 @@ def rewrite(folder, **changes):
         ),
         ({"recipe": {"epochs": "many"}}, "recipe is not valid: epochs"),
         ({"recipe": {"epochs": 0}}, "at least 1"),
+        ({"recipe": {"epochs": 10**12}}, "1 to 100,000 epochs"),
+        ({"recipe": {"arguments": {"width": 10**9}}}, "at most 2,048"),
         ({"recipe": {"arguments": {"num_classes": 3}}}, "'num_classes', which the set itself decides"),
         ({"recipe": {"arguments": [1]}}, "recipe is not valid: arguments"),
         ({"recipe": {"script": "x"}}, "'script', which no recipe has"),

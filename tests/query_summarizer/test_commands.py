@@ -9,6 +9,8 @@ from safetensors.torch import load_file, save_file
 
 import tenfold
 from tenfold.cli import main
+from tenfold.systems.query_summarizer.rouge.scoring import DUC_MEASURES
+from tenfold.systems.query_summarizer.rouge.stemming import find_exceptions
 from tenfold.systems.query_summarizer.text.wordpiece import SPECIAL
 
 
@@ -82,6 +84,11 @@ def test_rouge_of_folders(tmp_path, capsys):
     assert "1 ROUGE-1 Eval d0601 R:0.75000 P:1.00000 F:0.85714" in out
     code, out, _ = call(capsys, "rouge", peers, models, "--porter", "true", "--against", tmp_path / "other")
     assert "over 2 topics" in out
+    if find_exceptions() is not None:
+        code, out, _ = call(capsys, "rouge", peers, models, "--duc", "true")
+        assert code == 0
+        assert [line.split()[1] for line in out.splitlines() if "Average_R" in line] == list(DUC_MEASURES)
+    assert "--duc sets measures" in refused(capsys, "rouge", peers, models, "--duc", "true", "--limit", 100)
     (models / "D0602.M.250.A.A").unlink()
     assert "no reference" in refused(capsys, "rouge", peers, models, "--porter", "true")
 

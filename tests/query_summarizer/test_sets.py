@@ -9,6 +9,7 @@ import zipfile
 
 import pytest
 
+from tenfold.cli import main
 from tenfold.errors import UserError
 from tenfold.systems.query_summarizer.sets.aquamuse import read_aquamuse
 from tenfold.systems.query_summarizer.sets.duc import read_duc, read_tdqfs
@@ -96,6 +97,13 @@ def test_duc_from_nist_archives_and_from_a_tree(tmp_path):
         (tree / name).write_bytes(content)
     (topic,) = read_duc(tree, "2007")
     assert topic.references == (("First.", "Second."),)  # paragraphs are split
+    assert main(["query-summarizer", "rows", "duc", str(nist), str(tmp_path / "duc.jsonl"), "--split", "2006"]) == 0
+    (row,) = read_rows(tmp_path / "duc.jsonl")
+    (again,) = read_duc(nist, "2006")
+    assert (row.query, row.references, row.texts) == (again.query, again.references, again.texts)
+    assert [d.id for d in row.documents] == [d.id for d in again.documents]
+    for wrong in (["duc", "--split", "2004"], ["td-qfs", "--split", "train"], ["aquamuse", "--split", "dev"]):
+        assert main(["query-summarizer", "rows", wrong[0], str(nist), str(tmp_path / "x"), *wrong[1:]]) == 2
     with pytest.raises(UserError, match="no topics of DUC 2005"):
         read_duc(tree, "2005")
     (nist / "NISTeval.tar.gz").write_bytes((nist / "NISTeval.tar.gz").read_bytes()[:50])
@@ -139,6 +147,17 @@ def test_rows_of_ones_own_and_of_wikicite(tmp_path):
     assert first.references == (("A.",),)
     assert second.query == "T, S"
     assert (len(second.documents), second.references, second.labels) == (2, (("x",), ("y", "z")), (1.0, 0.0, 0.0, 1.0))
+    path.write_text(
+        json.dumps({"query": "Q", "documents": ["One. Two.", "Three."], "summaries": ["Ann ran. Bob sat.", "Cy."]})
+    )
+    (row,) = read_rows(path)  # plurals hold several, singulars the sentences of one
+    assert [d.text for d in row.documents] == ["One. Two.", "Three."]
+    assert row.references == (("Ann ran.", "Bob sat."), ("Cy.",))
+    path.write_text(
+        json.dumps({"query": "Q", "document": ["One. Two.", "Three."], "summary": ["Ann ran. Bob sat.", "Cy."]})
+    )
+    (row,) = read_rows(path)
+    assert (len(row.documents), row.references) == (1, (("Ann ran.", "Bob sat.", "Cy."),))
     cloze = {
         "page_title": "T",
         "page_id": 3,

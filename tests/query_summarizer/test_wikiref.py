@@ -163,6 +163,15 @@ def test_a_statement_that_is_no_more_than_the_title_is_dropped():
     assert reason == "statement is the title"
 
 
+def test_measures_are_written_out():
+    ref = "<ref>[http://example.org/a x]</ref>"
+    text = (
+        f"They are {{{{convert|0.16|to|27|m2|sqft}}}} and {{{{convert|6|km|mi}}}} long in {{{{lang|fr|Paris}}}}.{ref}"
+    )
+    (found,) = statements(text)
+    assert (found.text, found.lost) == ("They are 0.16 to 27 m2 and 6 km long in Paris.", False)
+
+
 def test_addresses():
     assert canonical_url("https://WWW.Example.org:443//a/?b=2&a=1&utm_source=x#y") == "example.org/a?a=1&b=2"
     assert without_archive("https://web.archive.org/web/20120101000000/http://a.org/b") == "http://a.org/b"

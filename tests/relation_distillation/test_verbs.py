@@ -1,8 +1,6 @@
 """The system's own verbs on the command line."""
 
 import json
-import re
-import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +17,6 @@ from tenfold.systems.relation_distillation.experiment import settings
 from tenfold.systems.relation_distillation.vit.vision_transformer import vision_transformer
 
 SYSTEM = "relation-distillation"
-ROOM = Path(__file__).parents[2] / "src/tenfold/systems/relation_distillation/README.md"
 
 
 def test_a_sweep_prints_its_table_beside_the_papers(tmp_path, monkeypatch, capsys):
@@ -239,22 +236,6 @@ def test_photos_of_all_kinds_with_a_broken_one(photos, photographs, tmp_path, ca
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     right = [row["class"] == label for row, label in zip(rows, splits.test.labels, strict=True)]
     assert 100 * sum(right) / len(right) == pytest.approx(again["top1"])
-
-
-COMMANDS = re.findall(r"^(?:TENFOLD_DATA=DIR )?tenfold (.*?)(?: +#.*)?$", ROOM.read_text(), re.MULTILINE)
-
-
-@pytest.mark.parametrize("command", [line for line in COMMANDS if not re.search("preset|bench", line)])
-def test_commands_of_the_page_are_understood(command, tmp_path, monkeypatch, capsys):
-    """In an empty folder each ends with one line about a file that is missing, not about a word that is unknown."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TENFOLD_DATA", str(tmp_path))
-    if " sweep " in f" {command}":
-        command += " --preset small"
-    assert main(shlex.split(command)) == 2
-    error = capsys.readouterr().err
-    assert len(error.splitlines()) == 1
-    assert not re.search("unrecognized|no command|no verb|not a valid|expected", error), error
 
 
 def test_nothing_that_is_there_is_replaced(photographs, tmp_path, capsys):

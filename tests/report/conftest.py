@@ -43,7 +43,7 @@ def make(**changes):
             ),
             Plot(
                 id="cloud", title="Cloud", kind="scatter", x_label="a", y_label="b",
-                series=[Series(name="other", x=[1, 2], y=[2, 1])],
+                series=[Series(name="other", x=[1, 2], y=[2, 1], labels=[HOSTILE, "width=16"])],
             ),
         ],
         "tables": [

@@ -52,4 +52,4 @@ def ended(child, within=None):
             return os.waitstatus_to_exitcode(status)
         if until is not None and time.monotonic() > until:
             return None
-        time.sleep(0.002)
+        time.sleep(0.005)

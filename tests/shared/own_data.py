@@ -105,9 +105,22 @@ def many_images(folder):
     return [*class_folders(folder, each=70), "--data.auxiliary", "55", "--model.arguments", "{widths: [16]}"]
 
 
+def questions_about_photos(folder):
+    """Photos, and a table of questions about them."""
+    folder.mkdir(parents=True)
+    random, rows = np.random.default_rng(0), ["image,question,answer"]
+    for number in range(20):
+        Image.fromarray(random.integers(0, 255, (40, 48, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+        rows += [f"{number}.png,is there a {thing}?,{('yes', 'no')[number % 2]}" for thing in ("dog", "cat", "car")]
+    (folder / "questions.csv").write_text("\n".join(rows) + "\n")
+    named = ["--data.name", "folder", "--data.root", str(folder), "--data.file", "questions.csv"]
+    return [*named, "--model.shorter", "32"]
+
+
 OWN = {
     "backbone-search": boxes,
     "boosted-exits": class_folders,
+    "dual-encoder": questions_about_photos,
     "full-skip-depth": pairs_with_depth,
     "activation-uncertainty": many_images,
     "relation-distillation": class_folders,

@@ -64,6 +64,22 @@ def a_scene(folder):
     return [path]
 
 
+def a_rig(folder):
+    """A frame of a rig of two cameras and a LiDAR, as a file of frames beside its sensors' files."""
+    draw = np.random.default_rng(0)
+    np.save(folder / "points.npy", draw.uniform(-15, 15, (200, 4)).astype(np.float32))
+    cameras = []
+    for name in ("left", "right"):
+        Image.fromarray(draw.integers(0, 255, (40, 120, 3), dtype=np.uint8)).save(folder / f"{name}.png")
+        pose = [[0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]]
+        matrix = [[100, 0, 60], [0, 100, 20], [0, 0, 1]]
+        cameras.append({"name": name, "image": f"{name}.png", "intrinsics": matrix, "lidar2cam": pose})
+    path = folder / "frames.json"
+    frame = {"token": "0", "points": "points.npy", "cameras": cameras}
+    path.write_text(json.dumps({"format": "tenfold-frames-1", "frames": [frame]}))
+    return [path]
+
+
 CASES = {
     "backbone-search": Case(
         fast=["--data.scenes", "9", "--data.height", "32", "--data.width", "64", "--seed_training.epochs", "2",
@@ -74,6 +90,7 @@ CASES = {
         wrong={"--search.budget=0": "budget", "--search.population=1": "population",
                "--search.controls=[best]": "controls",
                "--search.limits={parameters: 10}": "smallest network", "--tuning.learning_rate=-1": "learning_rate",
+               "--search.latency=table": "latency_ms", "--space.sizes=[[32, 32]]": "sizes",
                "--data.height=100": "multiples of 32", "--space.neck=[16]": "neck", "--data.name=coco": "data.root"},
     ),
     "boosted-exits": Case(
@@ -160,6 +177,20 @@ CASES = {
         inputs=a_topic,
         wrong={"--selection.words=0": "words", "--sparse.fractions=[2]": "fractions", "--stage1.learning_rate=-1":
                "learning_rate", "--arms=[stage1]": "both", "--data.name=jsonl": "data.train"},
+    ),
+    "cross-modal-detector": Case(
+        fast=["--seeds", "1", "--data.train_scenes", "4", "--data.test_scenes", "2", "--optimizer.epochs", "2",
+              "--optimizer.pretask_epochs", "1", "--optimizer.batch_size", "4", "--model.start", "scratch",
+              "--model.dim", "16", "--model.heads", "2", "--model.queries", "16", "--model.depths", "4",
+              "--model.layers", "1", "--model.hidden", "32", "--model.pillar_grid", "[16, 16]", "--model.pillar_width",
+              "8", "--trainer.checkpoint_steps", "1"],
+        kill_at="steps/plain/seed0/last.ckpt",
+        inputs=a_rig,
+        wrong={"--data.area=[0, 0, 0, 1, 1]": "data.area", "--data.image_size=[20, 96]": "multiples of 8",
+               "--masking.images=0.9": "at most 1 together", "--arms=[plane]": "plane", "--model.dim=30": "model.heads",
+               "--model.pillar_grid=[3, 8]": "pillar_grid", "--augmentation.scale=[2, 1]": "augmentation.scale",
+               "--data.name=nuscenes": "data.root", "--model.start=missing": "missing",
+               "--optimizer.learning_rate=-1": "learning_rate"},
     ),
 }  # fmt: skip
 """By system; every system of the catalog has one."""

@@ -1,12 +1,24 @@
 """Two processes of torch.distributed for a function of a test."""
 
-import multiprocessing
 import sys
-import traceback
+import time
+from pathlib import Path
 
 import cloudpickle
+from warm import warm_process
+
+_PROGRAM = """
+import pickle, sys
+from pathlib import Path
 import torch
 import torch.distributed as dist
+
+folder, rank = Path(sys.argv[1]), int(sys.argv[2])
+torch.set_num_threads(1)
+dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+pickle.loads((folder / "work.pickle").read_bytes())(rank)
+dist.destroy_process_group()
+"""
 
 
 def on_two_ranks(work, folder):
@@ -19,28 +31,15 @@ def on_two_ranks(work, folder):
         folder: for the file by which the processes meet.
     """
     cloudpickle.register_pickle_by_value(sys.modules[work.__module__])
-    payload = cloudpickle.dumps(work)
-    context = multiprocessing.get_context("forkserver")
-    said = context.SimpleQueue()
-    processes = [context.Process(target=start, args=(payload, rank, str(folder), said)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        alive = process.is_alive()
-        process.kill()
-        assert not alive, "a process hangs"
-    assert [process.exitcode for process in processes] == [0, 0], said.get() if not said.empty() else "a process died"
-
-
-def start(payload, rank, folder, said):
-    """What each process does."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    try:
-        cloudpickle.loads(payload)(rank)
-    except BaseException:
-        said.put(f"rank {rank}: {traceback.format_exc()}")
-        raise SystemExit(1) from None
-    finally:
-        dist.destroy_process_group()
+    (Path(folder) / "work.pickle").write_bytes(cloudpickle.dumps(work))
+    programs = [warm_process("torch").start(_PROGRAM, ["two_ranks", folder, rank]) for rank in range(2)]
+    deadline = time.monotonic() + 120
+    while None in (codes := [program.poll() for program in programs]) and set(codes) <= {None, 0}:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    for program, code in zip(programs, codes, strict=True):
+        if code is None:  # the other one failed, or both hang
+            program.kill()
+            program.wait()
+    assert codes == [0, 0], "\n".join(program.err() for program in programs)

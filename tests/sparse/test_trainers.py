@@ -45,10 +45,10 @@ class Task(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
 
-def fit(net, mask, batches, folder, steps, **more):
+def fit(net, mask, batches, folder, epochs, **more):
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     trainer = Trainer(
-        max_steps=steps, accumulate_grad_batches=2, default_root_dir=folder, enable_checkpointing=False, **quiet
+        max_epochs=epochs, accumulate_grad_batches=2, default_root_dir=folder, enable_checkpointing=False, **quiet
     )
     trainer.fit(Task(net, mask), DataLoader(batches, batch_size=None), **more)
     return trainer
@@ -57,12 +57,12 @@ def fit(net, mask, batches, folder, steps, **more):
 def test_lightning_trains_and_resumes_as_a_plain_loop_does(net, batches, tmp_path):
     mask = find_mask(net, loss, [batches[0][:1]], fraction=0.05, dense=["mix.bias"])
     whole, stopped, wanted = (copy.deepcopy(net) for _ in range(3))
-    by_hand(wanted, mask, batches, accumulate=2)
-    fit(whole, mask, batches, tmp_path, 4)
+    by_hand(wanted, mask, batches * 2, accumulate=2)
+    fit(whole, mask, batches, tmp_path, 2)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), wanted.parameters(), strict=True))
-    fit(stopped, mask, batches, tmp_path, 2).save_checkpoint(tmp_path / "half.ckpt")
+    fit(stopped, mask, batches, tmp_path, 1).save_checkpoint(tmp_path / "half.ckpt")
     resumed = Net()
-    fit(resumed, mask, batches, tmp_path, 4, ckpt_path=tmp_path / "half.ckpt", weights_only=False)
+    fit(resumed, mask, batches, tmp_path, 2, ckpt_path=tmp_path / "half.ckpt", weights_only=False)
     assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), wanted.parameters(), strict=True))
     frozen = ~mask.dense("mix.weight")
     assert torch.equal(whole.mix.weight[frozen], net.mix.weight[frozen])
@@ -96,4 +96,6 @@ def test_transformers_trains_as_a_plain_loop_does(net, batches, tmp_path):
     ).train()
     assert optimizer.state_bytes() < 16 * (mask.chosen + 8) + 200
     for name, value in net.named_parameters():  # the Trainer shuffles a batch's rows: sums round differently
+        if name == "convolution.bias":  # in front of batch norm its gradient is nothing but rounding
+            continue
         torch.testing.assert_close(value, wanted.get_parameter(name), rtol=1e-4, atol=1e-5)

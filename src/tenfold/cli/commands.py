@@ -59,6 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name = f"{printable(error.filename, 120)}: " if error.filename else ""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         return say(f"{name}{error.strerror or error}{'; make room and try again' if full else ''}", 1 if full else 2)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate" not in str(error) and "out of memory" not in str(error):
+            raise
+        return say("there is not enough memory for this; take smaller batches, images, networks or data", 1)
     except SystemExit as leaving:  # --help and --version
         return int(leaving.code or 0)
 
@@ -325,7 +329,8 @@ def _position_of_run(arguments: Sequence[str]) -> int:
 def _import(arguments: list[str]) -> int:
     """Turn an official checkpoint of a system into a model folder"""
     if not arguments or arguments[0].startswith("-"):
-        print(f"usage: tenfold import SYSTEM CHECKPOINT [...]\n\n{paragraph(_import.__doc__ or '')}")
+        print(paragraph("usage: tenfold import SYSTEM CHECKPOINT [...]") + "\n")
+        print(paragraph(_import.__doc__ or ""))
         return 0 if arguments else 2
     system = find_system(arguments[0])
     return call(system.commands.import_official, f"tenfold import {system.id}", arguments[1:])

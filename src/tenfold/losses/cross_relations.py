@@ -64,6 +64,6 @@ def cross_relation_kl(
     weights = counted.to(wide(queries_s[:0]).dtype)
     weights = weights / weights.sum().clamp(min=1)
     added = additive_mask(key_mask, False, None, queries_s)
-    scales = (side.shape[-1] ** -0.5 / temperature for side in (queries_s, queries_t))
+    scale_s, scale_t = (side.shape[-1] ** -0.5 / temperature for side in (queries_s, queries_t))
     with torch.autocast(queries_s.device.type, enabled=False):
-        return direct_kl(queries_s, keys_s, queries_t, keys_t, *scales, added, added, weights)
+        return direct_kl(queries_s, keys_s, queries_t, keys_t, scale_s, scale_t, added, added, weights)

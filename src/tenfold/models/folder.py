@@ -201,7 +201,7 @@ def no_larger_than_its_files(folder: str | Path, arguments: Mapping[str, Any]) -
         UserError: one of its numbers, or the network that is being built, is far larger than these files.
     """
     size = sum(path.stat().st_size for path in Path(folder).iterdir() if path.is_file())
-    largest = _largest_number(arguments)
+    largest = largest_number(arguments)
     if largest > max(size, _LEAST_BOUND):
         raise UserError(
             f"{printable(folder)} describes a network by the number {printable(largest, 30)}, which "
@@ -214,12 +214,12 @@ def no_larger_than_its_files(folder: str | Path, arguments: Mapping[str, Any]) -
         raise UserError(f"{printable(folder)} describes a network that cannot be built; it is damaged") from error
 
 
-def _largest_number(value: Any) -> float:
+def largest_number(value: Any) -> float:
     """The largest absolute value of all numbers that are somewhere in plain values; 0 where there is none."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list | tuple):
-        return max(map(_largest_number, value), default=0)
+        return max(map(largest_number, value), default=0)
     return abs(value) if isinstance(value, int | float) and value == value else 0
 
 

@@ -27,6 +27,8 @@ SYMBOLS = {
 
 _DASHES = {"solid": "", "dash": "6 3", "dot": "2 3", "dashdot": "7 3 2 3"}
 _MOST_POINTS_WITH_MARKERS = 40
+_LABEL_WIDTH = 48
+"""Characters of a line of what a point says of itself."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ def _trace(plot: Plot, series: Series, slot: int) -> go.Bar | go.Scatter | go.Sc
         "y": series.y,
         "error_y": {"type": "data", "array": series.error, "thickness": 1.2, "width": 3} if series.error else None,
         "meta": slot % COLOURS,
+        "hovertext": [_wrapped(label, _LABEL_WIDTH) for label in series.labels] if series.labels else None,
     }
     if plot.kind == "bar":
         return go.Bar(**common, marker={"pattern": {"shape": ["", "/", "\\", "x"][slot // COLOURS % 4]}})
@@ -171,10 +174,7 @@ def _layout(plot: Plot) -> go.Layout:
     shared = len({tuple(series.x) for series in plot.series}) == 1
     if plot.kind == "bar" or len(numbers) < len(abscissae):
         categories = list(dict.fromkeys(_literal(x) if isinstance(x, str) else x for x in abscissae))
-        texts = [
-            "<br>".join(map(_literal, textwrap.wrap(str(x), 14, break_long_words=False)))
-            for x in dict.fromkeys(abscissae)
-        ]
+        texts = [_wrapped(str(x), 14) for x in dict.fromkeys(abscissae)]
         x_axis: dict[str, Any] = {"type": "category", "tickvals": categories, "ticktext": texts}
     elif plot.log_x and all(x > 0 for x in numbers):  # a logarithmic axis would silently drop the others
         x_axis = {"type": "log", "tickformat": "~s" if min(numbers, default=1) >= 1 else "~g"}
@@ -196,6 +196,10 @@ def _layout(plot: Plot) -> go.Layout:
 
 def _axis(label: str) -> dict[str, Any]:
     return {"title": {"text": _literal(label), "standoff": 12}, "automargin": True, "hoverformat": ",.5~r"}
+
+
+def _wrapped(text: str, width: int) -> str:
+    return "<br>".join(map(_literal, textwrap.wrap(text, width, break_long_words=False)))
 
 
 def _literal(text: str) -> str:

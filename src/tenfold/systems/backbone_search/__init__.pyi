@@ -1,5 +1,6 @@
 from .detector.assignment import Assignment as Assignment
 from .detector.assignment import assign as assign
+from .detector.classifiers import load_classifier as load_classifier
 from .detector.darknet import DarknetPlan as DarknetPlan
 from .detector.loss import DetectionLoss as DetectionLoss
 from .detector.loss import Truth as Truth
@@ -24,13 +25,18 @@ from .evolution.ranking import crowding_distances as crowding_distances
 from .evolution.ranking import hypervolume as hypervolume
 from .evolution.ranking import non_dominated_ranks as non_dominated_ranks
 from .evolution.sampler import EvolutionSampler as EvolutionSampler
+from .evolution.worker import search_backbones as search_backbones
 from .mapping.batch_statistics import reestimate_batch_norm as reestimate_batch_norm
 from .mapping.map_weights import MappingReport as MappingReport
 from .mapping.map_weights import map_weights as map_weights
 from .mapping.state_dicts import map_state_dict as map_state_dict
 from .mapping.state_dicts import shrink_traced as shrink_traced
+from .objectives.int8 import quantize as quantize
+from .objectives.lookup_table import LookUpTable as LookUpTable
+from .serving import OnnxDetector as OnnxDetector
 from .serving import ServedDetector as ServedDetector
 from .serving import load as load
+from .serving import load_onnx as load_onnx
 from .space.darknet_space import DarknetSpace as DarknetSpace
 from .space.mobile_space import SMALL_SEED as SMALL_SEED
 from .space.mobile_space import MobileSeed as MobileSeed

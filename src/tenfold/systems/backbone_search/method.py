@@ -3,19 +3,20 @@
 
     train the seed detector S                                          -> theta0
     every candidate a:   theta = map(theta0, S -> a)                   map_weights
-                         batch statistics, short tuning, statistics    evaluate
+                         short tuning, batch statistics                evaluate
                          (score on the search split, cost)             SearchTask
     NSGA-II over generations                                           evolution
     promotion: the front's best, tuned longer                          promote
     chosen budget: map once more, train to the end, test once          experiment
 
-That candidates are tuned shortly, and statistics re-estimated before and after, is a reconstruction (the abstract
+That candidates are tuned shortly, and statistics re-estimated, is a reconstruction (the abstract
 names only the mapping); so is promotion. Nothing here knows files or commands; any other triple of space, training
 and score is a ``SearchTask``, too.
 """
 
 import hashlib
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -57,7 +58,8 @@ class CandidateOptions:
         growth: how new channels begin.
         deepen: how new blocks begin.
         parts: what is mapped, the whole ``detector`` or the ``backbone``.
-        statistics: estimate batch statistics afresh, after mapping and after tuning.
+        statistics: estimate batch statistics afresh, after mapping (where the network is scored as it is) and after
+            tuning.
         inherit: from the ``seed``, or from the nearest evaluated ``parent`` (Lamarck; one worker).
         untuned: also score before tuning, to see what a cheaper score would have said.
     """
@@ -140,25 +142,43 @@ class DetectorSearch:
     def evaluate(self, genome: Mapping[str, Any], digest: str) -> Evaluation:
         """Map, tune and score a genome; the same for one genome in every process."""
         known = self.cache / f"{digest}.json" if self.cache is not None else None
-        if known is not None and known.exists():
-            saved = json.loads(known.read_text())
-            return Evaluation(saved["score"], saved["details"])
-        started = time.perf_counter()
-        model, details = self.prepared(genome, derived_seed(self.seed, int(digest[:12], 16)))
-        seed = derived_seed(self.seed, int(digest[:12], 16), 1)
-        self.tune(model, genome, self.tuning, seed)
-        score = self.score(model, genome)
-        details["seconds"] = round(time.perf_counter() - started, 3)
-        if self.weights is not None:
-            self._keep(model, genome, digest)
+        saved = json.loads(known.read_text()) if known is not None and known.exists() else None
+        if saved is None:
+            started = time.perf_counter()
+            model, details = self.tuned(genome, digest)
+            saved = {"score": self.score(model, genome), "details": details}
+            details["seconds"] = round(time.perf_counter() - started, 3)
+            if self.weights is not None:
+                self._keep(model, genome, digest)
+        if self.options.untuned and "untuned" not in saved["details"]:
+            saved["details"]["untuned"] = self.untuned(genome, digest)
         if known is not None:
-            temporary = known.with_suffix(".tmp")
-            temporary.write_text(json.dumps({"score": score, "details": details}))
+            temporary = known.with_suffix(f".{os.getpid()}.tmp")
+            temporary.write_text(json.dumps(saved))
             temporary.replace(known)
-        return Evaluation(score, details)
+        details = {k: v for k, v in saved["details"].items() if k != "untuned" or self.options.untuned}
+        return Evaluation(saved["score"], details)
 
-    def prepared(self, genome: Mapping[str, Any], seed: int) -> tuple[YOLOXLite, dict[str, Any]]:
-        """A genome's detector before tuning, and what the mapping did."""
+    def tuned(self, genome: Mapping[str, Any], digest: str) -> tuple[YOLOXLite, dict[str, Any]]:
+        """A genome's detector, mapped and shortly tuned, and what the mapping did; the same in every process."""
+        model, details = self.prepared(genome, derived_seed(self.seed, int(digest[:12], 16)))
+        self.tune(model, genome, self.tuning, derived_seed(self.seed, int(digest[:12], 16), 1))
+        return model, details
+
+    def untuned(self, genome: Mapping[str, Any], digest: str) -> float:
+        """The score of a genome after mapping and batch statistics alone: what a screen goes by."""
+        model, _ = self.prepared(genome, derived_seed(self.seed, int(digest[:12], 16)), judged=True)
+        return self.score(model, genome)
+
+    def prepared(self, genome: Mapping[str, Any], seed: int, judged: bool = False) -> tuple[YOLOXLite, dict[str, Any]]:
+        """A genome's detector before tuning, and what the mapping did.
+
+        Args:
+            genome: whole.
+            seed: of fresh weights and draws.
+            judged: it is scored as it is, so that its batch statistics must be right; before a tuning they need not
+                be, since training takes those of its batches and estimates the running ones when it has ended.
+        """
         torch.manual_seed(seed)
         model, options = YOLOXLite(self.plan(genome)), self.options
         details: dict[str, Any] = {}
@@ -172,10 +192,8 @@ class DetectorSearch:
             )  # fmt: skip
             details["inherited"] = round(report.inherited, 4)
             # A mapping that keeps the function has the right statistics already: estimating them again only adds noise.
-            if options.statistics and not report.preserves_function:
+            if judged and options.statistics and not report.preserves_function:
                 self.estimate(model, genome)
-        if options.untuned:
-            details["untuned"] = self.score(model, genome)
         return model, details
 
     def _source(self, genome: Mapping[str, Any]) -> YOLOXLite:
@@ -236,8 +254,9 @@ class DetectorSearch:
     ) -> SearchTask:  # fmt: skip
         """The search as evolution takes it."""
         return SearchTask(
-            self.space, self.costs, self.evaluate, tuple(objectives), dict(limits or {}), self.fingerprint, initial
-        )
+            self.space, self.costs, self.evaluate, tuple(objectives), dict(limits or {}), self.fingerprint, initial,
+            cheap=self.untuned,
+        )  # fmt: skip
 
 
 def promote(

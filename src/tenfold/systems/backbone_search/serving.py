@@ -9,32 +9,28 @@ from typing import Any
 import numpy as np
 import torch
 
-from tenfold.errors import UserError, require
-from tenfold.files import write_atomically
+from tenfold.errors import UserError
 from tenfold.models.folder import load_manifest, load_weights, no_larger_than_its_files
-from tenfold.models.onnx import OnnxExport, export_onnx
+from tenfold.models.onnx import OnnxExport, describe_onnx, export_onnx, onnx_session
 from tenfold.systems.backbone_search.data.letterbox import letterbox
 from tenfold.systems.backbone_search.detector.postprocess import Detections, postprocess, to_photo
 from tenfold.systems.backbone_search.detector.yolox_lite import DetectorPlan, YOLOXLite
 from tenfold.systems.backbone_search.objectives.latency import Detecting
 
 
-@dataclass(frozen=True)
-class ServedDetector:
-    """A detector with its preprocessing.
+class _Served:
+    """A detector with its preprocessing and its suppression, whatever computes it."""
 
-    Attributes:
-        model: in eval mode.
-        extra: classes, ids, input size, score rule.
-    """
-
-    model: YOLOXLite
     extra: Mapping[str, Any]
 
     @property
     def classes(self) -> list[str]:
         """Names of the classes."""
         return list(self.extra["classes"])
+
+    def outputs(self, images: torch.Tensor) -> torch.Tensor:
+        """``(1, cells, 5 + classes)`` of ``YOLOXLite.detect`` for one letterboxed image ``(1, 3, height, width)``."""
+        raise NotImplementedError
 
     def __call__(self, image: np.ndarray, confidence: float = 0.3, overlap: float = 0.65) -> Detections:
         """The same as ``detect``."""
@@ -49,11 +45,71 @@ class ServedDetector:
             overlap: of two boxes of one class with more overlap the worse goes.
         """
         pixels, ratio = letterbox(image, self.extra["height"], self.extra["width"])
-        with torch.inference_mode():
-            output = self.model.detect(pixels[None].float())
         most = int(self.extra.get("most_detections", 100))
+        output = self.outputs(pixels[None].float())
         found = postprocess(output, confidence=confidence, overlap=overlap, most=most)[0]
         return to_photo(found, ratio, image.shape[:2])
+
+
+@dataclass(frozen=True)
+class ServedDetector(_Served):
+    """A detector of PyTorch, ready to be called with a picture.
+
+    Attributes:
+        model: in eval mode.
+        extra: classes, ids, input size, score rule.
+    """
+
+    model: YOLOXLite
+    extra: Mapping[str, Any]
+
+    def outputs(self, images: torch.Tensor) -> torch.Tensor:
+        """See ``YOLOXLite.detect``."""
+        with torch.inference_mode():
+            return self.model.detect(images)
+
+
+@dataclass(frozen=True)
+class OnnxDetector(_Served):
+    """An exported detector on onnxruntime, ready to be called with a picture.
+
+    Attributes:
+        session: of the file.
+        extra: from the file's metadata.
+    """
+
+    session: Any
+    extra: Mapping[str, Any]
+
+    def outputs(self, images: torch.Tensor) -> torch.Tensor:
+        """See ``YOLOXLite.detect``."""
+        return torch.from_numpy(self.session.run(["output"], {"images": images.numpy()})[0])
+
+
+def load_onnx(path: str | Path, threads: int = 1) -> OnnxDetector:
+    """The detector of a file that ``export_detector`` wrote, float or INT8.
+
+    Args:
+        path: the file.
+        threads: of onnxruntime.
+
+    Raises:
+        UserError: the file cannot be read, or does not carry along what it needs.
+    """
+    session = onnx_session(path, threads)
+    told = session.get_modelmeta().custom_metadata_map
+    try:
+        height, width = (int(side) for side in told["size"].split("x"))
+        classes = [str(name) for name in json.loads(told["classes"])]
+        most = int(told.get("most_detections", 100))
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path} carries no classes and size along: export it again with tenfold") from error
+    shapes = [list(session.get_inputs()[0].shape), session.get_outputs()[0].shape[-1]]
+    if shapes != [[1, 3, height, width], 5 + len(classes)]:
+        raise UserError(f"{path} says {height}x{width} and {len(classes)} classes, but its network has other shapes")
+    return OnnxDetector(
+        session, {"classes": classes, "height": height, "width": width, "most_detections": most, "score": told["score"]}
+    )
 
 
 def load(folder: str | Path, *, factory: str | None = None) -> ServedDetector:
@@ -103,20 +159,22 @@ def export_detector(model: YOLOXLite, path: Path, extra: Mapping[str, Any]) -> O
     done = export_onnx(
         Detecting(model).eval(), [image], path, input_names=["images"], output_names=["output"], tolerance=1e-4
     )
-    onnx = require("onnx", "onnx")
-    file = onnx.load(str(path))
-    facts = {
+    describe_onnx(path, metadata_of(extra))
+    return done
+
+
+def metadata_of(extra: Mapping[str, Any]) -> dict[str, str]:
+    """What an exported file says of itself."""
+    height, width = extra["height"], extra["width"]
+    return {
+        "system": "backbone-search",
         "classes": json.dumps(list(extra["classes"])),
         "size": f"{height}x{width}",
         "input": "BGR, 0 to 255, scaled by min(height / h, width / w) into the top left corner, filled with 114",
         "output": "cells x (centre x, centre y, width, height in pixels of the input; objectness; classes)",
         "score": str(extra.get("score", "")),
+        "most_detections": str(extra.get("most_detections", 100)),
     }
-    for key, value in facts.items():
-        entry = file.metadata_props.add()
-        entry.key, entry.value = key, value
-    write_atomically(path, file.SerializeToString())
-    return done
 
 
 def draw_boxes(image: np.ndarray, found: Detections, classes: list[str]) -> Any:

@@ -6,7 +6,14 @@ from typing import Any, get_args
 from torch import nn
 
 from tenfold.errors import UserError
-from tenfold.models.folder import Manifest, load_manifest, load_weights, refuse_code, save_model
+from tenfold.models.folder import (
+    Manifest,
+    load_manifest,
+    load_weights,
+    no_larger_than_its_files,
+    refuse_code,
+    save_model,
+)
 from tenfold.systems.dual_encoder.index.answerer import VisualAnswerer
 from tenfold.systems.dual_encoder.inputs.preparation import ImagePreparation
 from tenfold.systems.dual_encoder.inputs.tokenizer import QuestionTokenizer
@@ -68,7 +75,8 @@ def load_network(folder: str | Path, *, factory: str | None = None) -> tuple[Any
     """
     manifest = load_manifest(folder, SYSTEM)
     refuse_code(manifest, factory)
-    network = build_model(manifest.builder, manifest.arguments)
+    with no_larger_than_its_files(folder, manifest.arguments):
+        network = build_model(manifest.builder, manifest.arguments)
     load_weights(network, folder)
     return network.eval(), manifest
 
@@ -80,7 +88,8 @@ def describe(manifest: Manifest) -> tuple[QuestionTokenizer, ImagePreparation, t
         UserError: one is missing or damaged.
     """
     extra = manifest.extra
-    answers, task = extra.get("answers"), extra.get("task")
+    answers = extra.get("answers")
+    task: Any = extra.get("task")
     if not isinstance(answers, list) or task not in get_args(Task):
         raise UserError("the model's answers or task are damaged (model.json)")
     preparation = ImagePreparation.from_dict(extra.get("preparation"))

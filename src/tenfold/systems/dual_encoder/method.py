@@ -146,7 +146,7 @@ class CrossModalAttentionLoss:
         masks = {"t": text_mask, "v": image_mask}
         prefix = min(student.prefix, teacher.prefix)
         student, teacher = student.with_prefix(prefix), teacher.with_prefix(prefix)
-        found = {}
+        found: dict[str, Tensor] = {}
         for which in self.maps:
             ours, theirs = student.map(which), teacher.map(which)
             if ours is None or theirs is None:

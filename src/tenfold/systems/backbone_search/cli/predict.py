@@ -2,12 +2,13 @@
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from tenfold.errors import UserError
 from tenfold.files import write_atomically
 from tenfold.systems.backbone_search.data.detection_set import read_rgb
-from tenfold.systems.backbone_search.serving import draw_boxes, load
+from tenfold.systems.backbone_search.serving import OnnxDetector, ServedDetector, draw_boxes, load, load_onnx
 
 
 def predict(run: str, inputs: list[str], *, confidence: float = 0.3, out: str | None = None) -> str:
@@ -19,9 +20,27 @@ def predict(run: str, inputs: list[str], *, confidence: float = 0.3, out: str | 
         confidence: least score, in [0, 1].
         out: folder for copies of the pictures with boxes; none are drawn where not given.
     """
+    return _predict(lambda: load(run), inputs, confidence, out)
+
+
+def predict_onnx(path: str, inputs: list[str], *, confidence: float = 0.3, out: str | None = None) -> str:
+    """Find objects in pictures with an exported file on onnxruntime: what ``predict`` gives.
+
+    Args:
+        path: model.onnx or model-int8.onnx of ``tenfold export``, which carries classes, size and score rule along.
+        inputs: image files.
+        confidence: least score, in [0, 1].
+        out: folder for copies of the pictures with boxes; none are drawn where not given.
+    """
+    return _predict(lambda: load_onnx(path), inputs, confidence, out)
+
+
+def _predict(
+    loaded: Callable[[], ServedDetector | OnnxDetector], inputs: list[str], confidence: float, out: str | None
+) -> str:
     if not 0 <= confidence <= 1:
         raise UserError(f"confidence is a score in [0, 1]; got {confidence}")
-    detector = load(run)
+    detector = loaded()
     pictures = [(name, read_rgb(name)) for name in inputs]  # all are read before anything is written
     folder = Path(out) if out else None
     if folder is not None:

@@ -6,7 +6,8 @@
     k(g)       = whole part of the sum of g's ten largest IoUs, at least 1; g takes its k(g) cheapest candidates
     a cell taken by several goes to the cheapest of ALL true boxes
 
-Images of a batch have different numbers of boxes, and of candidates: both are padded, so that no loop runs over images.
+Images of a batch have different numbers of boxes, and of candidates: what is computed of candidates is computed for
+all of the batch in one row, and padded only where boxes choose among them, so that no loop runs over images.
 """
 
 from dataclasses import dataclass
@@ -42,12 +43,16 @@ def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
     Returns:
         ``(..., n, m)`` intersection over union; 0 where boxes do not meet.
     """
-    a, b = a[..., :, None, :], b[..., None, :, :]
-    low = torch.maximum(a[..., :2] - a[..., 2:] / 2, b[..., :2] - b[..., 2:] / 2)
-    high = torch.minimum(a[..., :2] + a[..., 2:] / 2, b[..., :2] + b[..., 2:] / 2)
-    intersection = (high - low).prod(-1) * (low < high).all(-1)
-    areas = a[..., 2:].prod(-1) + b[..., 2:].prod(-1)
-    return intersection / (areas - intersection)
+    ours, theirs = a[..., :, None, :].unbind(-1), b[..., None, :, :].unbind(-1)
+    # Side by side and in place: an operation over a last axis of two is many times slower.
+    shared = []
+    for middle, side in ((0, 2), (1, 3)):
+        high = torch.minimum(ours[middle] + ours[side] / 2, theirs[middle] + theirs[side] / 2)
+        low = torch.maximum(ours[middle] - ours[side] / 2, theirs[middle] - theirs[side] / 2)
+        shared.append(high.sub_(low).clamp_(min=0))
+    intersection = shared[0].mul_(shared[1])
+    union = (ours[2] * ours[3] + theirs[2] * theirs[3]).sub_(intersection)
+    return intersection.div_(union)
 
 
 @torch.no_grad()
@@ -78,64 +83,103 @@ def assign(
         in the public code; where an image has no candidate at all (there the public code raises), all is background.
     """
     batch, cells = objectness.shape
+    n = true_boxes.shape[1]
     result = torch.full((batch, cells), -1, dtype=torch.int64, device=boxes.device)
     overlap = torch.zeros((batch, cells), device=boxes.device)
-    if true_boxes.shape[1] == 0 or not bool(present.any()):
+    if n == 0 or not bool(present.any()):
+        return Assignment(result, overlap)
+    candidate = _candidates(true_boxes.float(), present, places, strides)
+    image, cell = candidate.nonzero(as_tuple=True)
+    if len(image) == 0:
         return Assignment(result, overlap)
 
-    centres, radius = (places + 0.5) * strides[:, None], RADIUS * strides
-    near = present[:, :, None].clone()
+    # All candidates of the batch in a row, each against the true boxes of its image: (candidates, n).
+    truth, there = true_boxes.float()[image], present[image]
+    middle, radius = ((places + 0.5) * strides[:, None])[cell], (RADIUS * strides)[cell, None]
+    near = there
     for axis in range(2):
-        middle, place = true_boxes[:, :, None, axis].float(), centres[:, axis]
-        near = near & (place - (middle - radius) > 0) & ((middle + radius) - place > 0)
-    candidate = near.any(1)
+        near = near & _near(truth[:, :, axis], middle[:, axis, None], radius)
+    iou = pairwise_iou(boxes[image, cell][:, None].float(), truth)[:, 0]
+    cost = _classification_cost(objectness[image, cell], classes[image, cell], true_classes[image])
+    cost += (iou + 1e-8).log_().neg_().mul_(3.0)
+    cost += _OUTSIDE * ~near
+    iou.masked_fill_(~there, 0.0)
+    cost.masked_fill_(~there, torch.inf)
 
-    # Candidates of each image side by side, padded to the largest number; the order of the cells stays.
+    # For choices by true box: the candidates of each image side by side, padded to the largest number.
     counts = candidate.sum(1)
     width = int(counts.max())
-    if width == 0:
-        return Assignment(result, overlap)
-    cell = candidate.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :width]
-    valid = torch.arange(width, device=boxes.device) < counts[:, None]
-    near = near.gather(2, cell[:, None].expand(-1, near.shape[1], -1))
-
-    chosen = boxes.float().gather(1, cell[..., None].expand(-1, -1, 4))
-    iou = pairwise_iou(true_boxes.float(), chosen)
-    iou = torch.where(valid[:, None] & present[..., None], iou, 0.0)
-    cost = _classification_cost(objectness.gather(1, cell), _rows(classes, cell), true_classes)
-    cost = cost + 3.0 * -torch.log(iou + 1e-8) + _OUTSIDE * ~near
-    cost = torch.where(valid[:, None] & present[..., None], cost, torch.inf)
-
+    place = torch.arange(len(image), device=boxes.device) - (counts.cumsum(0) - counts)[image]
+    by_box = [
+        values.new_full((batch, width, n), fill).index_put_((image, place), values).transpose(1, 2).contiguous()
+        for values, fill in ((iou, 0.0), (cost, torch.inf))
+    ]
     # The k(g) cheapest candidates: k(g) is at most ten, so the ten cheapest are found and cut.
     most = min(_MOST_CELLS_OF_A_BOX, width)
-    amount = iou.topk(most, dim=2).values.sum(2).int().clamp(min=1)
-    cheapest = cost.topk(most, dim=2, largest=False)
-    taken_by_rank = (torch.arange(most, device=boxes.device) < amount[..., None]) & cheapest.values.isfinite()
-    taken = torch.zeros_like(near).scatter_(2, cheapest.indices, taken_by_rank)
+    amount = by_box[0].topk(most, dim=2).values.sum(2).int().clamp(min=1)
+    cheapest = by_box[1].topk(most, dim=2, largest=False)
+    taken = (torch.arange(most, device=boxes.device) < amount[..., None]) & cheapest.values.isfinite()
+    row, box, _ = taken.nonzero(as_tuple=True)
+    flat = row * width + cheapest.indices[taken]
 
-    times = taken.sum(1)
-    owner = torch.where(times > 1, cost.argmin(1), taken.to(torch.uint8).argmax(1))
-    owner = torch.where(times > 0, owner, -1)
-    own_iou = iou.gather(1, owner.clamp(min=0)[:, None])[:, 0] * (owner >= 0)
-    # Padding comes last in the order of `cell` and holds background cells, which stay background.
-    result.scatter_(1, cell, owner)
-    overlap.scatter_(1, cell, own_iou)
+    times = torch.zeros(batch * width, dtype=torch.int64, device=boxes.device).index_add_(0, flat, torch.ones_like(box))
+    only = torch.zeros_like(times).index_copy_(0, flat, box)  # whose it is where one takes it
+    here = image * width + place
+    owner = torch.where(times[here] > 1, cost.argmin(1), only[here])
+    taken_by_any = times[here] > 0
+    result[image, cell] = torch.where(taken_by_any, owner, -1)
+    overlap[image, cell] = iou.gather(1, owner[:, None])[:, 0] * taken_by_any
     return Assignment(result, overlap)
 
 
-def _rows(values: Tensor, index: Tensor) -> Tensor:
-    return values.gather(1, index[..., None].expand(-1, -1, values.shape[2]))
+def _near(truth: Tensor, place: Tensor, radius: Tensor) -> Tensor:
+    """Whether a cell's centre is strictly within the radius, by the differences that the public code forms."""
+    return (place - (truth - radius) > 0) & ((truth + radius) - place > 0)
+
+
+def _candidates(true_boxes: Tensor, present: Tensor, places: Tensor, strides: Tensor) -> Tensor:
+    """``(batch, cells)`` whether a cell is near any true box: of each level at most three by three are, next to it.
+
+    Args:
+        true_boxes: ``(batch, n, 4)``.
+        present: ``(batch, n)``.
+        places: ``(cells, 2)`` level by level, row by row.
+        strides: ``(cells,)``.
+    """
+    steps, sizes = strides.unique_consecutive(return_counts=True)
+    ends = sizes.cumsum(0)
+    shape = places[ends - 1].long() + 1  # (levels, 2): columns and rows
+    around = torch.arange(-1, 2, device=strides.device)
+    numbers, inside = [], []
+    for axis in range(2):
+        truth = true_boxes[:, :, axis, None, None]  # (batch, n, levels, 3)
+        number = (truth / steps[:, None]).floor().long() + around
+        within = (number >= 0) & (number < shape[:, axis, None])
+        centre = (number + 0.5) * steps[:, None]
+        numbers.append(number)
+        inside.append(within & _near(truth, centre, (RADIUS * steps)[:, None]))
+    cell = (ends - sizes)[:, None, None] + numbers[1][..., :, None] * shape[:, 0, None, None] + numbers[0][..., None, :]
+    near = inside[1][..., :, None] & inside[0][..., None, :] & present[:, :, None, None, None]
+    image = torch.arange(len(present), device=strides.device)[:, None, None, None, None].expand(cell.shape)
+    found = torch.zeros((len(present), len(strides)), dtype=torch.bool, device=strides.device)
+    found[image[near], cell[near]] = True
+    return found
 
 
 def _classification_cost(objectness: Tensor, classes: Tensor, true_classes: Tensor) -> Tensor:
-    """``(batch, n, candidates)``: binary cross-entropy of all classes against the true one.
+    """``(candidates, n)``: binary cross-entropy of all classes against the true one.
 
     Summed over classes it is the cost of "none of them" plus, for the true class, the difference that being it makes:
     the sum is taken once per cell and not once per pair.
+
+    Args:
+        objectness: ``(candidates,)`` logits.
+        classes: ``(candidates, num_classes)`` logits.
+        true_classes: ``(candidates, n)`` of the true boxes of each one's image.
     """
-    p = (classes.float().sigmoid() * objectness.float().sigmoid()[..., None]).sqrt()
+    p = classes.float().sigmoid().mul_(objectness.float().sigmoid()[:, None]).sqrt_()
+    own = p.gather(1, true_classes)
     # Logarithms end at -100, as those of torch's binary cross-entropy do.
-    absent = -torch.log1p(-p).clamp(min=-100)
-    index = true_classes[:, None].expand(-1, p.shape[1], -1)
-    own = -torch.log(p.gather(2, index)).clamp(min=-100) - absent.gather(2, index)
-    return (absent.sum(2)[..., None] + own).transpose(1, 2)
+    absent = p.neg_().log1p_().clamp_(min=-100).neg_()
+    own = own.log_().clamp_(min=-100).neg_().sub_(absent.gather(1, true_classes))
+    return own.add_(absent.sum(1)[:, None])

@@ -34,10 +34,10 @@ def round8(value: float) -> int:
 
 
 def activation(name: Activation) -> nn.Module:
-    """A fresh activation module, in place where it can be."""
+    """A fresh activation module, in place where the gradient needs its output only: else torch copies the input."""
     if name == "lrelu":
         return nn.LeakyReLU(0.1, inplace=True)
-    return _ACTIVATIONS[name](inplace=True)
+    return _ACTIVATIONS[name](inplace=name.startswith("relu"))
 
 
 class ConvBNAct(nn.Module):

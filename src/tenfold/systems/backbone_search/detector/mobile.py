@@ -113,7 +113,8 @@ class MobilePlan:
         return tuple(strides[tap] for tap in self.taps if 0 <= tap < len(strides))
 
 
-def _block(plan: BlockPlan, incoming: int, act: Activation, se: bool) -> nn.Module:
+def make_block(plan: BlockPlan, incoming: int, act: Activation, se: bool) -> nn.Module:
+    """The module of a block plan, for this many input channels."""
     common = (incoming, plan.width, plan.kernel, plan.stride)
     if plan.operator == "tucker":
         return TuckerBottleneck(*common, plan.ranks, act, residual=plan.residual)
@@ -135,7 +136,7 @@ class MobileBackbone(nn.Module):
         for blocks in plan.stages:
             made = []
             for block in blocks:
-                made.append(_block(block, incoming, plan.act, plan.se))
+                made.append(make_block(block, incoming, plan.act, plan.se))
                 incoming = block.width
             stages.append(nn.Sequential(*made))
         self.stages = nn.Sequential(*stages)

@@ -37,6 +37,7 @@ class SearchTask:
         limits: largest allowed value of costs by name.
         fingerprint: what the scores depend on beyond the space (seed weights, data, settings); a study belongs to one.
         initial: genomes that the first population holds.
+        cheap: a quick score without training, for ``EvolutionOptions.screen``; deterministic for one genome.
     """
 
     space: SearchSpace
@@ -46,6 +47,7 @@ class SearchTask:
     limits: Mapping[str, float] = field(default_factory=dict)
     fingerprint: str = ""
     initial: Sequence[Genome] = ()
+    cheap: Callable[[Genome, str], float] | None = None
 
     def violation(self, genome: Genome) -> float:
         """Summed violation of all limits; 0 is feasible."""
@@ -112,6 +114,8 @@ class EvolutionOptions:
         mode: ``sync`` waits for a generation's end and gives the same trials for any number of workers; ``async`` keeps
             all workers busy.
         crossover: probability that two parents are mixed.
+        screen: draw twice as many offspring, score them cheaply, and evaluate the better half by rank and crowding;
+            of ``nsga2`` in ``sync`` (ours, in place of pruning, which Optuna has for one objective only).
     """
 
     strategy: Strategy = "nsga2"
@@ -121,6 +125,7 @@ class EvolutionOptions:
     weight: float = 0.3
     mode: Literal["sync", "async"] = "sync"
     crossover: float = 0.9
+    screen: bool = False
 
     @property
     def budget(self) -> int:
@@ -141,5 +146,7 @@ class EvolutionOptions:
             )
         if self.mode not in ("sync", "async"):
             raise UserError(f"the mode is sync or async; got {self.mode!r}")
+        if self.screen and (self.strategy, self.mode) != ("nsga2", "sync"):
+            raise UserError("a screen compares the offspring of a whole generation of nsga2: it needs mode sync")
         if not 0 <= self.crossover <= 1 or not 0 <= self.weight < float("inf"):
             raise UserError("crossover is a probability and the weight of the cost is not negative")

@@ -57,6 +57,7 @@ class EvolutionSampler(BaseGASampler):
         super().__init__(population_size=options.population)
         self.task, self.options, self.patience = task, options, patience
         self._initial = initial_population(task)
+        self._offspring: tuple[int, list[Genome]] = (0, [])
 
     def reseed_rng(self) -> None:
         """Nothing: every slot has a generator of its own."""
@@ -79,6 +80,9 @@ class EvolutionSampler(BaseGASampler):
         if hasattr(storage, "record_heartbeat") and getattr(storage, "heartbeat_interval", None):
             storage.record_heartbeat(number)  # from now on a dead worker's trial is found
         if SLOT in trial.system_attrs:
+            if self._is_repeated(study, trial):
+                storage.set_trial_system_attr(number, VOID, True)
+                return {}
             return dict(trial.system_attrs[GENOME])
         if RETRY_OF in trial.system_attrs or VOID in trial.system_attrs:
             storage.set_trial_system_attr(number, VOID, True)
@@ -94,6 +98,15 @@ class EvolutionSampler(BaseGASampler):
         storage.set_trial_system_attr(number, GENOME, genome)
         storage.set_trial_system_attr(number, SLOT, slot)  # last: with it the trial counts
         return genome
+
+    def _is_repeated(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        """Whether a lower-numbered trial has the slot: two workers may have put one dead candidate into the queue."""
+        others = (
+            t
+            for t in study.get_trials(deepcopy=False)
+            if t.number < trial.number and t.system_attrs.get(SLOT) == trial.system_attrs[SLOT]
+        )
+        return any(t.state != TrialState.FAIL and VOID not in t.system_attrs for t in others)
 
     def _claim(self, study: optuna.Study, trial: FrozenTrial) -> int:
         """The lowest slot that no lower-numbered trial has, once all of those have theirs or are void."""
@@ -125,6 +138,8 @@ class EvolutionSampler(BaseGASampler):
         if slot < len(self._initial) and self.options.strategy != "random":
             return dict(self._initial[slot])
         generation = slot // self.options.population
+        if generation > 0 and self.options.screen:
+            return self.screened(study, generation)[slot % self.options.population]
         parents: list[tuple[Genome, tuple[float, ...]]] = []
         if generation > 0 and self.options.strategy != "random":
             if self.options.mode == "sync":
@@ -133,6 +148,44 @@ class EvolutionSampler(BaseGASampler):
                 chosen = self._survivors(list(completed(study).values()))
             parents = self._keys(chosen)
         return draw(self.task, asked, generator, parents, self.options.crossover)
+
+    def screened(self, study: optuna.Study, generation: int) -> list[Genome]:
+        """The better half of twice a population, by cheap scores; workers share these through the study.
+
+        Args:
+            study: with all candidates of earlier generations finished.
+            generation: from 1.
+        """
+        if self._offspring[0] != generation:
+            self._offspring = generation, self._draw_offspring(study, generation)
+        genomes = self._offspring[1]
+        digests = [self.task.space.digest(genome) for genome in genomes]
+        for row in np.random.default_rng().permutation(len(genomes)):  # each worker in an order of its own
+            key = f"screen:{digests[row]}"
+            if key not in study.user_attrs:
+                assert self.task.cheap is not None
+                study.set_user_attr(key, float(self.task.cheap(genomes[row], digests[row])))
+        scores = study.user_attrs
+        costs = [self.task.costs(genome) for genome in genomes]
+        values = [
+            [-scores[f"screen:{digest}"], *(cost[name] for name in self.task.objectives)]
+            for digest, cost in zip(digests, costs, strict=True)
+        ]
+        violations = np.array([self.task.violation(genome) for genome in genomes])
+        kept = survivors(np.array(values), violations, self.options.population)
+        return [genomes[row] for row in kept]
+
+    def _draw_offspring(self, study: optuna.Study, generation: int) -> list[Genome]:
+        first = generation * self.options.population
+        generator = np.random.default_rng([self.options.seed, first])
+        trials = study.get_trials(deepcopy=False)
+        asked = {t.system_attrs[DIGEST] for t in trials if t.system_attrs.get(SLOT, first) < first}
+        parents = self._keys(self.get_parent_population(study, generation))
+        genomes = []
+        for _ in range(2 * self.options.population):
+            genomes.append(draw(self.task, asked, generator, parents, self.options.crossover))
+            asked.add(self.task.space.digest(genomes[-1]))
+        return genomes
 
     def get_trial_generation(self, study: optuna.Study, trial: FrozenTrial) -> int:
         """Slot over population."""

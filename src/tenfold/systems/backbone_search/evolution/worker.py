@@ -4,6 +4,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import optuna
@@ -11,7 +12,7 @@ from optuna.samplers import NSGAIISampler, TPESampler
 from optuna.trial import TrialState
 
 import tenfold
-from tenfold.errors import RunStopped
+from tenfold.errors import RunStopped, UserError
 from tenfold.systems.backbone_search.evolution.archive import front_of
 from tenfold.systems.backbone_search.evolution.candidates import (
     Candidate,
@@ -57,7 +58,7 @@ def work(
     grace: int = 180,
     alone: bool = False,
     on_candidate: Callable[[int, int], None] | None = None,
-    on_finished: Callable[[Any], None] | None = None,
+    weights: Path | None = None,
 ) -> list[Candidate]:
     """Work on a study until all its candidates are finished.
 
@@ -70,7 +71,7 @@ def work(
         grace: seconds without one after which a candidate goes to another worker.
         alone: no other worker is alive: what is marked as running is taken up at once.
         on_candidate: called with the numbers of finished and of all candidates.
-        on_finished: called with the study after each candidate of this worker.
+        weights: folder of the candidates' weights by hash, in which those of the present front are kept.
 
     Returns:
         All candidates, by slot.
@@ -80,6 +81,8 @@ def work(
     """
     options.check()
     task.check()
+    if options.screen and task.cheap is None:
+        raise UserError("a screen needs a cheap score: give the task one, cheap(genome, digest)")
     study = open_study(open_storage(url, heartbeat, grace), name, task, make_sampler(task, options, grace))
     if alone:
         revive(study, everything=True)
@@ -88,6 +91,8 @@ def work(
     sampler = study.sampler
     assert isinstance(sampler, EvolutionSampler)
     pause = 0.05
+    if weights is not None:
+        prune_weights(study, task.objectives, weights, alone)
     while True:
         revive(study)
         done = finished_slots(study)
@@ -96,13 +101,50 @@ def work(
         if len(done) >= options.budget:
             return candidates_of(study)
         if _work_is_there(study, sampler):
+            _screen(study, sampler)
             study.optimize(lambda trial: _objective(trial, task), n_trials=1, catch=(_Void,))
-            if on_finished is not None:
-                on_finished(study)
+            if weights is not None:
+                prune_weights(study, task.objectives, weights)
             pause = 0.05
         else:
             time.sleep(pause)
             pause = min(2 * pause, 1.0)
+
+
+def search_backbones(
+    task: SearchTask, options: EvolutionOptions | None = None, *, url: str | None = None, name: str = "search"
+) -> list[Candidate]:
+    """Search until all candidates are finished; called again after a stop, it goes on where it was.
+
+    Args:
+        task: the problem: space, costs, and how a genome is trained and scored.
+        options: how genomes are drawn.
+        url: of the storage: ``sqlite:///FILE``, ``journal:FILE`` or ``postgresql://USER@HOST/NAME``, on which other
+            processes may call this, too; a temporary one where ``None``.
+        name: of the study.
+
+    Returns:
+        All candidates, by slot; see ``front_of`` and ``pick``.
+
+    Raises:
+        UserError: settings without meaning, an unreachable storage, or a study of something else.
+
+    Example:
+        >>> from tenfold.systems.backbone_search import Evaluation, SearchSpace
+        >>> task = SearchTask(
+        ...     SearchSpace({"width": (8, 16, 24, 32)}),
+        ...     costs=lambda genome: {"size": genome["width"]},
+        ...     evaluate=lambda genome, digest: Evaluation(1 - 1 / genome["width"]),
+        ...     objectives=("size",),
+        ... )
+        >>> [c.genome["width"] for c in search_backbones(task, EvolutionOptions(population=2, generations=2))]
+        [8, 24, 16, 32]
+    """
+    chosen = options or EvolutionOptions()
+    if url is not None:
+        return work(task, chosen, url=url, name=name)
+    with TemporaryDirectory() as folder:
+        return work(task, chosen, url=f"journal:{folder}/study.log", name=name)
 
 
 def _work_is_there(study: optuna.Study, sampler: EvolutionSampler) -> bool:
@@ -112,6 +154,14 @@ def _work_is_there(study: optuna.Study, sampler: EvolutionSampler) -> bool:
     slot = max((trial.system_attrs.get(SLOT, -1) for trial in trials), default=-1) + 1
     options = sampler.options
     return slot < options.budget and sampler.is_open(study, slot // options.population)
+
+
+def _screen(study: optuna.Study, sampler: EvolutionSampler) -> None:
+    """Score a generation's offspring cheaply before any of them is asked for: others wait for a trial in mid-claim."""
+    slot = max((t.system_attrs.get(SLOT, -1) for t in study.get_trials(deepcopy=False)), default=-1) + 1
+    generation = slot // sampler.options.population
+    if sampler.options.screen and 0 < generation < sampler.options.generations and sampler.is_open(study, generation):
+        sampler.screened(study, generation)
 
 
 def _objective(trial: optuna.Trial, task: SearchTask) -> tuple[float, ...]:
@@ -196,10 +246,17 @@ def _candidate(trial: Any, slot: int, generation: int) -> Candidate:
     )
 
 
-def prune_weights(study: optuna.Study, names: Sequence[str], folder: Path) -> None:
-    """Keep the weights of the present front only: files are named by hash, those of dominated candidates go."""
+def prune_weights(study: optuna.Study, names: Sequence[str], folder: Path, everything: bool = False) -> None:
+    """Keep the weights of the present front only: files are named by hash, those of dominated candidates go.
+
+    Args:
+        study: whose candidates.
+        names: of the costs that are minimised.
+        folder: of the files.
+        everything: no other worker lives, so what belongs to no finished candidate is of a dead one and goes, too.
+    """
     found = candidates_of(study)
-    kept = {candidate.digest for candidate in front_of(found, names)}
-    for candidate in found:
-        if candidate.digest not in kept:
-            (folder / f"{candidate.digest}.safetensors").unlink(missing_ok=True)
+    kept, finished = {candidate.digest for candidate in front_of(found, names)}, {c.digest for c in found}
+    for path in folder.iterdir():
+        if path.stem not in kept and (everything or path.stem in finished):
+            path.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ at equal cost, delivery. Every function can be called on its own.
 
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from tenfold.results import Cost, Results
 from tenfold.run import Run, environment, peak_process_memory_mb
 from tenfold.seeds import derived_seed
 from tenfold.systems.backbone_search.data.average_precision import average_precision, detect_all
-from tenfold.systems.backbone_search.data.letterbox import LetterboxedImages
+from tenfold.systems.backbone_search.data.resampling import match, resampled_difference
 from tenfold.systems.backbone_search.detector.postprocess import SCORE_RULE
 from tenfold.systems.backbone_search.detector.yolox_lite import DetectorPlan, YOLOXLite
 from tenfold.systems.backbone_search.evolution.archive import (
@@ -41,13 +42,14 @@ from tenfold.systems.backbone_search.experiment.comparison import (
     summary_of,
     tables_of,
 )
-from tenfold.systems.backbone_search.experiment.pictures import pictures_of
+from tenfold.systems.backbone_search.experiment.measure import differences, measure, reestimate
+from tenfold.systems.backbone_search.experiment.pictures import networks_of, pictures_of
 from tenfold.systems.backbone_search.experiment.problem import Problem
 from tenfold.systems.backbone_search.experiment.settings import PRESETS, Config
 from tenfold.systems.backbone_search.experiment.shapes import at_cost
-from tenfold.systems.backbone_search.mapping.batch_statistics import reestimate_batch_norm
 from tenfold.systems.backbone_search.mapping.map_weights import map_weights
-from tenfold.systems.backbone_search.method import STATISTICS_BATCH, STATISTICS_IMAGES, promote
+from tenfold.systems.backbone_search.method import promote
+from tenfold.systems.backbone_search.objectives.costs import count_costs
 from tenfold.systems.backbone_search.training.train_detector import train_detector
 from tenfold.workers import Step, do_steps
 
@@ -62,6 +64,9 @@ def run(config: Config, run: Run) -> Results:
         run: the run's folder; finished steps are read back from it.
     """
     problem = Problem(config)
+    if config.search.latency == "table":
+        table = run.step("latency-table", lambda _: problem.make_table(run.folder))
+        run.say(f"look-up table of latency: rank correlation {table['rank_correlation']:.2f} with whole networks")
     problem.task(problem.search(config.seed, run.folder, with_seed=False)).check()  # a hopeless budget fails now
     problem.fresh_seed(config.seed)  # and wrong weights
     for note in problem.splits.notes:
@@ -69,6 +74,8 @@ def run(config: Config, run: Run) -> Results:
     phases = phases_of(config)
     done = do_steps(run, phases, partial(open_place, config), workers=config.workers, work=Place(problem))
     outcomes = outcomes_of(config, done)
+    if config.seeds == 1:
+        outcomes["differences"] = differences(run.folder, config.seed, config.arms)
     first = outcomes["promotion"][config.seed]
     delivered = run.step("delivery", lambda _: deliver(problem, first, config.seed, run))
     costs = outcomes["finals"]["found"][0]
@@ -91,7 +98,7 @@ def run(config: Config, run: Run) -> Results:
         ),
         plots=plots_of(outcomes, config),
         tables=tables_of(outcomes, config),
-        pictures=pictures_of(problem, run.folder, first),
+        pictures=[*networks_of(outcomes), *pictures_of(problem, run.folder, first)],
         notes=notes_of(problem),
     )
 
@@ -173,14 +180,16 @@ def train_seed(problem: Problem, seed: int, folder: Path, run: Run, step: str) -
     """Train the seed detector of a search; its weights go into the step's folder."""
     training = problem.config.seed_training
     model = problem.fresh_seed(seed)
+    images = problem.images["fit"]
     fitted = train_detector(
-        model, problem.images["fit"], training, folder=folder, seed=derived_seed(seed, 1),
+        model, images, training, folder=folder, seed=derived_seed(seed, 1),
         trainer=problem.config.trainer,
         on_epoch=lambda epoch, row: run.progress(step, epoch, training.epochs, f"loss {row['train/loss']:.3f}"),
     )  # fmt: skip
-    reestimate(problem, model)
+    reestimate(model, images)
     _save(model, folder / "weights.safetensors")
     return {
+        "plan": problem.template.to_dict(),
         "search_map": measure(problem, model, problem.images["search"])["map"],
         "seconds": fitted.seconds,
         "steps": fitted.steps,
@@ -188,28 +197,16 @@ def train_seed(problem: Problem, seed: int, folder: Path, run: Run, step: str) -
     }
 
 
-def reestimate(problem: Problem, model: YOLOXLite) -> None:
-    """Batch statistics on the training images as they are."""
-    images = problem.images["fit"]
-    count = min(len(images), STATISTICS_IMAGES)
-    batch = min(STATISTICS_BATCH, count)
-    reestimate_batch_norm(
-        model, (images[list(range(start, start + batch))].float() for start in range(0, count - batch + 1, batch))
-    )
-
-
-def measure(problem: Problem, model: YOLOXLite, images: LetterboxedImages) -> dict[str, Any]:
-    """Average precision of a detector on some images."""
-    found = detect_all(model, images, most=problem.config.data.most_detections)
-    return dict(average_precision(found, images.data, problem.config.data.most_detections))
-
-
 def search_once(problem: Problem, strategy: str, seed: int, folder: Path, run: Run, step: str) -> dict[str, Any]:
     """One search; the study is the step's own database, so that a killed one goes on."""
     config = problem.config
-    search = problem.search(seed, run.folder, mapping="none" if strategy == "nomap" else None)
-    search.cache = run.folder / "evaluations" / f"{'scratch' if strategy == 'nomap' else 'mapped'}-{seed}"
-    search.cache.mkdir(parents=True, exist_ok=True)
+    search = problem.search(seed, run.folder, strategy)
+    if strategy == "parent":  # what a candidate is worth depends on those before it: nothing is shared, one works
+        search.weights = folder / "weights"
+        search.weights.mkdir(exist_ok=True)
+    else:
+        search.cache = run.folder / "evaluations" / f"{'scratch' if strategy == 'nomap' else 'mapped'}-{seed}"
+        search.cache.mkdir(parents=True, exist_ok=True)
     own = config.search.storage if strategy == "nsga2" else None
     url = own or f"sqlite:///{(folder / 'search.db').absolute()}"
     task = problem.task(search)
@@ -220,6 +217,7 @@ def search_once(problem: Problem, strategy: str, seed: int, folder: Path, run: R
         name=f"{strategy}-{seed}",
         alone=own is None,
         on_candidate=lambda done, total: run.progress(step, done, total),
+        weights=search.weights,
     )
     write_atomically(folder / "archive.jsonl", archive_lines(candidates))
     if strategy == "nsga2" and seed == config.seed:
@@ -278,29 +276,37 @@ def promote_front(problem: Problem, seed: int, run: Run) -> dict[str, Any]:
 
 
 def without_mapping(problem: Problem, seed: int, run: Run) -> dict[str, Any]:
-    """The chosen genome with the same short tuning, mapped and from scratch: what inheriting is worth."""
-    genome = archive_best(run.folder, seed, problem)
+    """The best genome with the same short tuning, mapped and from scratch: what inheriting is worth."""
+    names, most = (problem.config.search.objective,), problem.config.data.most_detections
+    genome = problem.space.complete(dict(pick(archive_of(run.folder, "nsga2", seed), names).genome))
     digest = problem.space.digest(genome)
-    search = problem.search(seed, run.folder, mapping="none")
-    found = pick(archive_of(run.folder, "nsga2", seed), (problem.config.search.objective,))
-    return {"mapped": found.score, "scratch": search.evaluate(genome, digest).score}
-
-
-def archive_best(run_folder: Path, seed: int, problem: Problem) -> dict[str, Any]:
-    """The best genome of a search, whole."""
-    found = pick(archive_of(run_folder, "nsga2", seed), (problem.config.search.objective,))
-    return problem.space.complete(dict(found.genome))
+    images, scores, matches = problem.images["search"], [], []
+    for strategy in ("nsga2", "nomap"):
+        model = problem.search(seed, run.folder, strategy).tuned(genome, digest)[0]
+        found = detect_all(model, images, most=most, size=problem.size_of(genome))
+        scores.append(average_precision(found, images.data, most)["map"])
+        matches.append(match(found, images.data, most))
+    found_difference = resampled_difference(matches[0], matches[1])
+    again: list[float] = []
+    if seed == problem.config.seed:  # what other draws of order and fresh weights make of the same genome
+        again = promote(problem.search(seed, run.folder), [genome], problem.config.tuning, 2)[0]
+    return {
+        "mapped": scores[0],
+        "scratch": scores[1],
+        "low": found_difference.low,
+        "high": found_difference.high,
+        "again": again,
+    }
 
 
 def arm_plan(problem: Problem, arm: str, chosen: dict[str, Any]) -> DetectorPlan:
     """The network of an arm, at the found network's multiply-adds."""
-    search = problem.search(problem.config.seed, Path(), with_seed=False)
     genome = problem.space.complete(chosen["genome"])
-    found = search.plan(genome)
+    found = replace(problem.template, backbone=problem.space.plan(genome))
     if arm in ("found", "scratch"):
         return found
-    height, width = search.size(genome)
-    return at_cost(arm, problem.template, search.costs(genome)["multiply_adds"], height, width)
+    size = problem.size_of(genome)
+    return at_cost(arm, problem.template, count_costs(found, *size)["multiply_adds"], *size)
 
 
 def train_final(
@@ -308,27 +314,24 @@ def train_final(
 ) -> dict[str, Any]:
     """Map once more from the seed, train to the end, measure on the search split and, once, on the test split."""
     config = problem.config
-    plan = arm_plan(problem, arm, chosen)
+    plan, size = arm_plan(problem, arm, chosen), problem.size_of(problem.space.complete(chosen["genome"]))
+    images = problem.images_at("fit", size)
     torch.manual_seed(derived_seed(seed, 2))
     model = YOLOXLite(plan)
     if arm != "scratch":
         source = YOLOXLite(problem.template)
         source.load_state_dict(load_file(run.folder / f"steps/seed/{seed}/weights.safetensors"))
         rule: Any = config.search.mapping
-        report = map_weights(
-            source, model, rule, importance=config.search.importance, growth=config.search.growth, seed=seed
-        )
-        if not report.preserves_function:
-            reestimate(problem, model)
+        map_weights(source, model, rule, importance=config.search.importance, growth=config.search.growth, seed=seed)
     fitted = train_detector(
-        model, problem.images["fit"], config.final, folder=folder, seed=derived_seed(seed, 3), trainer=config.trainer,
+        model, images, config.final, folder=folder, seed=derived_seed(seed, 3), trainer=config.trainer,
         on_epoch=lambda epoch, row: run.progress(step, epoch, config.final.epochs, f"loss {row['train/loss']:.3f}"),
     )  # fmt: skip
-    reestimate(problem, model)
+    reestimate(model, images)
     _save(model, folder / "weights.safetensors")
-    on_search = measure(problem, model, problem.images["search"])
-    on_test = measure(problem, model, problem.test_images())
-    counted = {"multiply_adds": model.layout(config.data.height, config.data.width).multiply_adds}
+    on_search = measure(problem, model, problem.images_at("search", size))
+    on_test = measure(problem, model, problem.images_at("test", size), folder if config.seeds == 1 else None)
+    counted = {"multiply_adds": model.layout(*size).multiply_adds}
     return {
         "plan": plan.to_dict(),
         **counted,
@@ -344,7 +347,7 @@ def train_final(
 
 def deliver(problem: Problem, chosen: dict[str, Any], seed: int, run: Run) -> dict[str, Any]:
     """Write the found detector of the first search as the run's model, and try its export."""
-    plan = arm_plan(problem, "found", chosen)
+    plan, size = arm_plan(problem, "found", chosen), problem.size_of(problem.space.complete(chosen["genome"]))
     model = YOLOXLite(plan)
     model.load_state_dict(load_file(run.folder / f"steps/final/found/{seed}/weights.safetensors"))
     model.eval()
@@ -358,29 +361,33 @@ def deliver(problem: Problem, chosen: dict[str, Any], seed: int, run: Run) -> di
         extra={
             "classes": list(splits.classes),
             "category_ids": list(splits.fit.category_ids),
-            "height": config.data.height,
-            "width": config.data.width,
+            "height": size[0],
+            "width": size[1],
             "score": SCORE_RULE,
             "most_detections": config.data.most_detections,
         },
     )
     shutil.rmtree(run.folder / "evaluations", ignore_errors=True)
-    return _tried_export(model, config.data.height, config.data.width, run.folder)
+    return _tried_export(model, problem.images_at("search", size)[[0]].float(), run.folder)
 
 
-def _tried_export(model: YOLOXLite, height: int, width: int, folder: Path) -> dict[str, Any]:
+def _tried_export(model: YOLOXLite, image: torch.Tensor, folder: Path) -> dict[str, Any]:
     from importlib.util import find_spec
 
     if find_spec("onnxscript") is None or find_spec("onnxruntime") is None:
         return {"difference": None, "latency": None}
     from tenfold.systems.backbone_search.objectives.latency import facts, measure_onnx
-    from tenfold.systems.backbone_search.serving import export_detector
+    from tenfold.systems.backbone_search.serving import export_detector, load_onnx
 
     (folder / "best").mkdir(exist_ok=True)
     path = folder / "best" / "model.onnx"
     extra = json.loads((folder / "model.json").read_text(encoding="utf-8"))["extra"]
-    exported = export_detector(model, path, extra)
-    return {"difference": exported.max_difference, "latency": facts(measure_onnx(path, runs=50, seconds=0.5))}
+    export_detector(model, path, extra)
+    with torch.no_grad():
+        ours, theirs = model.detect(image), load_onnx(path).outputs(image)
+    off = (ours - theirs).abs()
+    off[..., :4] /= ours[..., 2:4].repeat(1, 1, 2).clamp(min=1)  # boxes by their own sides: untrained ones can be vast
+    return {"difference": off.max().item(), "latency": facts(measure_onnx(path, runs=50, seconds=0.5))}
 
 
 def _save(model: YOLOXLite, path: Path) -> None:

@@ -11,7 +11,7 @@ from tenfold.systems.backbone_search.data.options import DetectionOptions
 from tenfold.systems.backbone_search.training.options import DetectorTraining
 from tenfold.training.options import TrainerOptions
 
-Control = Literal["random", "scalar", "optuna-nsga2", "optuna-tpe", "nomap"]
+Control = Literal["random", "scalar", "optuna-nsga2", "optuna-tpe", "nomap", "parent"]
 Arm = Literal["uniform-width", "uniform-expansion", "mobiledet", "scratch"]
 Cost = Literal["multiply_adds", "parameters", "latency_ms"]
 
@@ -23,9 +23,12 @@ class SpaceOptions:
     Attributes:
         seed: ``mobile`` (seven stages, for 320 pixels and more), ``small`` (four stages, for small inputs and CPUs), or
             ``yolox-nano``, ``yolox-tiny``, ``yolox-s``.
-        weights: official YOLOX checkpoint to start the seed from (``yolox-...``); from scratch where null.
+        weights: checkpoint to start the seed from: an official YOLOX (``yolox-...``), or for ``mobile`` a classifier
+            whose backbone is mapped (torchvision's MobileNetV2, FNA, OFA); from scratch where null.
         mode: ``paper`` (width, depth, expansion) or ``full`` (kernel and operator, too); of mobile spaces.
         per_stage: one expansion, kernel and operator per stage instead of per layer; of mobile spaces.
+        sizes: input sizes ``[height, width]`` that a gene chooses from, of one shape and in ascending order, the last
+            that of ``data``; the size is no gene where empty; of mobile spaces.
         neck: channels of the neck at strides 8, 16 and 32; of mobile spaces.
         head: channels of the head; of mobile spaces.
     """
@@ -34,6 +37,7 @@ class SpaceOptions:
     weights: str | None = None
     mode: Literal["paper", "full"] = "paper"
     per_stage: bool = True
+    sizes: list[list[int]] = field(default_factory=list)
     neck: list[int] = field(default_factory=lambda: [32, 32, 32])
     head: Annotated[int, Interval(ge=8, le=2048)] = 32
 
@@ -49,13 +53,16 @@ class SearchOptions:
         budget: largest cost as a share of the seed's.
         limits: further limits, such as ``{parameters: 500000}``.
         controls: other searches with as many candidates: ``random``, ``scalar``, ``optuna-nsga2``, ``optuna-tpe``,
-            ``nomap`` (candidates from scratch).
+            ``nomap`` (candidates from scratch), ``parent`` (from the nearest one of the front, tuned as it is).
+        screen: draw twice as many offspring, score them as they are mapped, and tune the better half.
         mapping: ``tenfold`` or ``fna``.
         importance: which channels stay: ``l1``, ``gamma``, ``gamma_l1``, ``order``, ``random``.
         growth: how new channels begin: ``live``, ``net2net``, ``zero``.
         weight: of the cost in the control ``scalar``.
         mode: ``sync`` (same candidates for any number of workers) or ``async`` (no idle workers).
         storage: URL of the study; SQLite in the run folder where null.
+        latency: how ``latency_ms`` is found where no command is given: ``onnx`` times each whole network, ``table``
+            adds up its blocks' times, each measured once; a table is refused unless it orders networks as they do.
         latency_command: command with ``{onnx}`` that prints milliseconds, for ``latency_ms`` on a device.
         promote: best candidates of the front that are scored again after a longer training.
         repeats: trainings of each of them.
@@ -68,12 +75,14 @@ class SearchOptions:
     budget: Annotated[float, Interval(gt=0, le=2)] = 0.6
     limits: dict[Cost, PositiveFloat] = field(default_factory=dict)
     controls: list[Control] = field(default_factory=lambda: ["random"])
+    screen: bool = False
     mapping: Literal["tenfold", "fna"] = "tenfold"
     importance: Literal["l1", "gamma", "gamma_l1", "order", "random"] = "l1"
     growth: Literal["live", "net2net", "zero"] = "live"
     weight: NonNegativeFloat = 0.3
     mode: Literal["sync", "async"] = "sync"
     storage: str | None = None
+    latency: Literal["onnx", "table"] = "onnx"
     latency_command: str | None = None
     promote: PositiveInt = 2
     repeats: PositiveInt = 1
@@ -127,15 +136,38 @@ class Config:
         if len(space.neck) != 3 or any(not 8 <= width <= 2048 for width in space.neck):
             raise UserError(f"space.neck needs three widths of 8 to 2048; got {space.neck}")
         official = space.seed.startswith("yolox-")
-        if space.weights is not None and not official:
-            raise UserError("space.weights is for space.seed yolox-nano, yolox-tiny or yolox-s")
+        self._check_sizes()
+        if space.weights is not None and space.seed == "small":
+            raise UserError("space.weights is for space.seed mobile, yolox-nano, yolox-tiny or yolox-s")
         if official and (space.mode != "paper" or "mobiledet" in self.arms):
             raise UserError(
                 "a YOLOX space has no operators and no MobileDet shape: leave space.mode and the arm mobiledet out"
             )
+        if search.screen and search.mode != "sync":
+            raise UserError("search.screen compares the offspring of a whole generation: it needs search.mode sync")
         asks = search.objective == "latency_ms" or "latency_ms" in search.limits
         if search.latency_command is not None and not asks:
             raise UserError("search.latency_command has no effect: no objective and no limit asks for latency_ms")
+        if search.latency == "table" and (not asks or search.latency_command is not None or official):
+            raise UserError(
+                "search.latency table is for a mobile space whose objective or limits ask for latency_ms, without a "
+                "latency_command"
+            )
+
+    def _check_sizes(self) -> None:
+        sizes, data = self.space.sizes, self.data
+        if not sizes:
+            return
+        if self.space.seed.startswith("yolox-") or self.search.latency == "table":
+            raise UserError("space.sizes is for mobile spaces, and not for search.latency table")
+        right = all(len(size) == 2 and all(s % 32 == 0 and 32 <= s <= 4096 for s in size) for size in sizes)
+        if not right or len(sizes) < 2 or sizes != sorted(sizes) or sizes[-1] != [data.height, data.width]:
+            raise UserError(
+                "space.sizes needs two or more [height, width] in multiples of 32, ascending, the last that of the "
+                f"data ({data.height} x {data.width}); got {sizes}"
+            )
+        if any(height * data.width != width * data.height for height, width in sizes):
+            raise UserError(f"space.sizes must be of one shape, height to width; got {sizes}")
 
 
 ARMS: tuple[Arm, ...] = ("uniform-width", "uniform-expansion", "mobiledet", "scratch")
@@ -146,11 +178,11 @@ def _small(preset: str, data: DetectionOptions, controls: list[Control]) -> Conf
         preset=preset,
         seeds=3,
         data=data,
-        search=SearchOptions(population=6, generations=3, controls=controls, promote=2, repeats=1),
+        search=SearchOptions(population=4, generations=3, controls=controls, promote=2, repeats=1),
         seed_training=DetectorTraining(epochs=30),
         tuning=DetectorTraining(epochs=1, learning_rate=0.02, warmup_epochs=0.25, average=False),
         promotion=DetectorTraining(epochs=4, learning_rate=0.02, warmup_epochs=0.5, average=False),
-        final=DetectorTraining(epochs=12, learning_rate=0.02),
+        final=DetectorTraining(epochs=10, learning_rate=0.02),
         arms=list(ARMS),
     )
 

@@ -9,7 +9,7 @@ _SMALL = PRESETS["small"]
 
 TRIALS = {
     "backbone-search": Trial(
-        config=replace(_SMALL, search=replace(_SMALL.search, controls=["random"])),
+        config=replace(_SMALL, arms=["mobiledet"], search=replace(_SMALL.search, controls=[])),
         claims=(
             MainClaim(
                 "found-mobiledet",

@@ -34,7 +34,7 @@ def count_costs(plan: DetectorPlan, height: int, width: int) -> dict[str, int]:
     """
     if not isinstance(plan.backbone, MobilePlan):
         return _built(plan, height, width)
-    rest = _around(replace(plan, backbone=_skeleton(plan.backbone)), height, width)
+    rest = _around(plan, height, width)
     adds, parameters = _mobile(plan.backbone, height, width)
     return {"multiply_adds": rest["multiply_adds"] + adds, "parameters": rest["parameters"] + parameters}
 
@@ -72,20 +72,41 @@ def _mobile(plan: MobilePlan, height: int, width: int) -> tuple[int, int]:
     return adds, parameters
 
 
-def _skeleton(plan: MobilePlan) -> MobilePlan:
-    """The cheapest backbone with the same maps at the taps."""
+def _around(plan: DetectorPlan, height: int, width: int) -> dict[str, int]:
+    """Costs of neck and head, which depend on the backbone by the widths at its taps only, and linearly on these.
+
+    A search asks for thousands of backbones: four detectors are built and the rest is computed.
+    """
+    assert isinstance(plan.backbone, MobilePlan)
+    widths = tuple(plan.backbone.stages[tap][-1].width for tap in plan.backbone.taps)
+
+    def built(taps: tuple[int, ...]) -> dict[str, int]:
+        assert isinstance(plan.backbone, MobilePlan)
+        return _built_around(replace(plan, backbone=_skeleton(plan.backbone, taps)), height, width)
+
+    if plan.spp != "none":  # whose convolutions grow with the square
+        return built(widths)
+    base, step = built((8, 8, 8)), 8
+    total = dict(base)
+    for place in range(3):
+        more = built(tuple(8 + step * (place == other) for other in range(3)))
+        for name in total:
+            total[name] += (more[name] - base[name]) // step * (widths[place] - 8)
+    return total
+
+
+def _skeleton(plan: MobilePlan, taps: tuple[int, ...]) -> MobilePlan:
+    """The cheapest backbone with maps of these widths at the taps."""
     stages, before = [], 0
-    for tap in plan.taps:
+    for tap, width in zip(plan.taps, taps, strict=True):
         strides = [block.stride for stage in plan.stages[before : tap + 1] for block in stage if block.stride > 1]
-        width = plan.stages[tap][-1].width
         stages.append(tuple(BlockPlan("ibn", width, stride, expansion=1) for stride in strides))
         before = tap + 1
     return MobilePlan(8, tuple(stages), (0, 1, 2), plan.act)
 
 
 @lru_cache(maxsize=4096)
-def _around(plan: DetectorPlan, height: int, width: int) -> dict[str, int]:
-    """Costs of neck, head and pooling, which depend on the widths at the taps only."""
+def _built_around(plan: DetectorPlan, height: int, width: int) -> dict[str, int]:
     with torch.device("meta"):
         detector = YOLOXLite(plan)
     parameters = sum(p.numel() for name, p in detector.named_parameters() if not name.startswith("backbone."))

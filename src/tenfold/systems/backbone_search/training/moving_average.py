@@ -5,6 +5,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from tenfold.systems.backbone_search.data.batches import DetectionBatch
 from tenfold.systems.backbone_search.detector.loss import DetectionLoss
@@ -49,10 +50,11 @@ class DetectionObjective(nn.Module):
         """Move the average of every floating-point tensor, batch statistics too, towards the model's."""
         if self.average is None:
             return
-        decay = decay_after(int(self.steps))
-        own = model.state_dict()
+        own, averaged, current = model.state_dict(), [], []
         for name, value in self.average.state_dict().items():
             if value.is_floating_point():
-                value.mul_(decay).add_(own[name].detach().to(value.device), alpha=1 - decay)
+                averaged.append(value)
+                current.append(own[name].detach().to(value.device))
             else:
                 value.copy_(own[name])
+        get_ema_multi_avg_fn(decay_after(int(self.steps)))(averaged, current, self.steps)  # all tensors in one call

@@ -122,8 +122,8 @@ class ServedExits(nn.Module):
 
     @property
     def network(self) -> nn.Module:
-        """The network that was given exits, or this one, for systems that take any (``tenfold.load_network``)."""
-        return self._trunk[0] if self._trunk else self
+        """The network that was given exits, or all stages of this one, for systems that take any network."""
+        return self._trunk[0] if self._trunk else ServedExits(self.stages, None, self.preprocessing, self.classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(batch, classes)`` of normalized images ``(batch, channels, height, width)``."""

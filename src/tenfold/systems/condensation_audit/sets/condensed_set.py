@@ -12,7 +12,11 @@ import torch
 from torch import Tensor
 
 from tenfold.errors import UserError
+from tenfold.models.folder import largest_number
 from tenfold.systems.condensation_audit.data.preprocessing import Preprocessing
+
+MOST_EPOCHS, LARGEST_SIZE = 100_000, 2048
+"""A recipe comes with somebody's set, and those who audit it train by it: it may not ask for any time or memory."""
 
 
 @dataclass(frozen=True)
@@ -46,19 +50,20 @@ class TrainingRecipe:
             return isinstance(value, int | float) and not isinstance(value, bool) and low <= value < high
 
         rules = {
-            "epochs": type(self.epochs) is int and self.epochs >= 1,
-            "batch_size": type(self.batch_size) is int and self.batch_size >= 1,
+            "epochs": type(self.epochs) is int and 1 <= self.epochs <= MOST_EPOCHS,
+            "batch_size": type(self.batch_size) is int and 1 <= self.batch_size < 2**31,
             "learning_rate": number(self.learning_rate, 0) and self.learning_rate > 0,
             "momentum": number(self.momentum, 0, 1),
             "weight_decay": number(self.weight_decay, 0),
             "decay_at": isinstance(self.decay_at, list | tuple) and all(number(x, 0, 1 + 1e-9) for x in self.decay_at),
             "augmentation": isinstance(self.augmentation, str),
-            "arguments": isinstance(self.arguments, dict),
+            "arguments": isinstance(self.arguments, dict) and largest_number(self.arguments) <= LARGEST_SIZE,
         }
         wrong = next((name for name, fits in rules.items() if not fits), None)
         if wrong is not None:
             raise UserError(
-                "a training recipe has epochs and batch_size of at least 1, learning_rate above 0, momentum in [0, 1), "
+                f"a training recipe has 1 to {MOST_EPOCHS:,} epochs, arguments of a network whose numbers are at most "
+                f"{LARGEST_SIZE:,}, batch_size of at least 1, learning_rate above 0, momentum in [0, 1), "
                 f"weight_decay of 0 or more, decay_at in [0, 1]; its {wrong} is {getattr(self, wrong)!r}"
             )
 

@@ -157,6 +157,7 @@ def import_official(
     if (folder / MANIFEST).exists():
         raise UserError(f"{printable(folder)} already holds a model; name another folder with --out")
     known: tuple[str, ...] | None = None
+    model: Any
     if Path(checkpoint).is_dir():
         if not is_transformers_folder(checkpoint):
             raise UserError(f"{printable(checkpoint)} is no folder of transformers (it has no config.json)")
@@ -170,7 +171,8 @@ def import_official(
     else:
         state = read_official(checkpoint)
         dual = is_dide(state)
-        model = (dual_from_official if dual else fusion_from_official)(state, heads, printable(checkpoint))
+        read: Any = dual_from_official if dual else fusion_from_official
+        model = read(state, heads, printable(checkpoint))
         sizes = model.image_tower.sizes if dual else model.sizes
         if vocabulary is None:
             raise UserError("an official checkpoint has no vocabulary: name BERT's vocab.txt with --vocabulary")

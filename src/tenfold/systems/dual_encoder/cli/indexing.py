@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from tenfold.data.folder import find_image_files
+from tenfold.data.folder import files_below, is_image_name
 from tenfold.errors import UserError
 from tenfold.files import printable
 from tenfold.systems.dual_encoder.index.encode_files import index_files
@@ -45,10 +45,9 @@ def index(
     if not (images or delete or verify):
         raise UserError("name images to add, or --delete, or --verify true")
     answerer = load(run, factory=factory)
-    if images:
-        found = index_files(
-            answerer, out, _files(images), kind=kind, segment=segment, batch_size=batch_size, progress=_progress
-        )
+    files, others = _files(images or [])
+    if files:
+        found = index_files(answerer, out, files, kind=kind, segment=segment, batch_size=batch_size, progress=_progress)
     else:
         found = VisualIndex.open(out, answerer.fingerprint)
     if delete:
@@ -62,26 +61,30 @@ def index(
         "index": out,
         "images": len(found),
         "left_out": len(skipped),
+        "other_files": others,
         "kind": found.manifest.kind,
-        "bytes_per_image": found.bytes // max(1, sum(part.count for part in found.manifest.segments)),
-        "bytes": found.bytes,
+        "bytes_per_image": found.nbytes // max(1, sum(part.count for part in found.manifest.segments)),
+        "bytes": found.nbytes,
     }
 
 
-def _files(given: list[str]) -> list[Path]:
+def _files(given: list[str]) -> tuple[list[Path], int]:
+    """Image files, and how many others the folders hold."""
     files: list[Path] = []
+    others = 0
     for name in given:
         path = Path(name)
         if path.is_dir():
-            inner = find_image_files(path)
+            inner, beside = files_below(path, is_image_name)
             if not inner:
                 raise UserError(f"the folder {printable(name)} holds no images")
             files += inner
+            others += len(beside)
         elif path.exists():
             files.append(path)
         else:
             raise UserError(f"there is no file or folder {printable(name)}")
-    return list(dict.fromkeys(files))
+    return list(dict.fromkeys(files)), others
 
 
 def _progress(done: int, total: int) -> None:

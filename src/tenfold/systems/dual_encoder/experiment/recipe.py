@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 import tenfold
 from tenfold.cost import count_parameters
+from tenfold.errors import UserError
 from tenfold.results import Cost, Results
 from tenfold.run import Run, environment, peak_process_memory_mb
 from tenfold.systems.dual_encoder.attention.readers import SingleStream, TwoTowers, inputs_of
@@ -29,6 +29,7 @@ from tenfold.systems.dual_encoder.experiment.comparison import (
     summary_of,
     tables_of,
 )
+from tenfold.systems.dual_encoder.experiment.serving import cache_difference, cost_of_kinds
 from tenfold.systems.dual_encoder.experiment.settings import PRESETS, Arm, Config, StageOptions, arms_of
 from tenfold.systems.dual_encoder.index.answerer import VisualAnswerer
 from tenfold.systems.dual_encoder.index.throughput import measure_throughput
@@ -43,8 +44,13 @@ from tenfold.systems.dual_encoder.networks.dual_encoder import DualEncoder
 from tenfold.systems.dual_encoder.networks.embeddings import Sizes
 from tenfold.systems.dual_encoder.networks.fusion_encoder import FusionEncoder, sharpen
 from tenfold.systems.dual_encoder.scoring.measure import predict_answers, score_answers, summarize
-from tenfold.systems.dual_encoder.sets.load_sets import image_side, load_question_sets
-from tenfold.systems.dual_encoder.sets.questions import QuestionSplits, VisualQuestions, majority_answers
+from tenfold.systems.dual_encoder.sets.load_sets import image_size, load_question_sets
+from tenfold.systems.dual_encoder.sets.questions import (
+    QuestionSplits,
+    VisualQuestions,
+    hold_images,
+    majority_answers,
+)
 from tenfold.systems.dual_encoder.training.initialise import start_from_fusion
 from tenfold.systems.dual_encoder.training.optimizers import adamw, parameter_groups, warmup_linear
 from tenfold.systems.dual_encoder.training.teachers import fusion_state, load_teacher
@@ -67,7 +73,7 @@ def run(config: Config, run: Run) -> Results:
         for note in work.splits.notes:
             run.say(f"{name}: {note}")
     seeds = range(config.seed, config.seed + config.seeds)
-    names = list(place.works)
+    names: list[str] = list(place.works)
     phases = [
         [Step(f"{name}/teacher/seed{seed}", (name, "teacher", seed)) for name in names for seed in seeds],
         [Step(f"{name}/{arm}/seed{seed}", (name, arm, seed)) for name in names for arm in arms for seed in seeds],
@@ -79,7 +85,7 @@ def run(config: Config, run: Run) -> Results:
         name: {arm: [found[f"{name}/{arm}/seed{seed}"] for seed in seeds] for arm in ("teacher", *arms)}
         for name in names
     }
-    majority = {name: work.majority() for name, work in place.works.items()}
+    majority: dict[str, Any] = {name: work.majority() for name, work in place.works.items()}
     delivered = run.step("delivery", lambda _: deliver(config, place, run.folder))
     return Results(
         system=SYSTEM,
@@ -129,17 +135,22 @@ class Work:
             self.tokenizer = QuestionTokenizer.of_words(train.questions, model.max_tokens)
         else:
             self.tokenizer = QuestionTokenizer.from_file(model.vocabulary, model.max_tokens)
-        side = (model.shorter if own else None) or image_side(name, data.side) or 384
+        usual, patches = image_size(name, data.side)
+        side, patch = (model.shorter if own else None) or usual, (model.patch if own else None) or patches
+        if side % patch:
+            raise UserError(f"model.shorter {side} is not whole patches of {patch}: set model.patch, too")
         self.preparation = ImagePreparation(
-            patch=model.patch, shorter=side, longest=max(side, model.longest), square=model.square
+            patch=patch, shorter=side, longest=max(side, model.longest), square=model.square
         )
+        if not model.augment:  # which changes images before they are prepared
+            self.splits = hold_images(self.splits, self.preparation)
         self.sizes = Sizes(
             vocabulary=len(self.tokenizer.vocabulary),
             width=model.width,
             layers=model.layers,
             heads=model.heads,
-            patch=model.patch,
-            grid=side // model.patch,
+            patch=patch,
+            grid=side // patch,
             max_tokens=model.max_tokens,
             images=train.images_per_question,
             dropout=model.dropout,
@@ -174,7 +185,7 @@ class Place:
 
     def __init__(self, config: Config, folder: Path) -> None:
         self.config, self.folder = config, folder
-        self.works = {name: Work(config, name) for name in (config.data.name, *config.data.also)}
+        self.works: dict[str, Work] = {name: Work(config, name) for name in (config.data.name, *config.data.also)}
         if config.teacher.weights is not None:  # what cannot be loaded ends the run before any work
             for work in self.works.values():
                 load_teacher(config.teacher.weights, work.sizes, work.answers)
@@ -191,6 +202,8 @@ class Place:
 
     def teacher_of(self, work: Work, name: str, seed: int) -> FusionEncoder:
         """A set's trained teacher, frozen, in eval mode."""
+        if self.config.teacher.weights is not None:
+            return load_teacher(self.config.teacher.weights, work.sizes, work.answers).requires_grad_(False)
         teacher = FusionEncoder(work.sizes, len(work.answers))
         teacher.load_state_dict(load_file(self.folder / f"steps/{name}/teacher/seed{seed}/weights.safetensors"))
         return teacher.eval().requires_grad_(False)
@@ -316,7 +329,7 @@ def _finish(network: nn.Module, work: Work, folder: Path) -> dict[str, Any]:
 
 
 def deliver(config: Config, place: Place, folder: Path) -> dict[str, Any]:
-    """Write the first set's DiDE student, ask it through an index, and time teacher and student side by side."""
+    """Write the first set's DiDE student, and ask it as it is served: exactness, size and speed of cached images."""
     name = config.data.name
     work = place.works[name]
     student, teacher = place.student_of(work, name, "dide", config.seed), place.teacher_of(work, name, config.seed)
@@ -324,29 +337,11 @@ def deliver(config: Config, place: Place, folder: Path) -> dict[str, Any]:
     if rank() == 0:
         save_dual_encoder(folder, student, work.tokenizer, work.preparation, work.answers, test.task)
     answerer = VisualAnswerer(student, work.tokenizer, work.preparation, work.answers, test.task)
+    tensors = work.tensors(test)
     return {
         "params": count_parameters(student),
         "teacher_params": count_parameters(teacher),
-        "cache_difference": cache_difference(answerer, work.tensors(test), 64),
-        "bytes_per_image": 2 * int(np.prod(answerer.vector_shape)),
-        "throughput": measure_throughput(answerer, teacher, work.tensors(test)),
+        "cache_difference": cache_difference(answerer, tensors, 64),
+        "kinds": cost_of_kinds(answerer, tensors),
+        "throughput": measure_throughput(answerer, teacher, tensors),
     }
-
-
-@torch.inference_mode()
-def cache_difference(answerer: VisualAnswerer, tensors: QuestionTensors, count: int) -> float:
-    """Largest difference of scores between the model's forward pass and cached vectors with split and merged layers.
-
-    Args:
-        answerer: the model as it is served.
-        tensors: questions.
-        count: of the first questions that are compared.
-    """
-    rows = torch.arange(min(count, len(tensors)))
-    batch = tensors.batch(rows)
-    direct = answerer.model(batch["text"], batch["text_mask"], batch["pixels"], batch.get("patch_mask"))
-    questions = [tensors.data.questions[row] for row in rows.tolist()]
-    cached = answerer.head(
-        answerer.encode_questions(questions), answerer.model.encode_images(batch["pixels"], batch.get("patch_mask"))
-    )
-    return float((direct - cached).abs().max())

@@ -55,8 +55,8 @@ class ModelOptions:
         layers: of the teacher.
         student_layers: of each tower; as the teacher's where null.
         heads: attention heads.
-        patch: side of a patch in pixels.
-        shorter: shorter side of the images in pixels; set by the set where null (``grid-qa``, ``easy-vqa``).
+        patch: side of a patch in pixels; where null the set's own, or 32.
+        shorter: shorter side of the images in pixels; where null the set's own, or 384.
         longest: longer side at most.
         square: whether images are squeezed to ``shorter`` x ``shorter``.
         max_tokens: longest question.
@@ -71,7 +71,7 @@ class ModelOptions:
     layers: PositiveInt = 3
     student_layers: PositiveInt | None = None
     heads: PositiveInt = 8
-    patch: PositiveInt = 8
+    patch: PositiveInt | None = None
     shorter: PositiveInt | None = None
     longest: PositiveInt = 639
     square: bool = True
@@ -193,7 +193,7 @@ class Config:
             raise UserError(f"{data.name} needs --data.root DIR and --data.file")
         if data.also and data.name not in ("grid-qa", "easy-vqa"):
             raise UserError("--data.also goes with grid-qa or easy-vqa")
-        if model.shorter is not None and (model.shorter % model.patch or model.longest < model.shorter):
+        if model.shorter is not None and (model.shorter % (model.patch or 1) or model.longest < model.shorter):
             raise UserError("model.shorter must be whole patches, and at most model.longest")
         if model.student_layers not in (None, model.layers) and model.start == "teacher":
             raise UserError("towers of another depth cannot start from the teacher: --model.start random")
@@ -242,18 +242,50 @@ def arms_of(config: Config) -> dict[str, Arm]:
     return {name: known[name] for name in config.arms}
 
 
+_CUT = TrainerOptions(gradient_clip=1.0)
+"""Of networks that start from nothing; the official program does not cut gradients."""
 PRESETS = {
     "tiny": Config(
         data=DataOptions(scenes=6000, validation=200, test=600),
         model=ModelOptions(width=32, layers=2, heads=4),
         teacher=TeacherOptions(steps=700),
         optimizer=StageOptions(steps=700),
+        trainer=_CUT,
     ),
     "small": Config(
         preset="small",
         seeds=3,
-        arms=["hard", "soft", "uni-modal", "dide"],
-        data=DataOptions(also=["easy-vqa"]),
+        arms=["dide", "soft", "uni-modal", "hard"],
+        optimizer=StageOptions(steps=2200),
+        trainer=_CUT,
+    ),
+    "easy-vqa": Config(
+        preset="easy-vqa",
+        seeds=3,
+        arms=["dide", "soft", "hard"],
+        data=DataOptions(name="easy-vqa", scenes=0, test=0),
+        model=ModelOptions(width=32, layers=2, heads=4),
+        teacher=TeacherOptions(steps=1000),
+        optimizer=StageOptions(steps=1000),
+        trainer=_CUT,
+    ),
+    "shapes": Config(
+        preset="shapes",
+        seeds=3,
+        arms=["dide", "soft", "hard"],
+        data=DataOptions(name="shapes", test=0),
+        model=ModelOptions(layers=4),
+        teacher=TeacherOptions(steps=6000, batch_size=128),
+        optimizer=StageOptions(steps=6000, batch_size=128),
+        trainer=_CUT,
+    ),
+    "nlvr": Config(
+        preset="nlvr",
+        seeds=3,
+        arms=["dide", "soft", "hard"],
+        data=DataOptions(name="nlvr", scenes=0, test=0),
+        model=ModelOptions(square=False, longest=400),
+        trainer=_CUT,
     ),
     # Batch, rates and epochs of VQA as the official program has them; the checkpoints are the reader's to name.
     "paper": Config(

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,9 @@ from tenfold.systems.dual_encoder.method import Task
 from tenfold.systems.dual_encoder.networks.dual_encoder import DualEncoder, require_answers
 
 _CHUNK = 8192
-"""Images of an index that are scored at once."""
+"""Images of an index that are scored at once for one answer."""
+_ANSWERED = 1024
+"""Images that are scored at once for all answers."""
 
 
 @dataclass(frozen=True)
@@ -215,15 +217,23 @@ class VisualAnswerer:
             UserError: see ``scores``.
         """
         names = list(index.ids()) if ids is None else list(ids)
-        probability = self.probabilities(self.scores([question], index, names))[0]
-        sure, numbers = probability.topk(min(top_k, len(self.answers)), -1)
-        return [
-            [
-                Answer(question, tuple(name) if isinstance(name, list) else name, self.answers[number], value)
-                for number, value in zip(few.tolist(), values.tolist(), strict=True)
+        if not names:
+            raise UserError("the index is empty" if ids is None else "no image is named")
+        found = []
+        for start in range(
+            0, len(names), _ANSWERED
+        ):  # all answers of all images at once could be more than memory holds
+            part = [tuple(name) if isinstance(name, list) else name for name in names[start : start + _ANSWERED]]
+            probability = self.probabilities(self.scores([question], index, part))[0]
+            sure, numbers = probability.topk(min(top_k, len(self.answers)), -1)
+            found += [
+                [
+                    Answer(question, name, self.answers[number], value)
+                    for number, value in zip(few.tolist(), values.tolist(), strict=True)
+                ]
+                for name, few, values in zip(part, numbers, sure, strict=True)
             ]
-            for name, few, values in zip(names, numbers, sure, strict=True)
-        ]
+        return found
 
     @torch.inference_mode()
     def search(
@@ -244,25 +254,12 @@ class VisualAnswerer:
             UserError: the index is another model's or empty, the answer is not in the list, or the model is of pairs.
         """
         asked = [questions] if isinstance(questions, str) else list(questions)
-        index.require(self.fingerprint)
-        number = self.answer_number(answer)
-        if self.model.images != 1:
-            raise UserError("a model of pairs of images ranks no single images; use answer with pairs of ids")
-        if not len(index):
-            raise UserError("the index is empty")
-        t = self.encode_questions(asked)
-        multilabel = self.task == "multilabel"
         best = torch.empty(len(asked), 0, device=self.device)
         places = torch.empty(len(asked), 0, dtype=torch.long, device=self.device)
-        for start, vectors, kept in index.blocks(_CHUNK):
-            scores = self.head.every_pair(t, vectors.to(self.device), [number] if multilabel else None, projected=False)
-            chance = scores[..., 0].sigmoid() if multilabel else scores.softmax(-1)[..., number]
-            chance = chance.masked_fill(~kept.to(self.device), -1.0)
-            best = torch.cat([best, chance], 1)
-            places = torch.cat(
-                [places, torch.arange(start, start + len(kept), device=self.device).expand(len(asked), -1)], 1
-            )
-            order = best.argsort(1, descending=True, stable=True)[:, :top_k]
+        for start, chance in self._chances(asked, index, answer):
+            here = torch.arange(start, start + chance.shape[1], device=self.device).expand(len(asked), -1)
+            best, places = torch.cat([best, chance], 1), torch.cat([places, here], 1)
+            order = best.argsort(dim=1, descending=True, stable=True)[:, :top_k]
             best, places = best.gather(1, order), places.gather(1, order)
         return [
             [
@@ -272,6 +269,37 @@ class VisualAnswerer:
             ]
             for question, row, values in zip(asked, places, best, strict=True)
         ]
+
+    @torch.inference_mode()
+    def chances(self, questions: Sequence[str], index: VisualIndex, answer: str = "yes") -> Tensor:
+        """Probability ``(questions, images)`` of an answer to every question about every image of an index.
+
+        Args:
+            questions: texts.
+            index: of this model, of single images.
+            answer: from the model's list.
+
+        Raises:
+            UserError: see ``search``.
+        """
+        found = torch.cat([chance for _, chance in self._chances(questions, index, answer)], 1)
+        return found[:, found[0] >= 0]
+
+    def _chances(self, questions: Sequence[str], index: VisualIndex, answer: str) -> Iterator[tuple[int, Tensor]]:
+        """Blocks of ``chances`` with the place of each one's first image; -1 for deleted images."""
+        index.require(self.fingerprint)
+        number = self.answer_number(answer)
+        if self.model.images != 1:
+            raise UserError("a model of pairs of images ranks no single images; use answer with pairs of ids")
+        if not len(index):
+            raise UserError("the index is empty")
+        t = self.encode_questions(questions)
+        multilabel = self.task == "multilabel"
+        for start, vectors, kept in index.blocks(_CHUNK):
+            # Of a closed choice all scores are needed; else the one answer's alone.
+            scores = self.head.every_pair(t, vectors.to(self.device), [number] if multilabel else None)
+            chance = scores[..., 0].sigmoid() if multilabel else scores.softmax(-1)[..., number]
+            yield start, chance.masked_fill(~kept.to(self.device), -1.0)
 
 
 def _name(image: Any, number: int) -> str:

@@ -5,6 +5,7 @@ Wh W2                               fusion's last and the head's first linear la
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +27,8 @@ class PairHead(nn.Module):
     @torch.no_grad()
     def __init__(self, model: DualEncoder) -> None:
         super().__init__()
-        first, norm, _, last = model.fusion
-        joined, second, _, out = model.classifier
+        parts: list[Any] = [*model.fusion, *model.classifier]
+        first, norm, _, last, joined, second, _, out = parts
         texts, width = model.text_tower.width, last.out_features
         self.images = model.images
         self.text = nn.Linear(texts, first.out_features)

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from tenfold.systems.dual_encoder.attention.readers import inputs_of
 from tenfold.systems.dual_encoder.index.answerer import VisualAnswerer
 from tenfold.systems.dual_encoder.inputs.batches import QuestionTensors
+from tenfold.systems.dual_encoder.networks.dual_encoder import DualEncoder
 
 WAYS = (
     "fusion",
@@ -47,7 +49,7 @@ def measure_throughput(
         For each way and batch size ``pairs_per_second`` (``median``, ``low``, ``high``) and ``milliseconds``
         (``median``, ``p95``) of a batch; the first two ways include the encoding of images, the others do not.
     """
-    model, head = answerer.model, answerer.head
+    model = answerer.model
     found: dict[str, Any] = {}
     with torch.inference_mode():
         for size in batch_sizes:
@@ -56,13 +58,12 @@ def measure_throughput(
             given = inputs_of(batch)
             asked = [tensors.data.questions[row] for row in rows.tolist()]
             vectors = model.encode_images(batch["pixels"], batch.get("patch_mask"))
+            text = (batch["text"], batch["text_mask"])
             ways: list[Callable[[], Tensor]] = [
-                lambda given=given: teacher(**given),
-                lambda given=given: model(**given),
-                lambda batch=batch, vectors=vectors: model.combine(
-                    model.encode_text(batch["text"], batch["text_mask"]), vectors
-                ),
-                lambda asked=asked, vectors=vectors: head(answerer.encode_questions(asked), vectors),
+                partial(teacher, **given),
+                partial(model, **given),
+                partial(_from_vectors, model, text, vectors),
+                partial(_served, answerer, asked, vectors),
             ]
             for way, call in zip(WAYS, ways, strict=False):
                 found[f"{way}, batch {len(rows)}"] = time_calls(call, len(rows), repeats)
@@ -70,9 +71,17 @@ def measure_throughput(
         width = answerer.vector_shape
         many = torch.randn(images, *width, generator=torch.Generator().manual_seed(0))
         found[f"{WAYS[-1]}, {len(asked)} x {images}"] = time_calls(
-            lambda: head.every_pair(answerer.encode_questions(asked), many), len(asked) * images, repeats
+            lambda: answerer.head.every_pair(answerer.encode_questions(asked), many), len(asked) * images, repeats
         )
     return found
+
+
+def _from_vectors(model: DualEncoder, text: tuple[Tensor, Tensor], vectors: Tensor) -> Tensor:
+    return model.combine(model.encode_text(*text), vectors)
+
+
+def _served(answerer: VisualAnswerer, questions: list[str], vectors: Tensor) -> Tensor:
+    return answerer.head(answerer.encode_questions(questions), vectors)
 
 
 def time_calls(call: Callable[[], Any], pairs: int, repeats: int) -> dict[str, Any]:

@@ -13,6 +13,9 @@ from tenfold.data.preprocessing import normalize
 from tenfold.data.reading import read_image
 from tenfold.errors import UserError
 
+_LARGEST = 2**13
+"""Pixels of a side: a number in a model's file cannot ask for any amount of memory."""
+
 
 @dataclass(frozen=True)
 class ImagePreparation:
@@ -46,6 +49,8 @@ class ImagePreparation:
             raise UserError(
                 f"an image needs patch <= shorter <= longest; got {self.patch}, {self.shorter}, {self.longest}"
             )
+        if self.longest > _LARGEST:
+            raise UserError(f"an image's sides are at most {_LARGEST} pixels; got {self.longest}")
         if self.square and self.shorter % self.patch:
             raise UserError(f"a side of {self.shorter} pixels is not whole patches of {self.patch}")
         if len(self.mean) != 3 or len(self.std) != 3 or not np.isfinite([*self.mean, *self.std]).all():

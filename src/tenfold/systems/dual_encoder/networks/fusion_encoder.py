@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.errors import UserError
-from tenfold.systems.dual_encoder.networks.blocks import Pooler
+from tenfold.systems.dual_encoder.networks.blocks import Attention, Pooler
 from tenfold.systems.dual_encoder.networks.embeddings import Sizes, TextEmbeddings, Transformer, image_token_mask
 
 
@@ -135,7 +135,7 @@ def initialize(module: nn.Module, deviation: float = 0.02) -> None:
 
 
 @torch.no_grad()
-def sharpen(model: nn.Module, words: float = 0.3, patches: float = 1.0, attention: float = 2.0) -> None:
+def sharpen(model: nn.Module, words: float = 0.3, patches: float = 1.0, sharper: float = 2.0) -> None:
     """Initial weights for small networks that start from nothing: positions that can be told apart from the start.
 
     With the usual small deviations a network of a few blocks stays at chance on questions of place for thousands of
@@ -145,19 +145,16 @@ def sharpen(model: nn.Module, words: float = 0.3, patches: float = 1.0, attentio
         model: an encoder or tower of this package.
         words: deviation of word, position and modality embeddings.
         patches: deviation of image positions.
-        attention: factor of the weights of queries and keys.
+        sharper: factor of the weights of queries and keys.
     """
     for part in model.modules():
         if isinstance(part, TextEmbeddings):
             nn.init.normal_(part.word_embeddings.weight, std=words)
             nn.init.normal_(part.position_embeddings.weight, std=words)
-        if isinstance(part, Transformer):
-            if hasattr(part, "pos_embed"):
-                nn.init.normal_(part.pos_embed, std=patches)
-            for linear in [m for m in part.modules() if isinstance(m, nn.Linear)]:
-                nn.init.xavier_uniform_(linear.weight)
-            for block in part.blocks:
-                width = block.attn.proj.in_features
-                block.attn.qkv.weight[: 2 * width] *= attention
-            if hasattr(part, "patch_embed"):
-                nn.init.kaiming_uniform_(part.patch_embed.proj.weight, a=5**0.5)
+        if isinstance(part, Transformer | Pooler):
+            for linear in [m for m in part.modules() if isinstance(m, nn.Linear | nn.Conv2d)]:
+                linear.reset_parameters()
+            for attention in [m for m in part.modules() if isinstance(m, Attention)]:
+                attention.qkv.weight[: 2 * attention.proj.in_features] *= sharper
+        if isinstance(part, Transformer) and hasattr(part, "pos_embed"):
+            nn.init.normal_(part.pos_embed, std=patches)

@@ -58,7 +58,8 @@ def grid_qa(
         rng = np.random.default_rng([seed, number])
         cells = _draw_cells(rng, count, side)
         parts.append(_ask(rng, cells, render(cells, rng), each, side))
-    return QuestionSplits("grid-qa", *parts)
+    train, validated, tested = parts
+    return QuestionSplits("grid-qa", train, validated, tested)
 
 
 def _draw_cells(rng: np.random.Generator, count: int, side: int) -> np.ndarray:

@@ -1,22 +1,31 @@
 """The sets of an experiment by name."""
 
+from pathlib import Path
+
 from tenfold.errors import UserError
+from tenfold.files import printable
+from tenfold.systems.dual_encoder.sets.arrow_tables import arrow_tables
+from tenfold.systems.dual_encoder.sets.easy_vqa import easy_vqa
 from tenfold.systems.dual_encoder.sets.grid_qa import CELL, grid_qa
+from tenfold.systems.dual_encoder.sets.nlvr import nlvr
+from tenfold.systems.dual_encoder.sets.nlvr2 import nlvr2
 from tenfold.systems.dual_encoder.sets.photo_folder import photo_questions
 from tenfold.systems.dual_encoder.sets.questions import QuestionSplits
+from tenfold.systems.dual_encoder.sets.shapes import shapes
+from tenfold.systems.dual_encoder.sets.snli_ve import snli_ve
+from tenfold.systems.dual_encoder.sets.vqa_v2 import vqa_v2
 
-SIDES = {"easy-vqa": 64, "shapes": 30}
-"""Side of a set's square images in pixels."""
+_SIZES = {"easy-vqa": (64, 16), "shapes": (30, 10), "nlvr": (96, 16)}
 
 
-def image_side(name: str, side: int) -> int | None:
-    """Side of a set's images where it has one of its own.
+def image_size(name: str, side: int) -> tuple[int, int]:
+    """Shorter side of a set's images, and of their patches, in pixels: its own, or those of ViLT-B/32.
 
     Args:
         name: of the set.
         side: cells per row, of ``grid-qa``.
     """
-    return CELL * side if name == "grid-qa" else SIDES.get(name)
+    return (CELL * side, CELL) if name == "grid-qa" else _SIZES.get(name, (384, 32))
 
 
 def load_question_sets(
@@ -53,6 +62,24 @@ def load_question_sets(
         return grid_qa(
             scenes, questions_per_scene=questions_per_scene, validation=validation, test=test, side=side, seed=seed
         )
+    if name == "easy-vqa":
+        return easy_vqa(validation=validation, questions=scenes, test=test, seed=seed)
+    if name == "shapes":
+        return shapes(root, questions=scenes, test=test, seed=seed)
+    if name == "nlvr":
+        return nlvr(root, questions=scenes, test=test)
+    if root is None:
+        raise UserError(f"{name} is not embedded: name the folder of its published files with --data.root")
+    if not Path(root).is_dir():
+        raise UserError(f"the data folder {printable(root)} does not exist")
     if name == "folder":
-        return photo_questions(str(root), str(file), validation=validation, test=test, seed=seed)
+        return photo_questions(root, str(file), validation=validation, test=test, seed=seed)
+    if name == "vqa-v2":
+        return vqa_v2(root, least_count=least_count, questions=scenes, test=test)
+    if name == "nlvr2":
+        return nlvr2(root, questions=scenes, test=test)
+    if name == "snli-ve":
+        return snli_ve(root, questions=scenes, test=test)
+    if name == "arrow":
+        return arrow_tables(root, str(file), questions=scenes, test=test)
     raise UserError(f"there is no set {name!r}")

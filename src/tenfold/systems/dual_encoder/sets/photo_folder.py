@@ -58,8 +58,8 @@ def read_asked(path: str | Path, images: int = 1) -> list[Asked]:
         missing = [name for name in (*columns, "question") if not str(row.get(name) or "").strip()]
         if missing:
             raise UserError(
-                f"{printable(path)}, line {line}: {missing[0]!r} is missing; columns are {', '.join(columns)}, question, "
-                "answer"
+                f"{printable(path)}, line {line}: {missing[0]!r} is missing; columns are "
+                f"{', '.join(columns)}, question, answer"
             )
         split = str(row.get("split") or "").strip().lower()
         if split and split not in _SPLITS:
@@ -127,7 +127,10 @@ def photo_questions(
     notes = []
     if not any(row.split for row in rows):
         parts = _split_by_image(rows, validation, test, seed)
-        notes.append("split by image, at random: the file has no column 'split'")
+        sizes = ", ".join(f"{parts.count(name):,} {name}" for name in ("train", "validation", "test"))
+        notes.append(f"the file has no column 'split': questions are split by image, at random (seed {seed}): {sizes}")
+    elif without := sum(not row.split for row in rows):
+        notes.append(f"{without:,} rows without a split are for training")
     answers = tuple(sorted({row.answer for row in rows}))
     images = FileImages([Path(name) for name in names])
     whole = VisualQuestions(

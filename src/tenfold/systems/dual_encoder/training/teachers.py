@@ -1,6 +1,7 @@
 """Teachers that are trained already: a model folder, an official checkpoint, a folder of transformers."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,7 +68,7 @@ def with_answers(
     Raises:
         UserError: it does not score one of them.
     """
-    last = model.classifier[-1]
+    last: Any = model.classifier[-1]
     names = names or (answers if last.out_features == len(answers) else ())
     missing = [answer for answer in answers if answer not in names]
     if missing:

@@ -25,7 +25,7 @@ def labels(
         out: JSONL file to write; each row has id, query, documents (lists of sentences), summaries and labels.
         kind: oracle (several references, a budget of words), presumm (one reference, a number of sentences), or soft
             (similarity of each sentence).
-        words: budget of the oracle.
+        words: budget of the oracle, at most as many words as the longest reference has.
         sentences: of presumm, at most.
         fields: names of the fields query, document, summary; guessed where not given.
     """

@@ -9,6 +9,7 @@ from tenfold.errors import UserError
 from tenfold.files import refuse_overwriting, write_atomically
 from tenfold.models.folder import load_manifest
 from tenfold.run import read_config
+from tenfold.systems.query_summarizer.experiment.settings import sets_arguments
 from tenfold.systems.query_summarizer.extractor.summarizer import QuerySummarizer
 from tenfold.systems.query_summarizer.load import SYSTEM, load
 from tenfold.systems.query_summarizer.rouge.scoring import Rouge
@@ -18,6 +19,7 @@ from tenfold.systems.query_summarizer.sets.load_sets import load_sets
 from tenfold.systems.query_summarizer.sets.rows import read_rows
 from tenfold.systems.query_summarizer.sets.topic import Topic, require_references
 from tenfold.systems.query_summarizer.text.reading import read_documents
+from tenfold.systems.query_summarizer.text.words import content_words
 
 Block = Literal["trigram", "bigram-ratio", "cosine", "mmr", "none"]
 
@@ -67,6 +69,10 @@ def _readable(summary: Summary, trained: bool) -> str:
     lines = [f"# {summary.query}"]
     if not trained:
         lines.append("# scored by TF-IDF, without a trained model; name one with --run")
+        if not content_words(summary.query):
+            lines.append("# the query has no word to look for: sentences are compared with the whole text")
+        elif summary.quotes and all(quote.score == 0 for quote in summary.quotes):
+            lines.append("# no word of the query is in the documents: these are merely their first sentences")
     for quote in summary.quotes:
         influence = ""
         if quote.without_query is not None:
@@ -140,7 +146,8 @@ def evaluate(
     else:
         if not (Path(run) / "config.yaml").exists():
             raise UserError(f"{run} names no data: name a JSONL file with --data")
-        sets = load_sets(**read_config(run)["data"])
+        config = read_config(run)
+        sets = load_sets(**sets_arguments(config["preset"], config["data"]))
         name, topics = sets.name, list(sets.test)
     summarizer = load(run)
     made = {

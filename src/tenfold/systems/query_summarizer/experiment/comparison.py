@@ -135,8 +135,8 @@ def plots_of(outcomes: Outcomes) -> list[Plot]:
         )
     ]
     names = sparse_arms(outcomes)
-    if names:
-        shares = sorted({float(name.split()[-1].rstrip("%")) for name in names})
+    shares = sorted({float(name.split()[-1].rstrip("%")) for name in names})
+    if len(shares) > 1:  # else there is no curve
         series = []
         for criterion in dict.fromkeys(name.split()[0] for name in names):
             own = [f"{criterion} {share:g}%" for share in shares]
@@ -163,6 +163,7 @@ def plots_of(outcomes: Outcomes) -> list[Plot]:
                 caption="Each arm at its own learning rate, chosen on held-back topics; bars: one standard deviation.",
             )
         )
+    if names:
         held = ["both", *names] if "both" in outcomes else names
         plots.append(
             Plot(
@@ -202,14 +203,16 @@ def tables_of(outcomes: Outcomes, rates: Mapping[str, Mapping[str, Any]], delive
     if delivered["human"]:
         human = delivered["human"]
         rows.append(["a person (first reference)", f"{human['r1']:.2f}", f"{human['r2']:.2f}", None, None, None])
+    plots = ["ROUGE-2, no plots"] if any(row[5] is not None for row in rows) else []
     tables = [
         Table(
             id="scores",
             title=f"ROUGE recall at {delivered['words']} words",
-            columns=["arm", "ROUGE-1", "ROUGE-2", "ROUGE-SU4", "ROUGE-2, over topics", "ROUGE-2, no plots"],
-            rows=rows,
+            columns=["arm", "ROUGE-1", "ROUGE-2", "ROUGE-SU4", "ROUGE-2, over topics", *plots],
+            rows=[row[: 5 + len(plots)] for row in rows],
             caption="Mean and standard deviation over seeds. Over topics: ROUGE-1.5.5's own 95 % interval, first seed. "
-            "No plots: without questions about a whole plot. The person is scored against the other references only.",
+            + ("No plots: without questions about a whole plot. " if plots else "")
+            + "The person is scored against the other references only.",
         )
     ]
     if rates:

@@ -29,7 +29,7 @@ from tenfold.systems.query_summarizer.experiment.comparison import (
     tables_of,
 )
 from tenfold.systems.query_summarizer.experiment.scores import summary_with
-from tenfold.systems.query_summarizer.experiment.settings import BASELINES, PRESETS, Config, arms_of
+from tenfold.systems.query_summarizer.experiment.settings import BASELINES, PRESETS, Config, arms_of, sets_arguments
 from tenfold.systems.query_summarizer.experiment.steps import (
     VECTOR_STEPS,
     Place,
@@ -58,7 +58,7 @@ def run(config: Config, run: Run) -> Results:
         run: the run's folder; finished steps are read back from it.
     """
     arms = arms_of(config)
-    sets = load_sets(**asdict(config.data))
+    sets = load_sets(**sets_arguments(config.preset, asdict(config.data)))
     seeds = range(config.seed, config.seed + config.seeds)
     stages = dict.fromkeys(start_of(arm) for arm in arms.values() if arm.stage1)
     tuned = [name for name, arm in arms.items() if arm.stage2]
@@ -176,7 +176,7 @@ _DOCUMENTS = """<!doctype html>
 <style>body{{font:16px/1.5 sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem;white-space:pre-wrap}}
 mark{{background:#ffe28a}}</style>
 <h1>Chosen sentences in their documents</h1>
-<p>Numbers are ranks; a mark's title gives its score and what the query changed.</p>
+<p>Behind each mark: its rank, and its score minus the score that it has with the query masked.</p>
 {}
 </html>
 """

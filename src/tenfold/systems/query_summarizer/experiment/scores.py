@@ -47,5 +47,5 @@ def measure(rouge: Rouge, topics: Sequence[Topic], lines: Sequence[Sequence[str]
         answer[f"{short}_interval"] = [100 * score.recall.low, 100 * score.recall.high]
         answer[f"{short}_by_topic"] = by_topic
         rest = [value for value, topic in zip(by_topic, topics, strict=True) if topic.domain != "plot"]
-        answer[f"{short}_no_plot"] = sum(rest) / len(rest) if rest else None
+        answer[f"{short}_no_plot"] = sum(rest) / len(rest) if 0 < len(rest) < len(topics) else None
     return answer

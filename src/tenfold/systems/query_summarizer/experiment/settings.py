@@ -1,5 +1,6 @@
 """Settings of the experiment: data, extractor, training, sparse arms, presets."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -26,7 +27,9 @@ class DataOptions:
         train: for ``jsonl``, file with the target's training topics.
         test: for ``jsonl``, file with the target's test topics.
         fields: for ``jsonl``, names of the fields ``query``, ``document``, ``summary``; guessed where not given.
-        stage1_groups: groups (meetings, pages) of the large set that are used; 0 for all.
+        stage1_groups: groups (meetings, pages) of the large set that are used; 0 for all. This and the next three are,
+            where null, those that the preset takes of its own data; of other data all, a fifth of the training groups
+            held back.
         train_groups: groups (stories) of the target that are trained on; 0 for all that are not held back.
         held_back_groups: further groups on which rates and epochs are chosen.
         test_groups: groups that are tested; 0 for all.
@@ -38,10 +41,10 @@ class DataOptions:
     train: str | None = None
     test: str | None = None
     fields: dict[str, str] = field(default_factory=dict)
-    stage1_groups: Count = 0
-    train_groups: Count = 0
-    held_back_groups: PositiveInt = 5
-    test_groups: Count = 0
+    stage1_groups: Count | None = None
+    train_groups: Count | None = None
+    held_back_groups: PositiveInt | None = None
+    test_groups: Count | None = None
 
 
 @dataclass
@@ -210,10 +213,27 @@ def arms_of(config: Config) -> dict[str, Arm]:
     return arms
 
 
-_GENERATED = DataOptions(stage1_groups=60, train_groups=24, held_back_groups=12, test_groups=40)
+_OWN_GROUPS = {
+    ("tiny", "generated"): {"stage1_groups": 60, "train_groups": 24, "held_back_groups": 12, "test_groups": 40},
+    ("small", "squality"): {"stage1_groups": 16, "train_groups": 10, "held_back_groups": 3},
+    ("paper", "squality"): {"held_back_groups": 5},
+}
+"""What a preset takes of its own data; by preset and data, so that it does not act on others."""
+
+
+def sets_arguments(preset: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of ``load_sets`` by the settings of a run.
+
+    Args:
+        preset: of the run.
+        data: fields of ``DataOptions``.
+    """
+    own = _OWN_GROUPS.get((preset, data["name"]), {})
+    return {name: own.get(name) if value is None else value for name, value in data.items()}
+
+
 PRESETS = {
     "tiny": Config(
-        data=_GENERATED,
         model=ModelOptions(encoder="hashed-96", arguments={"width": 64}),
         stage1=StageOptions(epochs=6, batch_size=16, learning_rate=2e-3),
         stage2=StageOptions(epochs=4, batch_size=16, learning_rate=1e-3),
@@ -222,7 +242,7 @@ PRESETS = {
     ),
     "small": Config(
         preset="small",
-        data=DataOptions(name="squality", stage1_groups=16, train_groups=10, held_back_groups=3),
+        data=DataOptions(name="squality"),
         stage1=StageOptions(epochs=3, batch_size=16),
         stage2=StageOptions(epochs=4, batch_size=16, learning_rate=3e-4),
         sparse=SparseOptions(fractions=[0.01, 0.05], rates=[1.0, 5.0]),
@@ -231,7 +251,7 @@ PRESETS = {
     "paper": Config(
         preset="paper",
         seeds=5,
-        data=DataOptions(name="squality", held_back_groups=5),
+        data=DataOptions(name="squality"),
         model=ModelOptions(kind="bert", encoder="bert-base-uncased"),
         stage1=StageOptions(epochs=3, learning_rate=3e-5),
         stage2=StageOptions(epochs=10, learning_rate=3e-5),

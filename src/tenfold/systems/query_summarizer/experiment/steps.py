@@ -16,7 +16,7 @@ from tenfold.run import Run
 from tenfold.sparse import find_mask
 from tenfold.systems.query_summarizer.encoders.sentence_vectors import load_sentence_vectors
 from tenfold.systems.query_summarizer.experiment.scores import make_rouge, measure, summary_with
-from tenfold.systems.query_summarizer.experiment.settings import Arm, Config, arms_of
+from tenfold.systems.query_summarizer.experiment.settings import Arm, Config, arms_of, sets_arguments
 from tenfold.systems.query_summarizer.extractor.baselines import (
     TfIdfExtractor,
     lead_scores,
@@ -44,7 +44,7 @@ VECTOR_STEPS = 4
 
 def open_place(config: Config, folder: Path) -> "Place":
     """What every step needs, made once per process."""
-    return Place(config, load_sets(**asdict(config.data)), folder)
+    return Place(config, load_sets(**sets_arguments(config.preset, asdict(config.data))), folder)
 
 
 def start_of(arm: Arm) -> str:
@@ -117,8 +117,7 @@ class Place:
             return list(topic.labels)
         if self.config.labels == "soft":
             return soft_labels(topic.texts, topic.references)
-        longest = max(len(" ".join(reference).split()) for reference in topic.references)
-        return hard_labels(topic.texts, topic.references, min(self.config.selection.words, longest))
+        return hard_labels(topic.texts, topic.references, self.config.selection.words)
 
     def _labels(self, topics: Sequence[Topic]) -> list[list[float]]:
         if not self._prepared:

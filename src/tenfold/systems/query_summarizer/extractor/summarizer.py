@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -186,9 +187,11 @@ def _documents(documents: Sequence[Document | str]) -> list[Document]:
     empty = [document.id for document in made if not document.sentences]
     if empty:
         raise UserError(f"{empty[0]} is empty: there is nothing to summarise")
-    twice = [name for name, count in Counter(document.id for document in made).items() if count > 1]
-    if twice:
-        raise UserError(f"two documents are called {twice[0]!r}: a citation could mean either; rename one")
+    seen: Counter[str] = Counter()
+    for number, document in enumerate(made):  # a citation must not mean either of two
+        seen[document.id] += 1
+        if seen[document.id] > 1:
+            made[number] = replace(document, id=f"{document.id} ({seen[document.id]})")
     for document in made:
         longest = max(document.sentences, key=lambda sentence: sentence.end - sentence.start)
         if len(longest.words) > LONGEST_SENTENCE:

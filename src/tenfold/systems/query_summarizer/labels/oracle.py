@@ -114,8 +114,16 @@ def budgeted_oracle(sentences: Sequence[str], references: Sequence[Sequence[str]
 
 
 def hard_labels(sentences: Sequence[str], references: Sequence[Sequence[str]], words: int = 250) -> list[float]:
-    """1 for the sentences of ``budgeted_oracle``, 0 for the others."""
-    chosen = set(budgeted_oracle(sentences, references, words))
+    """1 for the sentences of ``budgeted_oracle``, 0 for the others.
+
+    Args:
+        sentences: of all documents of a topic.
+        references: sentences of each reference.
+        words: budget; where the longest reference has fewer words, its length: beyond it every sentence that shares a
+            word with a reference would count as one of the summary's.
+    """
+    longest = max((len(" ".join(reference).split()) for reference in references), default=0)
+    chosen = set(budgeted_oracle(sentences, references, min(words, longest)))
     return [float(i in chosen) for i in range(len(sentences))]
 
 

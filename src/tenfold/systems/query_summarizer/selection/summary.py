@@ -140,6 +140,8 @@ def make_summary(
 def marked_html(documents: Sequence[Document], summary: Summary, around: int | None = None) -> str:
     """The documents with the chosen sentences marked in place, as a fragment of HTML; all text is escaped.
 
+    Behind each mark stand its rank and, where it is known, the query's influence on its score.
+
     Args:
         documents: the sources.
         summary: what was chosen from them.
@@ -153,11 +155,11 @@ def marked_html(documents: Sequence[Document], summary: Summary, around: int | N
         pieces, place = [f"<h4>{html.escape(document.id)}</h4><p>"], 0
         for quote in marks:
             pieces.append(_context(document.text, place, quote.start, around))
-            influence = ""
+            said = f"{quote.rank}"
             if quote.without_query is not None:
-                influence = f", query's influence {quote.score - quote.without_query:+.3f}"
-            title = f"rank {quote.rank}, score {quote.score:.3f}{influence}"
-            pieces.append(f'<mark title="{title}">{html.escape(quote.text)}</mark><sup>{quote.rank}</sup>')
+                said += f" · query {quote.score - quote.without_query:+.2f}"
+            title = f"rank {quote.rank}, score {quote.score:.3f}"
+            pieces.append(f'<mark title="{title}">{html.escape(quote.text)}</mark><sup>{said}</sup>')
             place = quote.end
         pieces.append(_context(document.text, place, len(document.text), around))
         parts.append("".join(pieces) + "</p>")

@@ -43,18 +43,20 @@ def load_sets(
     train: str | None = None,
     test: str | None = None,
     fields: Mapping[str, str] | None = None,
-    stage1_groups: int = 0,
-    train_groups: int = 0,
-    held_back_groups: int = 5,
-    test_groups: int = 0,
+    stage1_groups: int | None = None,
+    train_groups: int | None = None,
+    held_back_groups: int | None = None,
+    test_groups: int | None = None,
 ) -> Sets:
     """Read the sets of an experiment; see the settings of the experiment for the arguments.
+
+    Numbers of groups that are ``None`` stand for all; a fifth of the training groups is held back.
 
     Raises:
         UserError: a file is missing or damaged, a topic has no reference, or there are too few groups.
     """
     if name == "generated":
-        sizes = [stage1_groups or 60, (train_groups or 24) + held_back_groups, test_groups or 40]
+        sizes = [stage1_groups or 60, (train_groups or 24) + (held_back_groups or 12), test_groups or 40]
         large, target, tested = (generate_topics(size, seed) for size, seed in zip(sizes, (101, 102, 103), strict=True))
         title = "generated topics"
     elif name == "squality":
@@ -75,6 +77,7 @@ def load_sets(
     if shared:
         raise UserError(f"group {sorted(shared)[0]!r} is in training and in test")
     groups = list(dict.fromkeys(topic.group for topic in target))
+    held_back_groups = held_back_groups or max(1, len(groups) // 5)
     if len(groups) <= held_back_groups:
         raise UserError(
             f"the target has {len(groups)} groups of topics and {held_back_groups} are held back: none is left to "
@@ -87,8 +90,8 @@ def load_sets(
             f"{len(groups)} groups are too few for {train_groups} to train on and {held_back_groups} held back"
         )
     parts = {
-        "stage 1": (large, _first_groups(large, stage1_groups)),
-        "test": (tested, _first_groups(tested, test_groups)),
+        "stage 1": (large, _first_groups(large, stage1_groups or 0)),
+        "test": (tested, _first_groups(tested, test_groups or 0)),
     }
     notes = [
         f"{part}: the first {len({t.group for t in kept})} of {len({t.group for t in whole})} groups are used."

@@ -14,14 +14,17 @@ _GUESSES = {
     "document": ("documents", "document", "context", "text", "article", "source", "sentences", "content"),
     "summary": ("summaries", "summary", "references", "reference", "answer", "answers", "target", "cloze"),
 }
+_SEVERAL = ("documents", "summaries", "references", "answers")
+"""Names under which a list of strings holds several texts; under the others, the sentences of one."""
 
 
 def read_rows(path: str | Path, fields: Mapping[str, str] | None = None, references: bool = True) -> list[Topic]:
     """Topics of a JSONL file (``.xz`` and ``.gz``, too): a query, documents, and summaries in each row.
 
-    A document is a string, a list of sentences, or an object with ``text`` or ``sentences``; ``document`` may be one
-    or a list of them. A summary is a string or a list of sentences; a list of lists is several references. ``labels``
-    (0 or 1 per sentence) are taken where a row has them.
+    A document is a string, a list of sentences, or an object with ``text`` or ``sentences``; ``documents`` is a list of
+    them, and ``document`` may be a list of lists or objects, too. A summary is a string or a list of sentences;
+    ``summaries`` and ``references`` are a list of them, and ``summary`` may be a list of lists. ``labels`` (0 or 1 per
+    sentence) are taken where a row has them.
 
     Args:
         path: the file.
@@ -41,17 +44,21 @@ def read_rows(path: str | Path, fields: Mapping[str, str] | None = None, referen
         if "page_title" in row and "headings" in row:
             topics.append(_wikicite(row, where))
             continue
-        query = _field(row, "query", names, where)
-        found = _field(row, "document", names, where)
-        summary = _field(row, "summary", names, where) if references or _has(row, "summary", names) else None
-        documents = _documents(found, str(row.get("id", number)))
+        _, query = _field(row, "query", names, where)
+        name, found = _field(row, "document", names, where)
+        documents = _documents(found, str(row.get("id", number)), several=name in _SEVERAL)
+        summaries: tuple[tuple[str, ...], ...] = ()
+        if references or _has(row, "summary", names):
+            name, found = _field(row, "summary", names, where)
+            summaries = _references(found, where, several=name in _SEVERAL)
         topics.append(
             Topic(
                 id=str(row.get("id", number)),
                 query=", ".join(map(str, query)) if isinstance(query, list) else str(query),
                 documents=documents,
-                references=() if summary is None else _references(summary, where),
+                references=summaries,
                 group=str(row.get("group", row.get("page_id", row.get("id", number)))),
+                domain=str(row.get("domain", "")),
                 labels=_labels(row.get("labels"), documents, where),
             )
         )
@@ -64,27 +71,26 @@ def _has(row: Mapping[str, Any], kind: str, names: Mapping[str, str]) -> bool:
     return names.get(kind, "") in row or any(name in row for name in _GUESSES[kind])
 
 
-def _field(row: Mapping[str, Any], kind: str, names: Mapping[str, str], where: str) -> Any:
+def _field(row: Mapping[str, Any], kind: str, names: Mapping[str, str], where: str) -> tuple[str, Any]:
     name = names.get(kind) or next((guess for guess in _GUESSES[kind] if guess in row), None)
     if name is None or name not in row or row[name] in (None, "", []):
         has = ", ".join(map(str, row)) or "nothing"
         raise UserError(f"{where} has no {kind} (it has: {has}); name the field, as in --fields '{{{kind}: NAME}}'")
-    return row[name]
+    return name, row[name]
 
 
-def _documents(value: Any, name: str) -> tuple[Document, ...]:
-    nested = isinstance(value, list) and (isinstance(value[0], dict | list))
-    if nested:
+def _documents(value: Any, name: str, several: bool) -> tuple[Document, ...]:
+    if isinstance(value, list) and (several or isinstance(value[0], dict | list)):
         return tuple(document_of_row(one, f"{name}/{number}") for number, one in enumerate(value, 1))
     return (document_of_row(value, name),)
 
 
-def _references(value: Any, where: str) -> tuple[tuple[str, ...], ...]:
+def _references(value: Any, where: str, several: bool) -> tuple[tuple[str, ...], ...]:
     if isinstance(value, str):
         value = [value]
     if not isinstance(value, list):
         raise UserError(f"{where}: a summary is a string or a list")
-    if all(isinstance(one, str) for one in value):
+    if not several and all(isinstance(one, str) for one in value):
         return (tuple(sentence.text for one in value for sentence in split_sentences(one)),)
     return tuple(
         tuple(one) if isinstance(one, list) else tuple(sentence.text for sentence in split_sentences(str(one)))
@@ -118,6 +124,19 @@ def _wikicite(row: Mapping[str, Any], where: str) -> Topic:
         )
     except (KeyError, TypeError) as error:
         raise UserError(f"{where} is not a row of WikiCite: {error!r}") from error
+
+
+def row_of(topic: Topic) -> dict[str, Any]:
+    """A topic as a row that ``read_rows`` reads back, its sentences as they are cut; places refer to them joined."""
+    return {
+        "id": topic.id,
+        "query": topic.query,
+        "documents": [{"id": d.id, "sentences": [sentence.text for sentence in d.sentences]} for d in topic.documents],
+        "summaries": [list(reference) for reference in topic.references],
+        "group": topic.group or topic.id,
+        **({"domain": topic.domain} if topic.domain else {}),
+        **({"labels": list(topic.labels)} if topic.labels else {}),
+    }
 
 
 def read_debatepedia(folder: str | Path, split: str) -> list[Topic]:

@@ -91,7 +91,7 @@ def json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     yield number, row
     except UnicodeDecodeError as error:
         raise UserError(f"{path}, line {number} is not UTF-8") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}, line {number} is not a JSON object: {error}") from error
     except (OSError, EOFError, lzma.LZMAError) as error:
         raise UserError(f"cannot read {path}: {error}; it may be cut short: copy or download it again") from error

@@ -18,7 +18,7 @@ _STOP = """
     whom why will with would you your yours
 """
 STOP_WORDS = frozenset(_STOP.split())
-_WORD = re.compile(r"[a-z0-9]+")
+_WORD = re.compile(r"[^\W_]+")  # letters and digits of every script
 _stem = Stemmer({})
 
 

@@ -175,7 +175,7 @@ def _row(
     with_text: bool,
 ) -> dict[str, Any]:
     flat = [sentence for own in sentences for sentence in own]
-    labels = hard_labels(flat, [[statement.text]], len(statement.text.split()))
+    labels = hard_labels(flat, [[statement.text]])
     cut, start = [], 0
     for own in sentences:
         cut.append(labels[start : start + len(own)])

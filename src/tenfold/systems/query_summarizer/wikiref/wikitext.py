@@ -7,7 +7,7 @@ statements    sentences that hold or end at a mark, with the titles of the secti
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -28,6 +28,8 @@ _HARMLESS = re.compile(
     r"short description|pp-.*|other uses.*|about|for|good article|featured article|portal.*|sfn|harv.*|efn|refn|ipa.*)"
 )
 _SERVICE = {"references", "external links", "see also", "notes", "further reading", "bibliography", "sources"}
+_RANGES = {"to": "to", "-": "to", "\u2013": "to", "to(-)": "to", "and": "and", "and(-)": "and", "or": "or", "x": "by",
+           "by": "by", "*": "by", "+/-": "\u00b1"}  # fmt: skip
 _DROPPED = ("table", "gallery", "timeline")
 _TEXT = ("nihongo", "nowrap", "nobr", "abbr", "small", "sic", "smallcaps")
 _NO_TEXT = ("infobox", "navbox", "taxobox", "reflist", "sidebar", "cite ", "stack")
@@ -80,7 +82,7 @@ def statements_of(page: Page, span: Span = "1", counts: Counts | None = None) ->
     parser = require("mwparserfromhell", "wikiref")
     counts = counts or Counts()
     code = parser.parse(page.text)
-    named, bodies = _named_references(code, parser), []
+    named, bodies, marks = _named_references(code, parser), [], {}
     for tag in code.filter_tags(matches=lambda node: str(node.tag).lower() == "ref"):
         counts.references += 1
         body = _content(tag)
@@ -90,12 +92,9 @@ def statements_of(page: Page, span: Span = "1", counts: Counts | None = None) ->
             counts.unresolved += not body
         bodies.append(_cited(body, parser))
         counts.without_url += not bodies[-1][0]
-        # A tag inside another (a template's argument) may be gone by now.
-        try:
-            code.replace(tag, f"{_OPEN}{len(bodies) - 1}{_CLOSE}")
-        except ValueError:
-            continue
-    _prepare(code, parser)
+        marks[id(tag)] = f"{_OPEN}{len(bodies) - 1}{_CLOSE}"
+    _rewrite(code, parser, lambda node: marks.get(id(node)))
+    _rewrite(code, parser, lambda node: _plain_form(node, parser), inner_first=True)
     found = []
     for path, text in _sections(code, parser, page.title):
         for paragraph in re.split(r"\n\s*\n", text):
@@ -149,34 +148,48 @@ def _plain(value: Any) -> str:
     return str(value.strip_code()).strip() or str(value).strip()
 
 
-def _prepare(code: Any, parser: Any) -> None:
+def _rewrite(code: Any, parser: Any, change: Callable[[Any], str | None], inner_first: bool = False) -> None:
+    """Put text in the place of nodes, in one walk: mwparserfromhell's own ``replace`` searches the page for each.
+
+    Args:
+        code: changed in place.
+        parser: the package.
+        change: a node's new text, or ``None`` where it stays.
+        inner_first: whether what stands in a node is changed before it; else only where the node stays.
+    """
+    nodes = code.nodes
+    for place, node in enumerate(nodes):
+        text = None if inner_first else change(node)
+        if text is None:
+            for inside in node.__children__():
+                _rewrite(inside, parser, change, inner_first)
+            text = change(node) if inner_first else None
+        if text is not None:
+            nodes[place] = parser.nodes.Text(text)
+
+
+def _plain_form(node: Any, parser: Any) -> str | None:
     """Templates that stand for text become it, harmless ones go, others leave a mark of their loss; tables go."""
-    for template in reversed(code.filter_templates()):
-        text = _text_of_template(template)
-        _replace(code, template, text)
-    for tag in code.filter_tags(matches=lambda node: str(node.tag).lower() in (*_DROPPED, "math", "score")):
-        _replace(code, tag, "" if str(tag.tag).lower() in _DROPPED else _LOST)
-    for link in code.filter_wikilinks(matches=lambda node: bool(_FILE.match(str(node.title)))):
-        _replace(code, link, "")
-
-
-def _replace(code: Any, node: Any, text: str) -> None:
-    try:
-        code.replace(node, text)
-    except ValueError:  # it stood in one that is gone
-        return
+    if isinstance(node, parser.nodes.Template):
+        return _text_of_template(node)
+    if isinstance(node, parser.nodes.Tag):
+        name = str(node.tag).lower()
+        return "" if name in _DROPPED else _LOST if name in ("math", "score") else None
+    if isinstance(node, parser.nodes.Wikilink) and _FILE.match(str(node.title)):
+        return ""
+    return None
 
 
 def _text_of_template(template: Any) -> str:
     name = " ".join(str(template.name).lower().replace("_", " ").split())
     plain = [str(p.value).strip() for p in template.params if not p.showkey]
     if name in ("convert", "cvt") and len(plain) >= 2:
+        if plain[1] in _RANGES and len(plain) >= 4:  # {{convert|0.16|to|27|m2}}
+            return f"{plain[0]} {_RANGES[plain[1]]} {plain[2]} {plain[3]}"
         return f"{plain[0]} {plain[1]}"
     if (name == "lang" or name == "transl") and len(plain) >= 2:
         return plain[-1]
-    if (
-        name.startswith("lang-") or name in ("nihongo", "nowrap", "nobr", "abbr", "small", "sic", "smallcaps")
-    ) and plain:
+    if (name.startswith("lang-") or name in _TEXT) and plain:
         return plain[0]
     if name in ("quote", "blockquote", "cquote"):
         return plain[0] if plain else str(template.get("text").value) if template.has("text") else ""
@@ -187,9 +200,7 @@ def _text_of_template(template: Any) -> str:
         return f"c. {plain[0]}" if plain else "c."
     if name in ("ndash", "spaced ndash", "snd"):
         return " – "
-    if _HARMLESS.fullmatch(name) or name.startswith(
-        ("infobox", "navbox", "taxobox", "reflist", "sidebar", "cite ", "stack")
-    ):
+    if _HARMLESS.fullmatch(name) or name.startswith(_NO_TEXT):
         return ""
     return _LOST
 

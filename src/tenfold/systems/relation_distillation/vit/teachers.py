@@ -10,8 +10,9 @@ from safetensors.torch import save
 from torch import nn
 
 import tenfold
+from tenfold.attention.layers import attention_layers
 from tenfold.errors import UserError, require
-from tenfold.files import read_json
+from tenfold.files import printable, read_json
 from tenfold.models.folder import load_manifest
 from tenfold.systems.relation_distillation.vit.build import SYSTEM, build_vit, load_model_folder
 from tenfold.systems.relation_distillation.vit.official_files import load_official, load_teacher_weights, read_official
@@ -76,7 +77,7 @@ def load_teacher(
     elif (path / "model.json").exists():
         manifest = load_manifest(path)
         ours = manifest.system == SYSTEM
-        network = load_model_folder(path) if ours else tenfold.load_network(path)[0]
+        network = load_model_folder(path) if ours else _of_another_system(path)
         mean, std = statistics_of(manifest.extra)
     elif path.is_dir():
         network = load_transformers(name)
@@ -92,6 +93,13 @@ def load_teacher(
     if len(mean) != channels:
         raise UserError(f"the teacher takes {len(mean)} channels; the images have {channels}")
     return Teacher(network.eval(), mean, std, fingerprint(network), name)
+
+
+def _of_another_system(folder: Path) -> nn.Module:
+    network, _ = tenfold.load_network(folder)
+    if not attention_layers(network):
+        raise UserError(f"{printable(folder)} holds a network without attention layers: it has no relations to learn")
+    return network
 
 
 def _backbone_of(path: Path, heads: Sequence[int] | None) -> Any:

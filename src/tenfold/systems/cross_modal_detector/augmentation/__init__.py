@@ -1,0 +1,1 @@
+"""What training changes in a sample, every matrix kept exact."""

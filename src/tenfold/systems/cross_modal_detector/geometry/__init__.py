@@ -1,0 +1,1 @@
+"""Poses, calibrations and boxes."""

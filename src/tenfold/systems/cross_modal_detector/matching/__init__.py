@@ -1,0 +1,1 @@
+"""Predictions against true boxes: box codes, matching, losses, denoising."""

@@ -1,0 +1,1 @@
+"""The networks: encodings of coordinates, decoder, heads, and the branches of camera and LiDAR."""

@@ -1,0 +1,1 @@
+"""What happens to a detector when sensors fail, drift or see less."""

@@ -1,0 +1,1 @@
+"""Detections scored as nuScenes scores them, and its result files."""
