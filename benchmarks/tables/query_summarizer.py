@@ -113,18 +113,22 @@ def wikiref() -> str:
         real = found["real"]
         parts.append(
             "`python benchmarks/query_summarizer_wikiref.py --real`: a real dump of "
-            f"{real['articles']} articles, {real['references']:,} references, {real['statements']:,} statements that cite "
+            f"{real['articles']} articles, {real['references']:,} references, {real['statements']:,} "
+            "statements that cite "
             f"a page of text ({real['statements_with_a_lost_template']} lost a template, "
             f"{real['statements_of_8_to_100_words']:,} have 8 to 100 words), {real['queries']:,} queries, "
-            f"{real['addresses']:,} addresses; {real['articles_per_second']:.0f} of these long articles a second on one "
-            f"core. Of {real['read_by_eye']} statements read by eye {real['right']} have the right query and are whole and "
+            f"{real['addresses']:,} addresses; {real['articles_per_second']:.0f} of these long articles a "
+            "second on one "
+            f"core. Of {real['read_by_eye']} statements read by eye {real['right']} have the right query "
+            "and are whole and "
             f"clean ({real['note']})."
         )
     if "long" in found:
         long = found["long"]
         memory = ", ".join(f"{value:.0f}" for value in long["memory_by_tenth_mb"])
         parts.append(
-            f"Without `--real`: {long['articles']:,} synthetic articles, {long['articles_per_second']:.0f} a second on one "
+            f"Without `--real`: {long['articles']:,} synthetic articles, {long['articles_per_second']:.0f} "
+            "a second on one "
             f"core; resident memory after each tenth of them: {memory} MB, {long['memory_after_mb']:.0f} MB after "
             "duplicates and splits."
         )
