@@ -319,6 +319,7 @@ def test_the_tour_without_extras_leaves_out_what_needs_them_and_says_how_to_get_
     monkeypatch.setattr(
         commands, "run_system", lambda system, *a, **k: ran.append(system.id) or load_results(run / "results.json")
     )
+    (tmp_path / "tour").mkdir()
     code, out, err = call(capsys, "tour", "--out", tmp_path / "tour")
     assert code == 0 and (tmp_path / "tour/index.html").exists() and "index.html" in out
     ready = [system.id for system in SYSTEMS if not system.needs]

@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 from scipy import stats
+from systems_for_tests import CASES
 
 from tenfold.arms import claim_of_difference, paired_difference
-from tenfold.catalog import SYSTEMS
+from tenfold.catalog import SYSTEMS, find_system
+from tenfold.cli import main
+from tenfold.cli.arguments import parse_run
 from tenfold.errors import UserError
 from tenfold.results import Cost, Results
 from tenfold.settings import check_settings
@@ -123,3 +126,28 @@ def test_every_system_says_what_settles_it(system):
         check_settings(found.config)
         assert all(main.effect > 0 and main.paper for main in found.claims)
         assert found.looked_at
+
+
+def test_the_command_settles_and_continues_where_it_was_stopped(tmp_path, monkeypatch, capsys):
+    """On a real system with its fast settings; stopped between pilot and main run."""
+    system = find_system("query-summarizer")
+    _, config = parse_run(system, [*CASES[system.id].fast, "--arms", "[both, stage2]"])
+    small = Trial(config=config, claims=(MainClaim("augmentation", 50.0, "much"),), looked_at="nothing")
+    monkeypatch.setattr(type(system), "trials", {"query-summarizer": small})
+    arguments = ["settle", system.id, "--workers", "1", "--quiet", "--out", str(tmp_path / "out")]
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr("tenfold.settling._make_plan", stop)
+        assert main(arguments) == 130
+    assert f"--out {tmp_path / 'out'} --resume" in capsys.readouterr().err
+    assert main(arguments) == 2 and "--resume" in capsys.readouterr().err
+    pilot = (tmp_path / "out/pilot/results.json").stat().st_mtime_ns
+    assert main([*arguments, "--resume"]) == 0
+    settled = json.loads((tmp_path / "out/settled.json").read_text())
+    assert settled["seeds"] == [2000, 2001, 2002, 2003, 2004] and settled["system"] == system.id
+    assert settled["command"] == "tenfold settle query-summarizer --trial query-summarizer"
+    assert (tmp_path / "out/pilot/results.json").stat().st_mtime_ns == pilot
+    assert settled["claims"][0]["verdict"] in capsys.readouterr().out

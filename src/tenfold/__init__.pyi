@@ -15,6 +15,7 @@ from .systems.boosted_exits import (
     solve_thresholds,
 )
 from .systems.condensation_audit import CondensedSet, Doorping, NaiveAttack, audit, condense
+from .systems.dual_encoder import CrossModalAttentionLoss, DualEncoder
 from .systems.full_skip_depth import AdaptiveConcat, FullSkipDepth
 from .systems.graph_fusion import KnowledgeGraph, fuse_encoders
 from .systems.query_summarizer import QuerySummarizer, build_wikiref
@@ -30,7 +31,9 @@ __all__ = [
     "BoostedExitLoss",
     "Claim",
     "CondensedSet",
+    "CrossModalAttentionLoss",
     "Doorping",
+    "DualEncoder",
     "EarlyExitModel",
     "EarlyExitRunner",
     "FitResult",

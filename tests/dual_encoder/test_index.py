@@ -100,7 +100,7 @@ def test_smaller_numbers_cost_little(tmp_path, kind, least):
     index.add([str(n) for n in range(50)], vectors)
     found = VisualIndex.open(tmp_path / kind).vectors([str(n) for n in range(50)])
     assert (found - vectors).abs().max() < least
-    assert index.bytes == 50 * {"float16": 16, "int8": 12}[kind]
+    assert index.nbytes == 50 * {"float16": 16, "int8": 12}[kind]
 
 
 def test_a_build_that_was_killed_leaves_the_same_files(tmp_path, pictures):
@@ -120,6 +120,9 @@ def test_a_build_that_was_killed_leaves_the_same_files(tmp_path, pictures):
     (tmp_path / "killed/000001.vectors").write_bytes(b"half")
     index_files(model, tmp_path / "killed", pictures, segment=3, batch_size=2)
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
+    pictures[3].write_bytes(pictures[4].read_bytes())  # mended meanwhile
+    mended = index_files(model, tmp_path / "killed", pictures, segment=3)
+    assert len(mended) == 10 and not mended.manifest.skipped
 
 
 def test_two_writers_do_not_spoil_an_index(tmp_path):

@@ -36,6 +36,12 @@ def served(tmp_path_factory):
     return model, {"shop": index_files(model, folder / "shop", files)}
 
 
+def app_of(served, **options):
+    model, indexes = served
+    folder = indexes["shop"].folder.parent
+    return make_app(model, indexes, **{"roots": [folder], **options})
+
+
 def ask(app, method, path, body=None, headers=(), host="127.0.0.1"):
     """One request without a network: status, headers, content."""
     content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
@@ -61,7 +67,7 @@ def ask(app, method, path, body=None, headers=(), host="127.0.0.1"):
 
 def test_it_ranks_answers_and_checks(served):
     model, indexes = served
-    app = make_app(model, indexes)
+    app = app_of(served)
     status, headers, content = ask(app, "GET", "/")
     assert status == 200 and b"<main>" in content and b"default-src 'none'" in headers[b"content-security-policy"]
     listed = json.loads(ask(app, "GET", "/api/indexes")[2])
@@ -99,7 +105,7 @@ def test_it_ranks_answers_and_checks(served):
     ],
 )  # fmt: skip
 def test_a_wrong_request_is_one_line(served, method, path, body, status):
-    found, _, content = ask(make_app(*served), method, path, body)
+    found, _, content = ask(app_of(served), method, path, body)
     assert found == status
     assert b"Traceback" not in content and b"/tmp" not in content
     if content.startswith(b"{"):
@@ -107,13 +113,18 @@ def test_a_wrong_request_is_one_line(served, method, path, body, status):
 
 
 def test_a_token_and_the_own_names_only(served):
-    app = make_app(*served, token=TOKEN)
+    app = app_of(served, token=TOKEN)
     assert ask(app, "GET", "/")[0] == 401 and ask(app, "GET", "/api/indexes?token=wrong")[0] == 401
     assert ask(app, "GET", "/api/indexes", headers=[("authorization", f"Bearer {TOKEN}")])[0] == 200
     status, headers, _ = ask(app, "GET", f"/?token={TOKEN}")
     assert status == 200 and b"HttpOnly" in headers[b"set-cookie"]
     assert ask(app, "GET", "/api/indexes", headers=[("cookie", f"tenfold_token={TOKEN}")])[0] == 200
-    assert ask(make_app(*served), "GET", "/", host="evil.example")[0] == 400
+    assert ask(app_of(served), "GET", "/", host="evil.example")[0] == 400
+
+
+def test_pictures_outside_the_given_folders_are_not_shown(served, tmp_path):
+    status, _, content = ask(app_of(served, roots=[tmp_path]), "GET", "/image/shop/0")
+    assert status == 404 and b"outside" in content
 
 
 DRIVER = """<script>
@@ -136,7 +147,7 @@ def test_the_page_shows_ranked_pictures_in_a_browser(served, tmp_path, monkeypat
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(make_app(*served), host="127.0.0.1", port=port, log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(app_of(served), host="127.0.0.1", port=port, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

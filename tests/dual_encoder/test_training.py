@@ -7,6 +7,7 @@ from dual_for_tests import ANSWERS, batch, dual, fusion, tokenizer
 from tenfold.errors import UserError
 from tenfold.systems.dual_encoder.inputs.preparation import ImagePreparation
 from tenfold.systems.dual_encoder.method import CrossModalAttentionLoss
+from tenfold.systems.dual_encoder.scoring.retrieval import caption_similarity
 from tenfold.systems.dual_encoder.sets.images import ArrayImages
 from tenfold.systems.dual_encoder.sets.questions import every_question
 from tenfold.systems.dual_encoder.training.distil import common_heads, distil_dual_encoder
@@ -55,6 +56,18 @@ def test_pretraining_reaches_every_parameter_and_leaves_parts_out():
     assert [name for name, p in stage.named_parameters() if p.grad is None] == []
     weights = PretrainingWeights(words=0, soft=0, attention=0)
     assert set(PretrainingObjective(None, SPECIAL, 4, weights)(stage, given)[1]) == {"contrast", "match"}
+
+
+def test_captions_are_compared_with_images_as_in_training():
+    torch.manual_seed(0)
+    stage = Pretraining(dual(1, answers=2), dim=6).eval()
+    pixels = torch.randint(0, 256, (3, 3, 12, 12), dtype=torch.uint8)
+    preparation, captions = ImagePreparation(patch=4, shorter=12, longest=12), ["is there a red circle", "what color"]
+    found = caption_similarity(stage, captions, ArrayImages(pixels), tokenizer(), preparation, batch_size=2)
+    text, mask = tokenizer().batch(captions)
+    v = stage.model.encode_images(preparation.batch(list(pixels))[0][:, None])[:, 0]
+    torch.testing.assert_close(found, stage.similarity(stage.model.encode_text(text, mask), v), atol=1e-5, rtol=1e-5)
+    assert found.shape == (2, 3)
 
 
 def test_distillation_brings_the_student_nearer_and_goes_on_where_it_stopped(tmp_path):

@@ -41,6 +41,7 @@ from .scoring.checklist import choose_thresholds as choose_thresholds
 from .scoring.checklist import wilson as wilson
 from .scoring.measure import predict_answers as predict_answers
 from .scoring.measure import score_answers as score_answers
+from .scoring.retrieval import caption_similarity as caption_similarity
 from .scoring.retrieval import recalls as recalls
 from .scoring.vqa_accuracy import normalize_answer as normalize_answer
 from .scoring.vqa_accuracy import vqa_accuracy as vqa_accuracy

@@ -195,7 +195,7 @@ class ObjectSampling:
         places, depths, front = outline(boxes, matrix, image.shape[:2])
         seen = front & (places[:, 2] - places[:, 0] > 1) & (places[:, 3] - places[:, 1] > 1)
         original, pasted = image, image.astype(np.float32)
-        for row in sorted(np.flatnonzero(seen), key=lambda n: -depths[n]):
+        for row in sorted(np.flatnonzero(seen).tolist(), key=lambda n: -depths[n]):
             left, top, right, bottom = places[row]
             if row < own:
                 crop = original[top:bottom, left:right].astype(np.float32)

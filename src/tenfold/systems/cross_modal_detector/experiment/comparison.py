@@ -1,6 +1,7 @@
 """What the arms' numbers say: claims, metrics, plots and tables of the results page."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,11 @@ def _value(run: Mapping[str, Any], case: str, number: str = "ap_2m") -> float:
 def _over(outcomes: Outcomes, quantity: Callable[[Callable[[str, str], Any]], Any]) -> PairedDifference:
     """A quantity of (arm, case), its interval over seeds, or with one seed over test frames drawn with replacement."""
     seeds = len(next(iter(outcomes.values())))
-    values = np.array([float(quantity(lambda arm, case, s=s: _value(outcomes[arm][s], case))) for s in range(seeds)])
+
+    def with_seed(number: int) -> float:
+        return float(quantity(lambda arm, case: _value(outcomes[arm][number], case)))
+
+    values = np.array([with_seed(number) for number in range(seeds)])
     if seeds > 1:
         return paired_difference(values, np.zeros(seeds))
     drawn: NDArray = np.asarray(
@@ -34,6 +39,10 @@ def _over(outcomes: Outcomes, quantity: Callable[[Callable[[str, str], Any]], An
     drawn = drawn[np.isfinite(drawn)]
     low, high = np.quantile(drawn, (0.025, 0.975)) if len(drawn) else (float("nan"), float("nan"))
     return PairedDifference(float(values[0]), float(low), float(high), len(drawn))
+
+
+def _gain(case: str, ap: Callable[[str, str], Any]) -> Any:
+    return 100 * (ap("masked", case) - ap("plain", case))
 
 
 def claims_of(outcomes: Outcomes) -> list[Claim]:
@@ -57,7 +66,7 @@ def claims_of(outcomes: Outcomes) -> list[Claim]:
         )  # fmt: skip
         for case in cases[1:]:
             hidden = case.startswith(("no LiDAR", "no cameras"))
-            found = _over(outcomes, lambda ap, c=case: 100 * (ap("masked", c) - ap("plain", c)))
+            found = _over(outcomes, partial(_gain, case))
             claims.append(
                 claim_of_difference(
                     _id(case), f"Masked training is {'far ' if hidden else ''}better where there is {case}", found,

@@ -79,6 +79,8 @@ def run(config: Config, run: Run) -> Results:
         config: the settings.
         run: the run's folder; finished steps are read back from it.
     """
+    if config.model.start not in ("scratch", "shipped"):
+        load_detector(config.model.start)  # one that is missing or damaged is refused before anything is rendered
     if config.data.name == "world":
         run.step("world", partial(render, config))
     place = Place(config, run.folder)
@@ -275,12 +277,14 @@ def one_cycle(total: int, peak: float, rise: float) -> Callable[[int], float]:
 def optimizer_of(config: Config, detector: nn.Module) -> torch.optim.Optimizer:
     """AdamW; the image network's backbone (all of a small one) has a learning rate and weight decay of its own."""
     options = config.optimizer
-    image, neck, rest = [], [], []
+    image: list[nn.Parameter] = []
+    neck: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in detector.named_parameters():
         own = image if name.startswith("image.") else rest
         (neck if name.startswith("image.neck.") else own).append(parameter)
     decay = options.weight_decay
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": rest},
         {
             "params": image,
@@ -319,7 +323,7 @@ def train_pretask(config: Config, place: Place, seed: int, folder: Path, run: Ru
         on_epoch=lambda epoch, row: run.progress(step, epoch, options.pretask_epochs, f"loss {row['train/loss']:.3f}"),
     )
     if rank() == 0:
-        state = {name: value.contiguous() for name, value in model.image.state_dict().items()}  # type: ignore[union-attr]
+        state = {name: value.contiguous() for name, value in model.image.state_dict().items()}
         save_file(state, folder / "image.safetensors")
     return {"history": fitted.history, "train_seconds": fitted.seconds}
 

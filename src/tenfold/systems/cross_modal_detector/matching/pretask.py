@@ -4,6 +4,7 @@ It stands in for the published start, a network trained on single images (FCOS3D
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -78,12 +79,14 @@ class TokenLabeller(nn.Module):
 
     def __init__(self, detector: nn.Module, dim: int, classes: int) -> None:
         super().__init__()
-        self.image = detector.image
+        self.image: Any = detector.image
         self.head = nn.Sequential(nn.ReLU(), nn.Conv2d(dim, classes + 1, 1))
         last = self.head[-1]
         assert isinstance(last, nn.Conv2d) and last.bias is not None
         nn.init.constant_(last.bias, -2.0)
-        self._normalize = [detector.normalize]  # in a list, so that the detector's own weights are not this module's
+        self._normalize: list[Any] = [
+            detector.normalize
+        ]  # in a list, so that the detector's own weights are not this module's
 
     def forward(self, images: Tensor) -> Tensor:
         """``(n, classes + 1, h, w)``: logits, and the logarithm of the depth, of images ``(n, 3, height, width)``."""

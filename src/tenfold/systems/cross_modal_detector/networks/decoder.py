@@ -114,8 +114,8 @@ class Decoder(nn.Module):
             for layer in self.layers:
                 shared = nn.init.orthogonal_(torch.empty(dim, dim))
                 with torch.no_grad():
-                    layer.cross_attention.in_proj_weight[:dim] = shared  # type: ignore[union-attr, operator, index]
-                    layer.cross_attention.in_proj_weight[dim : 2 * dim] = shared  # type: ignore[union-attr, operator, index]
+                    layer.cross_attention.in_proj_weight[:dim] = shared  # type: ignore[union-attr, operator]
+                    layer.cross_attention.in_proj_weight[dim : 2 * dim] = shared  # type: ignore[union-attr, operator]
 
     def forward(
         self,

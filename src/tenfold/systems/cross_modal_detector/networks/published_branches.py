@@ -24,8 +24,8 @@ class ResNet50(nn.Module):
         from torchvision.models import resnet50
 
         whole = resnet50(weights=None)
-        for name in ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"):
-            self.add_module(name, getattr(whole, name))
+        self.conv1, self.bn1 = whole.conv1, whole.bn1
+        self.layer1, self.layer2, self.layer3, self.layer4 = whole.layer1, whole.layer2, whole.layer3, whole.layer4
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Maps of stages 3 and 4, with 1024 and 2048 channels, at strides 16 and 32."""

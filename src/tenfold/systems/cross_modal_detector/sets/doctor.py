@@ -195,7 +195,7 @@ def _edge_scores(u: NDArray, v: NDArray, depth: NDArray, image: NDArray, reach: 
     return scores
 
 
-def _mistakes_of_camera(finding: CameraFinding, pairs: Sequence) -> list[str]:  # type: ignore[type-arg]
+def _mistakes_of_camera(finding: CameraFinding, pairs: Sequence) -> list[str]:
     """Compare the calibration with ones that have a usual mistake mended: which covers far more of the image?"""
     found = []
     for view, _, image in pairs[:1]:

@@ -10,6 +10,7 @@ Names of files are relative to the file and stay below its folder.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,6 @@ def _to_row(frame: Frame, folder: Path) -> dict[str, Any]:
         except ValueError as error:
             raise UserError(f"{source} does not lie below {folder}, where the frames are to be written") from error
 
-    velocities = np.where(np.isnan(frame.boxes), None, frame.boxes).tolist()  # JSON has no NaN
     return {
         "token": frame.token,
         "scene": frame.scene,
@@ -106,12 +106,17 @@ def _to_row(frame: Frame, folder: Path) -> dict[str, Any]:
         ],
         "lidar2ego": frame.lidar2ego.tolist(),
         "ego2global": frame.ego2global.tolist(),
-        "boxes": velocities,
+        "boxes": _without_nan(frame.boxes),
         "names": list(frame.names),
         "num_points": frame.counts.tolist(),
         "attributes": list(frame.attributes),
-        "racks": np.where(np.isnan(frame.racks), None, frame.racks).tolist(),
+        "racks": _without_nan(frame.racks),
     }
+
+
+def _without_nan(rows: np.ndarray) -> list[list[float | None]]:
+    """Rows as JSON has them: it knows no NaN."""
+    return [[None if math.isnan(value) else value for value in row] for row in rows.tolist()]
 
 
 def _from_row(row: Any, folder: Path, where: str) -> Frame:

@@ -157,7 +157,7 @@ class LazySamples(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.frames)
 
-    def __getitem__(self, row):  # type: ignore[no-untyped-def, override]
+    def __getitem__(self, row):  # type: ignore[no-untyped-def]
         """The sample of a number, or the samples of a slice."""
         if isinstance(row, slice):
             return [self[number] for number in range(*row.indices(len(self)))]

@@ -15,6 +15,7 @@ def serve(
     run: str,
     indexes: list[str],
     *,
+    images: list[str] | None = None,
     host: str = "127.0.0.1",
     port: int = 8765,
     token: str | None = None,
@@ -26,6 +27,7 @@ def serve(
     Args:
         run: folder of a run or model.
         indexes: folders of its indexes.
+        images: folders below which pictures may be shown; the current one where not given.
         host: address to listen on; any but this machine's own needs a token.
         port: port to listen on.
         token: that the browser must bring: open the page with ?token=TOKEN. At least 16 characters.
@@ -48,6 +50,7 @@ def serve(
         if name in opened:
             raise UserError(f"two indexes are called {printable(name)!r}: rename one folder")
         opened[name] = VisualIndex.open(folder, answerer.fingerprint)
-    app = make_app(answerer, opened, token=token, hosts=("127.0.0.1", "localhost", *(names or [])))
+    hosts = ("127.0.0.1", "localhost", *(names or []))
+    app = make_app(answerer, opened, roots=images or ["."], token=token, hosts=hosts)
     print(f"http://{host}:{port}/{'?token=' + token if token else ''}", flush=True)
     uvicorn.run(app, host=host, port=port, log_level="warning", timeout_keep_alive=5, limit_concurrency=64)

@@ -45,7 +45,12 @@ from tenfold.systems.dual_encoder.networks.embeddings import Sizes
 from tenfold.systems.dual_encoder.networks.fusion_encoder import FusionEncoder, sharpen
 from tenfold.systems.dual_encoder.scoring.measure import predict_answers, score_answers, summarize
 from tenfold.systems.dual_encoder.sets.load_sets import image_size, load_question_sets
-from tenfold.systems.dual_encoder.sets.questions import QuestionSplits, VisualQuestions, majority_answers
+from tenfold.systems.dual_encoder.sets.questions import (
+    QuestionSplits,
+    VisualQuestions,
+    hold_images,
+    majority_answers,
+)
 from tenfold.systems.dual_encoder.training.initialise import start_from_fusion
 from tenfold.systems.dual_encoder.training.optimizers import adamw, parameter_groups, warmup_linear
 from tenfold.systems.dual_encoder.training.teachers import fusion_state, load_teacher
@@ -137,6 +142,8 @@ class Work:
         self.preparation = ImagePreparation(
             patch=patch, shorter=side, longest=max(side, model.longest), square=model.square
         )
+        if not model.augment:  # which changes images before they are prepared
+            self.splits = hold_images(self.splits, self.preparation)
         self.sizes = Sizes(
             vocabulary=len(self.tokenizer.vocabulary),
             width=model.width,

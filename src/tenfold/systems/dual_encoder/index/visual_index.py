@@ -104,11 +104,12 @@ class VisualIndex:
         if kind not in get_args(Kind):
             raise UserError(f"an index holds {', '.join(get_args(Kind))}; got {kind!r}")
         folder = make_folder(folder)
-        held = [entry.name for entry in folder.iterdir() if entry.name != ".lock" and not entry.name.startswith(".")]
-        if held:
-            raise UserError(f"{printable(folder)} is not empty (it holds {printable(held[0])}); name a new folder")
-        index = cls(folder, IndexManifest(fingerprint=fingerprint, kind=kind, images=shape[0], width=shape[1]))
-        index._commit(index.manifest)
+        with _locked(folder):
+            held = [entry.name for entry in folder.iterdir() if not entry.name.startswith(".")]
+            if held:
+                raise UserError(f"{printable(folder)} is not empty (it holds {printable(held[0])}); name a new folder")
+            index = cls(folder, IndexManifest(fingerprint=fingerprint, kind=kind, images=shape[0], width=shape[1]))
+            index._commit(index.manifest)
         return index
 
     @classmethod
@@ -303,22 +304,11 @@ class VisualIndex:
         Raises:
             UserError: another process writes.
         """
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(self.folder / ".lock", blocking=False)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise UserError(
-                f"another process writes to the index {printable(self.folder)}; wait for it, or stop it"
-            ) from error
-        try:
+        with _locked(self.folder):
             newest = VisualIndex.open(self.folder).manifest
             if newest != self.manifest:
                 self._forget(newest)
             yield
-        finally:
-            lock.release()
 
     def _forget(self, manifest: IndexManifest) -> None:
         self.manifest, self._places, self._names = manifest, None, {}
@@ -347,7 +337,7 @@ class VisualIndex:
         Args:
             names: one for each image, none of them in the index yet.
             vectors: ``(n, vectors per image, width)``.
-            skipped: images that could not be read, each with the reason; kept, so that they are not tried again.
+            skipped: images that could not be read, each with the reason.
 
         Raises:
             UserError: a name is there already or twice, the shape is another, or another process writes.
@@ -367,7 +357,9 @@ class VisualIndex:
                 raise UserError(f"the image {printable(name)!r} is in the index already; delete it first")
             seen.add(name)
         manifest = self.manifest.model_copy(deep=True)
-        manifest.skipped |= skipped or {}
+        manifest.skipped = {
+            name: reason for name, reason in (manifest.skipped | (skipped or {})).items() if name not in seen
+        }
         if names:
             number = f"{len(manifest.segments):06d}"
             content, listed = self._encoded(vectors), json.dumps(list(names), ensure_ascii=False).encode()
@@ -402,6 +394,21 @@ class VisualIndex:
             self._places = None
 
 
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(f"another process writes to the index {printable(folder)}; wait for it, or stop it") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def build_index(
     folder: str | Path,
     names: Sequence[str],
@@ -413,7 +420,7 @@ def build_index(
     segment: int = SEGMENT,
     progress: Callable[[int, int], Any] | None = None,
 ) -> VisualIndex:
-    """Build an index, or go on with one: images that it holds, or has skipped, are passed over.
+    """Build an index, or go on with one: images that it holds are passed over, skipped ones are tried once more.
 
     A build that was killed and is started again leaves the same files as one that was not.
 
@@ -436,9 +443,14 @@ def build_index(
         raise UserError(f"the index {printable(folder)} holds {index.manifest.kind}; got {kind}: name another folder")
     with index.writing():
         left = [name for name in names if name not in index and name not in index.manifest.skipped]
+        again = [name for name in names if name in index.manifest.skipped]
         for first in range(0, len(left), segment):
             read, vectors, skipped = encode(left[first : first + segment])
             index.add_locked(read, vectors, skipped)
             if progress is not None:
                 progress(min(first + segment, len(left)), len(left))
+        if again:  # some may have been mended meanwhile
+            read, vectors, _ = encode(again)
+            if read:
+                index.add_locked(read, vectors)
     return index

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -12,10 +13,12 @@ from torch import Tensor, nn
 
 from tenfold.errors import UserError, require
 from tenfold.files import first_line, printable
+from tenfold.models.folder import plain_arguments
 
 Pool = Literal["first", "mean", "pooler"]
 """A tower's vector: of the first token, the mean over real tokens, or what the module itself pools."""
 _LARGEST_DESCRIPTION = 100_000
+_LEFT_OUT = re.compile(r"^_|auto_map|architectures|version|model_type|dtype|cache|attn_implementation|2id|2label")
 
 
 class ModuleTextTower(nn.Module):
@@ -170,8 +173,7 @@ def _description(config: Any, what: str, pool: Pool, input_patch: int | None) ->
     values = {
         name: value
         for name, value in config.to_dict().items()
-        if name not in ("_name_or_path", "auto_map", "architectures", "transformers_version", "model_type", "dtype")
-        and isinstance(value, int | float | str | bool | list | type(None))
+        if not _LEFT_OUT.search(name) and isinstance(value, int | float | str | bool | list | type(None))
     }
     return {"model_type": config.model_type, "config": values, "pool": pool, "input_patch": input_patch}
 
@@ -189,11 +191,7 @@ def tower_from_description(given: Mapping[str, Any], what: str) -> Any:
     transformers = require("transformers", "transformers")
     if len(json.dumps(given)) > _LARGEST_DESCRIPTION:
         raise UserError("the description of a tower is damaged: it is too long")
-    values = {
-        name: value
-        for name, value in dict(given["config"]).items()
-        if not name.startswith("_") and name not in ("auto_map", "architectures")
-    }
+    values = plain_arguments(given["config"], "model.json")  # no address, no path: nothing can be fetched or opened
     kind = str(given["model_type"])
     try:
         config = transformers.AutoConfig.for_model(kind, **values)

@@ -7,14 +7,14 @@
     POST /api/checklist          {"index", "questions", "top_k"}: for each question its ranked images and counts
     GET  /image/INDEX/PLACE      a picture of an index, small
 
-Only images that an index names are ever read; a request names them by their place in it.
+Only images that an index names and that lie below the folders given are ever read; a request names them by their place.
 """
 
 import hmac
 import io
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_LOOPBACK = ("127.0.0.1", "localhost")
 
 
 class Refused(Exception):
@@ -56,6 +56,7 @@ def make_app(
     answerer: VisualAnswerer,
     indexes: Mapping[str, VisualIndex],
     *,
+    roots: Sequence[str | Path] = (".",),
     token: str | None = None,
     hosts: tuple[str, ...] = (),
 ) -> Any:
@@ -64,6 +65,7 @@ def make_app(
     Args:
         answerer: the model.
         indexes: of this model, by name.
+        roots: folders below which pictures are read: an index from elsewhere may name any file.
         token: that a request must bring, as ``Authorization: Bearer TOKEN`` or once as ``/?token=TOKEN``; none where
             ``None``.
         hosts: names under which it may be called; loopback's where empty. Others are refused, so that no page of the
@@ -81,6 +83,7 @@ def make_app(
 
     for index in indexes.values():
         index.require(answerer.fingerprint)
+    shown = [Path(root).resolve() for root in roots]
     busy = threading.Lock()  # one question at a time: they share the processor anyway
 
     def allowed(request: Any) -> None:
@@ -201,6 +204,8 @@ def make_app(
             path = index.id_at(place)
         except IndexError as error:
             raise Refused(404, "the index has no such place") from error
+        if not any(Path(path).resolve().is_relative_to(root) for root in shown):
+            raise Refused(404, "the image lies outside the folders that are shown: start the service with --images")
         try:
             image = read_image(path)
         except UserError as error:

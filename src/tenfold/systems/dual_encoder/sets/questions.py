@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from tenfold.errors import UserError
+from tenfold.systems.dual_encoder.inputs.preparation import ImagePreparation
 from tenfold.systems.dual_encoder.method import Task
-from tenfold.systems.dual_encoder.sets.images import ImageStore
+from tenfold.systems.dual_encoder.sets.images import FileImages, ImageStore
 
 Label = Mapping[str, float]
 """Scores in (0, 1] of the right answers of a question; empty where they are not known."""
@@ -97,6 +98,29 @@ class VisualQuestions:
             annotations=of(self.annotations),
             groups=of(self.groups),
         )
+
+
+def hold_images(splits: "QuestionSplits", preparation: ImagePreparation, limit: int = 2**29) -> "QuestionSplits":
+    """The same splits with image files prepared once and held in memory, where they are few and of one size.
+
+    Args:
+        splits: the splits.
+        preparation: of the model.
+        limit: bytes that may be held.
+    """
+    held: dict[int, ImageStore] = {}
+
+    def of(part: VisualQuestions) -> VisualQuestions:
+        store = part.images
+        if not isinstance(store, FileImages) or not preparation.square:
+            return part
+        if len(store) * 3 * preparation.shorter**2 > limit:
+            return part
+        if id(store) not in held:
+            held[id(store)] = store.in_memory(preparation)
+        return replace(part, images=held[id(store)])
+
+    return replace(splits, train=of(splits.train), validation=of(splits.validation), test=of(splits.test))
 
 
 def every_question(
