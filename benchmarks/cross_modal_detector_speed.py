@@ -2,10 +2,9 @@
 
     python benchmarks/cross_modal_detector_speed.py [--part NAME ...] [--quick] [--out FILE]
 
-One thread, CPU time of this process; the fastest of some repeats. Parts: ``sparse`` (voxels, the whole sparse encoder, and
-one layer beside dense conv3d), ``image`` (each backbone on one view, of six), ``decoder``
-(scaled_dot_product_attention beside materialised weights, with peak memory), ``step`` (matching and denoising as tensors
-beside loops), ``scoring``.
+One thread, CPU time of this process; the fastest of some repeats. Parts: ``sparse`` (voxels, the whole encoder, one
+layer beside dense conv3d), ``image`` (each backbone on one view, of six), ``decoder`` (scaled_dot_product_attention
+beside materialised weights, with peak memory), ``step`` (matching and denoising as tensors beside loops), ``scoring``.
 """
 
 import argparse
