@@ -43,7 +43,7 @@ RUNS = ("runs/mine", "runs/own", "runs/boosted-exits/small", "RUN", "chain/3-tin
 OF_OTHERS = re.compile(
     r"\.pth|\.pt\b|\.tar\b|model --format|DUMP|enwiki|KITTI|FOLDER --(data|to)|ADEChallenge|imagenet-c|"
     r"import graph-fusion|finetune|sparse-diff|--data fashion-mnist|theirs|backbone-search worker|"
-    r"PEERS|PREDICTIONS|SCANS|FILM"
+    r"PEERS|PREDICTIONS|SCANS|FILM|RIG|NUSCENES"
 )
 """What the tests do not have: official checkpoints, dumps and data sets."""
 MISSING = re.compile(

@@ -148,7 +148,7 @@ class AugmentationOptions:
         balance: draw frames so that classes are balanced (CBGS).
     """
 
-    rotation: NonNegativeFloat = 0.785
+    rotation: NonNegativeFloat = 0.3
     scale: list[float] = field(default_factory=lambda: [0.95, 1.05])
     translation: NonNegativeFloat = 0.2
     flip: Share = 0.5
@@ -324,7 +324,7 @@ PRESETS = {
     "small": Config(
         seeds=2,
         data=DataOptions(train_scenes=350, test_scenes=60),
-        optimizer=OptimizerOptions(epochs=8, pretask_epochs=2),
+        optimizer=OptimizerOptions(epochs=10, pretask_epochs=3, learning_rate=1.5e-4, rise=0.1),
     ),
     "small-drive": Config(
         data=DataOptions(
