@@ -184,7 +184,7 @@ class Place:
             "images": sensors.image is not None,
             "lidar": sensors.lidar is not None,
         }
-        self.has_pretask = bool(config.optimizer.pretask_epochs) and sensors.image is not None
+        self.has_pretask = bool(config.optimizer.pretask_epochs)
         train = LazySamples(self.splits.train, self.splits.classes, keep_empty=False, **options)
         test = LazySamples(self.splits.test, self.splits.classes, **options)
         self.train: Sequence = list(train) if data.in_memory else train
@@ -299,10 +299,10 @@ def optimizer_of(config: Config, detector: nn.Module) -> torch.optim.Optimizer:
 
 
 def train_pretask(config: Config, place: Place, seed: int, folder: Path, run: Run, step: str) -> dict[str, Any]:
-    """Train the image network on what covers each token and how far it is; its weights start all arms of the seed."""
+    """Train the branches on what covers each token and where it lies; they start all arms of the seed."""
     torch.manual_seed(derived_seed(seed, _PRETASK))
     detector = build(config, place.splits)
-    model = TokenLabeller(detector, detector.encoding.dim, len(place.splits.classes))
+    model = TokenLabeller(detector, len(place.splits.classes))
     options = config.optimizer
     batches = TrainingBatches(
         place.train,
@@ -313,7 +313,7 @@ def train_pretask(config: Config, place: Place, seed: int, folder: Path, run: Ru
     rate = options.learning_rate * options.peak * 2
     fitted = fit(
         model,
-        TokenObjective(len(place.splits.classes), detector.pad),
+        TokenObjective(len(place.splits.classes), detector.area.tolist(), detector.pad),
         batches,
         epochs=options.pretask_epochs,
         optimizer=torch.optim.AdamW(model.parameters(), rate, weight_decay=options.weight_decay),
@@ -323,8 +323,9 @@ def train_pretask(config: Config, place: Place, seed: int, folder: Path, run: Ru
         on_epoch=lambda epoch, row: run.progress(step, epoch, options.pretask_epochs, f"loss {row['train/loss']:.3f}"),
     )
     if rank() == 0:
-        state = {name: value.contiguous() for name, value in model.image.state_dict().items()}
-        save_file(state, folder / "image.safetensors")
+        save_file(
+            {name: value.contiguous() for name, value in model.branches().items()}, folder / "branches.safetensors"
+        )
     return {"history": fitted.history, "train_seconds": fitted.seconds}
 
 
@@ -340,9 +341,8 @@ def train_arm(config: Config, place: Place, arm: str, seed: int, folder: Path, r
     torch.manual_seed(derived_seed(seed, _ARM))
     detector = build(config, place.splits)
     if place.has_pretask and config.model.start == "scratch":
-        state = load_file(run.folder / f"steps/pretask/seed{seed}/image.safetensors")
-        assert detector.image is not None
-        detector.image.load_state_dict(state)
+        state = load_file(run.folder / f"steps/pretask/seed{seed}/branches.safetensors")
+        detector.load_state_dict(detector.state_dict() | state)
     options = config.optimizer
     order = None
     if config.augmentation.balance:
