@@ -128,10 +128,12 @@ def test_pictures_outside_the_given_folders_are_not_shown(served, tmp_path):
 
 
 DRIVER = """<script>
-setTimeout(() => {
+const submit = () => {
+  if (!document.querySelector("#answer option")) return setTimeout(submit, 50);
   document.getElementById("question").value = "QUESTION";
   document.getElementById("form").requestSubmit();
-}, 300);
+};
+submit();
 </script></html>"""
 
 
