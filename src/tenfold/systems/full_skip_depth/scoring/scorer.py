@@ -105,7 +105,10 @@ class DepthScorer:
 
     def update_all(self, predictions: Tensor, truths: Tensor, names: Sequence[str]) -> None:
         """Take a batch: ``(batch, height, width)`` each, and their names; the same as one by one, in less time."""
-        self._unusable += predictions.numel() - int(((predictions > 0) & (predictions < torch.inf)).sum())
+        low, high = torch.aminmax(predictions)  # one pass; NaN comes through
+        if not (low > 0 and high < torch.inf):
+            usable = (predictions > 0) & (predictions < torch.inf)
+            self._unusable += predictions.numel() - int(torch.count_nonzero(usable))
         for index, protocol in enumerate(self.protocols):
             kept: list[str] = []
             seen: list[tuple[Tensor, Tensor]] = []
