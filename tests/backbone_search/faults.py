@@ -14,7 +14,8 @@ from tenfold.systems.backbone_search.space.search_space import SearchSpace
 
 SPACE = SearchSpace({f"s{i}.g{j}": (1, 2, 3, 4) for i in range(2) for j in range(2)})
 LIMITS = {"size": 12}
-BEAT = {"heartbeat": 1, "grace": 2}
+BEAT = {"heartbeat": 1, "grace": 6}
+"""Short, so that the dead are found soon; long enough for a worker that waits for a processor to be taken for alive."""
 
 
 def costs(genome):

@@ -159,7 +159,7 @@ def server():
 @pytest.mark.parametrize(("storage", "mode"), [("sqlite", "sync"), ("postgresql", "sync"), ("sqlite", "async")])
 def test_workers_that_are_killed_lose_nothing_and_repeat_nothing(tmp_path, undisturbed, storage, mode, request):
     url = request.getfixturevalue("server") if storage == "postgresql" else f"sqlite:///{tmp_path}/search.db"
-    killed = disturb(url, workers=4, kills=3, mode=mode)
+    killed = disturb(url, workers=4, kills=2, mode=mode)
     found = work(task(), options(mode=mode), url=url, **BEAT)
     assert [c.slot for c in found] == list(range(18)) and len({c.digest for c in found}) == 18
     assert killed > 0 and finished_once(url)
@@ -186,6 +186,29 @@ def test_of_two_retries_of_one_candidate_one_is_evaluated(tmp_path, undisturbed)
     for _ in range(2):
         RetryHeartbeatStaleTrialCallback(max_retry=3)(study, failed)
     assert archive_lines(work(task(), options(), url=url)) == archive_lines(undisturbed) and finished_once(url)
+
+
+def test_a_worker_that_was_taken_for_dead_goes_on(tmp_path, undisturbed):
+    """As after a suspend: another worker has given its candidate up and evaluated it."""
+    url, late = f"sqlite:///{tmp_path}/search.db", []
+
+    def suspended(genome, digest):
+        if not late:
+            late.append(digest)
+            study = optuna.load_study(study_name="search", storage=open_storage(url))
+            (running,) = study.get_trials(states=[TrialState.RUNNING])
+            study._storage.set_trial_state_values(running._trial_id, state=TrialState.FAIL)
+            RetryHeartbeatStaleTrialCallback(max_retry=3)(study, running)
+        return evaluate(genome, digest)
+
+    assert archive_lines(work(task(evaluate=suspended), options(), url=url)) == archive_lines(undisturbed)
+    assert late and finished_once(url)
+
+    def broken(genome, digest):
+        raise ValueError("of the reader's own code")
+
+    with pytest.raises(ValueError, match="own code"):
+        work(task(evaluate=broken), options(generations=1), url=f"sqlite:///{tmp_path}/broken.db")
 
 
 def finished_once(url):

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import NSGAIISampler, TPESampler
 from optuna.trial import TrialState
 
@@ -102,13 +103,37 @@ def work(
             return candidates_of(study)
         if _work_is_there(study, sampler):
             _screen(study, sampler)
-            study.optimize(lambda trial: _objective(trial, task), n_trials=1, catch=(_Void,))
+            _work_once(study, task)
             if weights is not None:
                 prune_weights(study, task.objectives, weights)
             pause = 0.05
         else:
             time.sleep(pause)
             pause = min(2 * pause, 1.0)
+
+
+def _work_once(study: optuna.Study, task: SearchTask) -> None:
+    """Ask, evaluate, tell. A worker that gave no sign of life for too long finds its candidate given to another: it
+    leaves what it found and goes on.
+    """
+    asked: list[int] = []
+    broken: list[BaseException] = []
+
+    def objective(trial: optuna.Trial) -> tuple[float, ...]:
+        asked.append(trial._trial_id)
+        try:
+            return _objective(trial, task)
+        except (_Void, UpdateFinishedTrialError):
+            raise
+        except BaseException as error:  # of the task's own
+            broken.append(error)
+            raise
+
+    try:
+        study.optimize(objective, n_trials=1, catch=(_Void,))
+    except (ValueError, UpdateFinishedTrialError):  # what Optuna raises when a trial is told that has ended
+        if broken or not asked or study._storage.get_trial(asked[-1]).state != TrialState.FAIL:
+            raise
 
 
 def search_backbones(
