@@ -426,7 +426,11 @@ def deliver(config: Config, place: Place, run: Run) -> dict[str, Any]:
             builder=kind,
             arguments=arguments,
             extra=extra_of(
-                place.splits.classes, config.data.image_size, config.data.sweeps, "drop", data=config.data.name
+                place.splits.classes,
+                config.data.image_size,
+                config.data.sweeps,
+                "drop" if config.masking.drop else "zero",
+                data=config.data.name,
             ),
         )
     return {"params": count_parameters(detector), "flops": operations_of(place, detector)}

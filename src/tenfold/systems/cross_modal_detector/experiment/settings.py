@@ -247,9 +247,7 @@ class Config:
         if data.name not in ("world", "drive") and (data.root is None or data.train is None or data.test is None):
             raise UserError(f"data.name {data.name} needs data.root, data.train and data.test")
         if self.augmentation.paste and self.augmentation.objects is None and not data.in_memory:
-            raise UserError(
-                "augmentation.paste without data.in_memory needs augmentation.objects, a file below data.root"
-            )
+            raise UserError("augmentation.paste needs augmentation.objects where data.in_memory is off")
         if len(data.area) != 6 or any(a >= b for a, b in zip(data.area[:3], data.area[3:], strict=True)):
             raise UserError(f"data.area is [x_min, y_min, z_min, x_max, y_max, z_max]; got {data.area}")
         if len(data.image_size) != 2 or min(data.image_size) < 16 or any(side % 8 for side in data.image_size):
