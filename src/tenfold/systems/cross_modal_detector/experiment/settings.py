@@ -343,7 +343,7 @@ PRESETS = {
         ),
         model=ModelOptions(queries=120, pillar_grid=[64, 64]),
         augmentation=AugmentationOptions(translation=0.5, scale=[0.9, 1.1]),
-        optimizer=OptimizerOptions(epochs=40, pretask_epochs=10, batch_size=4),
+        optimizer=OptimizerOptions(epochs=24, pretask_epochs=8, batch_size=4, learning_rate=1.5e-4, rise=0.1),
     ),
     "paper": _published("cmt_voxel0075_vov_1600x640_cbgs", [640, 1600]),
     "paper-r50": _published(
