@@ -19,6 +19,7 @@ from torch import nn
 
 import tenfold
 from tenfold.cost import count_parameters
+from tenfold.files import inside
 from tenfold.models.folder import save_model
 from tenfold.results import Cost, Results
 from tenfold.run import Run, environment, peak_process_memory_mb
@@ -26,7 +27,7 @@ from tenfold.seeds import derived_seed
 from tenfold.systems.cross_modal_detector.augmentation.balance import balanced_order
 from tenfold.systems.cross_modal_detector.augmentation.images import ImageAugmentation
 from tenfold.systems.cross_modal_detector.augmentation.masking import ModalMasking
-from tenfold.systems.cross_modal_detector.augmentation.pasting import ObjectSampling, build_database
+from tenfold.systems.cross_modal_detector.augmentation.pasting import ObjectSampling, build_database, read_database
 from tenfold.systems.cross_modal_detector.augmentation.pipeline import Pipeline, TrainingBatches
 from tenfold.systems.cross_modal_detector.augmentation.scene import SceneAugmentation
 from tenfold.systems.cross_modal_detector.delivery.models import (
@@ -189,11 +190,15 @@ class Place:
         test = LazySamples(self.splits.test, self.splits.classes, **options)
         self.train: Sequence = list(train) if data.in_memory else train
         self.test: Sequence = list(test) if data.in_memory else test
-        self.paste = (
-            ObjectSampling(build_database(self.train, len(self.splits.classes)), self.splits.classes)
-            if config.augmentation.paste
-            else None
-        )
+        self.paste = self._objects() if config.augmentation.paste else None
+
+    def _objects(self) -> ObjectSampling:
+        """What is pasted: of mmdet3d's file, or of the training frames."""
+        name, classes = self.config.augmentation.objects, self.splits.classes
+        if name is None:
+            return ObjectSampling(build_database(self.train, len(classes)), classes)
+        root = Path(self.config.data.root or ".")
+        return ObjectSampling(read_database(inside(root, name), root, classes), classes)
 
     def __call__(self, step: Step, folder: Path, run: Run) -> dict[str, Any]:
         """Train the pre-task or an arm with a seed."""
@@ -421,7 +426,11 @@ def deliver(config: Config, place: Place, run: Run) -> dict[str, Any]:
             builder=kind,
             arguments=arguments,
             extra=extra_of(
-                place.splits.classes, config.data.image_size, config.data.sweeps, "drop", data=config.data.name
+                place.splits.classes,
+                config.data.image_size,
+                config.data.sweeps,
+                "drop" if config.masking.drop else "zero",
+                data=config.data.name,
             ),
         )
     return {"params": count_parameters(detector), "flops": operations_of(place, detector)}
