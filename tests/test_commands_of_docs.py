@@ -70,6 +70,8 @@ class Reached(UserError):
 def commands():
     """Each line of the shell blocks that calls tenfold: its page's system, and its words."""
     for page, system in PAGES.items():
+        if not page.exists():  # that a room has its page is for other tests
+            continue
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
         for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
             for number, line in enumerate(block.splitlines()):
