@@ -96,7 +96,7 @@ def test_hypervolume_is_that_of_pymoo():
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
-    return work(task(), options(), url=f"sqlite:///{folder}/search.db")
+    return work(task(), options(), url=f"journal:{folder}/search.log")  # SQLite waits for the disk at every step
 
 
 def test_a_search_asks_for_new_genomes_within_the_limits(undisturbed):
@@ -130,21 +130,21 @@ def test_a_search_that_was_stopped_asks_for_the_same_genomes(tmp_path, undisturb
             raise Stop
         return evaluate(genome, digest)
 
-    url = f"sqlite:///{tmp_path}/search.db"
+    url = f"journal:{tmp_path}/search.log"
     with pytest.raises(Stop):
         work(task(evaluate=stopping), options(), url=url)
     resumed = work(task(), options(), url=url, alone=True)
     assert archive_lines(resumed) == archive_lines(undisturbed)
 
 
-def test_a_journal_gives_the_same_and_a_diverging_candidate_is_a_bad_one(tmp_path, undisturbed):
-    again = work(task(), options(), url=f"journal:{tmp_path}/search.log")
+def test_sqlite_gives_the_same_and_a_diverging_candidate_is_a_bad_one(tmp_path, undisturbed):
+    again = work(task(), options(), url=f"sqlite:///{tmp_path}/search.db")
     assert archive_lines(again) == archive_lines(undisturbed)
 
     def diverging(genome, digest):
         raise RunStopped("the loss is nan")
 
-    found = work(task(evaluate=diverging), options(generations=1), url=f"sqlite:///{tmp_path}/bad.db")
+    found = work(task(evaluate=diverging), options(generations=1), url=f"journal:{tmp_path}/bad.log")
     assert [c.score for c in found] == [0.0] * 6 and "nan" in found[0].details["failed"]
 
 
@@ -171,7 +171,7 @@ def test_workers_that_are_killed_lose_nothing_and_repeat_nothing(tmp_path, undis
 
 def test_of_two_retries_of_one_candidate_one_is_evaluated(tmp_path, undisturbed):
     """Two workers may put the same dead candidate back into the queue at one moment."""
-    url, seen = f"sqlite:///{tmp_path}/search.db", []
+    url, seen = f"journal:{tmp_path}/search.log", []
 
     def stopping(genome, digest):
         seen.append(digest)
@@ -190,7 +190,7 @@ def test_of_two_retries_of_one_candidate_one_is_evaluated(tmp_path, undisturbed)
 
 def test_a_worker_that_was_taken_for_dead_goes_on(tmp_path, undisturbed):
     """As after a suspend: another worker has given its candidate up and evaluated it."""
-    url, late = f"sqlite:///{tmp_path}/search.db", []
+    url, late = f"journal:{tmp_path}/search.log", []
 
     def suspended(genome, digest):
         if not late:
@@ -208,7 +208,7 @@ def test_a_worker_that_was_taken_for_dead_goes_on(tmp_path, undisturbed):
         raise ValueError("of the reader's own code")
 
     with pytest.raises(ValueError, match="own code"):
-        work(task(evaluate=broken), options(generations=1), url=f"sqlite:///{tmp_path}/broken.db")
+        work(task(evaluate=broken), options(generations=1), url=f"journal:{tmp_path}/broken.log")
 
 
 def finished_once(url):
@@ -232,13 +232,13 @@ def test_a_screen_tunes_the_better_half_also_after_a_stop(tmp_path):
         return evaluate(genome, digest)
 
     chosen = options(generations=2, screen=True)
-    found = work(task(cheap=cheap), chosen, url=f"sqlite:///{tmp_path}/search.db")
+    found = work(task(cheap=cheap), chosen, url=f"journal:{tmp_path}/search.log")
     assert len(asked) == len(set(asked)) == 12 and {c.digest for c in found[6:]} < set(asked)
     assert len({c.digest for c in found}) == 12
     scores = {c.digest: c.score for c in found}
     left_out = [digest for digest in asked if digest not in scores]
     assert len(left_out) == 6
-    url = f"sqlite:///{tmp_path}/stopped.db"
+    url = f"journal:{tmp_path}/stopped.log"
     with pytest.raises(Stop):
         work(task(cheap=cheap, evaluate=stopping), chosen, url=url)
     resumed = work(task(cheap=cheap), chosen, url=url, alone=True)
@@ -259,7 +259,7 @@ def test_weights_of_the_front_only_are_kept(tmp_path):
 
     (folder / "of-a-dead-one.safetensors").touch()
     found = work(
-        task(evaluate=keeping), options(generations=2), url=f"sqlite:///{tmp_path}/s.db", weights=folder, alone=True
+        task(evaluate=keeping), options(generations=2), url=f"journal:{tmp_path}/s.log", weights=folder, alone=True
     )
     assert {path.stem for path in folder.iterdir()} == {c.digest for c in front_of(found, ["size"])}
 
@@ -267,14 +267,14 @@ def test_weights_of_the_front_only_are_kept(tmp_path):
 @pytest.mark.parametrize("strategy", ["random", "scalar", "optuna-nsga2", "optuna-tpe"])
 def test_controls_train_as_many_candidates(tmp_path, strategy):
     chosen = options(strategy=strategy, generations=2)
-    found = work(task(), chosen, url=f"sqlite:///{tmp_path}/search.db")
+    found = work(task(), chosen, url=f"journal:{tmp_path}/search.log")
     assert len(found) == 12 and all(c.violation == 0 for c in found)
     if not strategy.startswith("optuna"):
         assert len({c.digest for c in found}) == 12
 
 
 def test_studies_of_something_else_are_refused(tmp_path):
-    url = f"sqlite:///{tmp_path}/search.db"
+    url = f"journal:{tmp_path}/search.log"
     work(task(), options(generations=1), url=url)
     for other in (
         task(fingerprint="other seed weights"),
@@ -312,7 +312,7 @@ def test_the_traps_of_stock_optuna(tmp_path):
     seen = []
     for generations in (1, 2, 3):  # three processes' worth of samplers on one study
         changed = options(generations=generations)
-        found = work(task(), changed, url=f"sqlite:///{tmp_path}/search.db")
+        found = work(task(), changed, url=f"journal:{tmp_path}/search.log")
         seen = [c.digest for c in found]
     assert len(set(seen)) == len(seen) == 18
 

@@ -80,9 +80,6 @@ class EvolutionSampler(BaseGASampler):
         if hasattr(storage, "record_heartbeat") and getattr(storage, "heartbeat_interval", None):
             storage.record_heartbeat(number)  # from now on a dead worker's trial is found
         if SLOT in trial.system_attrs:
-            if self._is_repeated(study, trial):
-                storage.set_trial_system_attr(number, VOID, True)
-                return {}
             return dict(trial.system_attrs[GENOME])
         if RETRY_OF in trial.system_attrs or VOID in trial.system_attrs:
             storage.set_trial_system_attr(number, VOID, True)
@@ -98,15 +95,6 @@ class EvolutionSampler(BaseGASampler):
         storage.set_trial_system_attr(number, GENOME, genome)
         storage.set_trial_system_attr(number, SLOT, slot)  # last: with it the trial counts
         return genome
-
-    def _is_repeated(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Whether a lower-numbered trial has the slot: two workers may have put one dead candidate into the queue."""
-        others = (
-            t
-            for t in study.get_trials(deepcopy=False)
-            if t.number < trial.number and t.system_attrs.get(SLOT) == trial.system_attrs[SLOT]
-        )
-        return any(t.state != TrialState.FAIL and VOID not in t.system_attrs for t in others)
 
     def _claim(self, study: optuna.Study, trial: FrozenTrial) -> int:
         """The lowest slot that no lower-numbered trial has, once all of those have theirs or are void."""
@@ -225,6 +213,12 @@ class EvolutionSampler(BaseGASampler):
         name = self.task.objectives[0]
         share = trial.user_attrs["costs"][name] / self.task.costs(self.task.space.seed)[name]
         return trial.user_attrs["violation"], -trial.values[0] + self.options.weight * share
+
+
+def is_repeated(study: optuna.Study, number: int, slot: int) -> bool:
+    """Whether a lower-numbered trial has the slot: two workers may have put one dead candidate into the queue."""
+    others = (t for t in study.get_trials(deepcopy=False) if t.number < number and t.system_attrs.get(SLOT) == slot)
+    return any(t.state != TrialState.FAIL and VOID not in t.system_attrs for t in others)
 
 
 def completed(study: optuna.Study) -> dict[int, FrozenTrial]:

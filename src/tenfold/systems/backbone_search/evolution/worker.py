@@ -23,11 +23,13 @@ from tenfold.systems.backbone_search.evolution.candidates import (
 )
 from tenfold.systems.backbone_search.evolution.sampler import (
     GENOME,
+    RETRY_OF,
     SLOT,
     VOID,
     EvolutionSampler,
     completed,
     finished_slots,
+    is_repeated,
 )
 from tenfold.systems.backbone_search.evolution.storage import open_storage, open_study, revive
 from tenfold.systems.backbone_search.objectives.limits import violations
@@ -194,6 +196,9 @@ def _objective(trial: optuna.Trial, task: SearchTask) -> tuple[float, ...]:
     attributes = trial.storage.get_trial_system_attrs(trial._trial_id)
     if VOID in attributes or SLOT not in attributes:
         raise _Void
+    if RETRY_OF in attributes and is_repeated(trial.study, trial.number, attributes[SLOT]):
+        trial.storage.set_trial_system_attr(trial._trial_id, VOID, True)
+        raise _Void
     return _evaluate(trial, task, dict(attributes[GENOME]) or genome)
 
 
@@ -202,7 +207,8 @@ def _evaluate(trial: optuna.Trial, task: SearchTask, genome: dict[str, Any], tra
     over = violations(costs, task.limits)
     digest = task.space.digest(genome)
     for name, limit in task.limits.items():
-        trial.set_constraint(name, costs[name] / limit - 1)
+        if name not in trial.constraints:  # a retry has those of the first try
+            trial.set_constraint(name, costs[name] / limit - 1)
     started = time.monotonic()
     evaluation = Evaluation(0.0, {"untrained": True})
     if train or not any(over.values()):
