@@ -64,7 +64,7 @@ def import_official(checkpoint: str, *, configuration: str, out: str | None = No
     folder = Path(out) if out else Path(Path(checkpoint).name.split(".")[0])
     if (folder / "model.json").exists():
         raise UserError(f"{folder} already holds a model; name another folder with --out")
-    arguments = {"configuration": configuration.removesuffix(".py")}
+    arguments: dict[str, Any] = {"configuration": configuration.removesuffix(".py")}
     state = read_official(checkpoint)
     detector = build_published(**arguments)
     load_strictly(detector, state, checkpoint)
