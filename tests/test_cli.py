@@ -304,6 +304,11 @@ def test_too_little_memory_is_one_line(ask, monkeypatch, capsys):
     assert code == 1 and err.count("\n") == 1 and "not enough memory" in err
 
 
+def test_a_device_is_no_file(run, capsys):
+    assert "/dev/zero is a device" in refused(capsys, "predict", run, "/dev/zero")
+    assert "/dev/zero is a device" in refused(capsys, "run", "boosted-exits", "--config=/dev/zero")
+
+
 @pytest.fixture
 def installed_without_extras(monkeypatch):
     """As after ``pip install tenfold``: the packages that systems need beside its own are not found."""

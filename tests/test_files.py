@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -18,6 +19,7 @@ from tenfold.files import (
     read_text,
     read_yaml,
     refuse_overwriting,
+    sha256_of,
     write_atomically,
 )
 
@@ -65,6 +67,18 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path):
     (tmp_path / "in" / "round").symlink_to(tmp_path / "in" / "round")
     with pytest.raises(UserError, match="in a circle"):
         inside(tmp_path / "in", "round")
+
+
+def test_what_never_ends_is_not_read(tmp_path):
+    """Devices and pipes under the names of files: refused at once, wherever they are read."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (Path("/dev/zero"), tmp_path / "pipe"):
+        for read in (read_bytes, read_text, read_json, read_yaml, sha256_of):
+            with pytest.raises(UserError, match="a device or a pipe"):
+                read(path)
+    with pytest.raises(UserError, match="a device or a pipe"):
+        inside(tmp_path, "pipe")
+    assert read_bytes("/dev/null") == b""
 
 
 def test_the_file_that_is_read_is_not_written_over(tmp_path):

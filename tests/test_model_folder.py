@@ -210,6 +210,13 @@ def test_a_factory_of_the_current_folder_is_found_and_its_errors_are_one_line(tm
         named_network("factory", num_classes=3, factory="mynets:breaks")
 
 
+def test_a_link_to_a_device_in_a_model_folder_is_refused(tmp_path):
+    save(tmp_path)
+    (tmp_path / "estimator.safetensors").symlink_to("/dev/zero")
+    with pytest.raises(UserError, match=r"estimator\.safetensors: it is a device"):
+        load_manifest(tmp_path)
+
+
 def test_no_number_in_a_file_asks_for_any_size(tmp_path):
     """Refused before memory is taken: one large number, a product of small ones, tensors without end."""
     save(tmp_path)

@@ -1,6 +1,7 @@
 """Files: written whole or not at all, read with errors in one line, never outside the folder that they belong to."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -77,15 +78,27 @@ def refuse_overwriting(out: str | Path, *inputs: str | Path) -> None:
                 raise UserError(f"--out {printable(out)} is the file that is read; name another")
 
 
+def regular(path: str | Path) -> Path:
+    """The path, if it is no device and no pipe: reading these may never end.
+
+    Raises:
+        OSError: it is one. What is not there is for its reader to say; ``/dev/null`` is an empty file.
+    """
+    path = Path(path)
+    with contextlib.suppress(ValueError):  # a name with a null character
+        if path.exists() and not path.is_file() and not path.is_dir() and path != Path(os.devnull):
+            raise OSError(errno.EINVAL, "it is a device or a pipe, not a file", str(path))
+    return path
+
+
 def read_bytes(path: str | Path, limit: int = LARGEST_TEXT) -> bytes:
     """The content of a file of at most ``limit`` bytes.
 
     Raises:
         UserError: it cannot be read, or is larger.
     """
-    path = Path(path)
     try:
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             content = file.read(limit + 1)
     except (OSError, ValueError) as error:  # ValueError: a name with a null character
         raise UserError(f"cannot read {printable(path)}: {getattr(error, 'strerror', None) or error}") from error
@@ -163,7 +176,10 @@ def inside(folder: str | Path, name: str) -> Path:
         raise UserError(f"the name {printable(name)!r} leads nowhere: its links go round in a circle") from error
     if leaves:
         raise UserError(f"the name {printable(name)!r} is a link out of the folder {printable(folder)}")
-    return path
+    try:
+        return regular(path)
+    except OSError as error:
+        raise UserError(f"{printable(path)}: {error.strerror}") from error
 
 
 def files_below(folder: str | Path, wanted: Callable[[Path], bool]) -> tuple[list[Path], list[Path]]:
@@ -208,7 +224,7 @@ def sha256_of(path: str | Path) -> str:
         UserError: it cannot be read.
     """
     try:
-        with Path(path).open("rb") as file:
+        with regular(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"cannot read {printable(path)}: {error.strerror or error}") from error

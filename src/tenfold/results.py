@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tenfold.errors import UserError
+from tenfold.files import regular
 
 PICTURE_BYTES = 4 * 2**20
 PICTURE_PIXELS = 2**24
@@ -397,7 +398,7 @@ def load_results(path: str | Path) -> Results:
     """
     path = Path(path)
     try:
-        return Results.model_validate_json(path.read_text(encoding="utf-8"))
+        return Results.model_validate_json(regular(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}; name the folder of a finished run") from error
     except UnicodeDecodeError as error:

@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        _refuse_devices(arguments)
         with sigterm_as_interrupt(), warnings_in_one_line():
             return _dispatch(arguments)
     except (UserError, ArgumentError) as error:
@@ -65,6 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return say("there is not enough memory for this; take smaller batches, images, networks or data", 1)
     except SystemExit as leaving:  # --help and --version
         return int(leaving.code or 0)
+
+
+def _refuse_devices(arguments: Sequence[str]) -> None:
+    """Refuse devices that are named where files are meant: reading them may never end."""
+    for argument in arguments:
+        value = argument.partition("=")[2] if argument.startswith("--") else argument
+        if value.startswith("/dev/") and value not in (os.devnull, "/dev/stdout", "/dev/stderr"):
+            raise UserError(f"{printable(value)} is a device, not a file or a folder")
 
 
 def _dispatch(arguments: list[str]) -> int:

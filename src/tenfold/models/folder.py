@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from tenfold.errors import UserError
-from tenfold.files import make_folder, printable, read_json, sha256_of, write_atomically
+from tenfold.files import make_folder, printable, read_json, regular, sha256_of, write_atomically
 from tenfold.models.checkpoints import load_strictly, read_safetensors
 
 WEIGHTS, MANIFEST = "model.safetensors", "model.json"
@@ -95,6 +95,12 @@ def load_manifest(folder: str | Path, system: str | None = None) -> Manifest:
         UserError: the folder holds none, it is not one, or belongs to another system.
     """
     path = Path(folder) / MANIFEST
+    if Path(folder).is_dir():
+        for entry in Path(folder).iterdir():  # whatever else of it is read: a link to a device would never end
+            try:
+                regular(entry)
+            except OSError as error:
+                raise UserError(f"{printable(entry)}: {error.strerror}") from error
     if not path.exists():
         raise UserError(
             f"{printable(folder)} holds no model ({MANIFEST}); name the folder of a finished run or a model"

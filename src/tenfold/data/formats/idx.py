@@ -10,6 +10,7 @@ import torch
 
 from tenfold.data.images import LabelledImages, find_data
 from tenfold.errors import UserError
+from tenfold.files import regular
 
 _IMAGES, _LABELS = 2051, 2049
 
@@ -39,7 +40,7 @@ def read_idx(path: str | Path) -> np.ndarray:
     """
     path = Path(path)
     try:
-        content = path.read_bytes()
+        content = regular(path).read_bytes()
         if content[:2] == b"\x1f\x8b":
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tenfold.data import find_data
 from tenfold.errors import UserError
+from tenfold.files import regular
 
 AGES = (1, 18, 25, 35, 45, 50, 56)
 OCCUPATIONS = 21
@@ -129,7 +130,7 @@ def _find_folder(root: Path, layout: str) -> Path:
 def _fields(path: Path, separator: str, count: int) -> list[list[str]]:
     """Lines of a small latin-1 table, split."""
     try:
-        lines = path.read_text(encoding="latin-1").splitlines()
+        lines = regular(path).read_text(encoding="latin-1").splitlines()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     rows = [line.split(separator) for line in lines if line]
@@ -159,7 +160,7 @@ def _read_movies_csv(path: Path) -> dict[int, list[int]]:
 def _numbers(path: Path, separator: str, rows: int | None, skip: int = 0) -> NDArray[np.float64]:
     """User, movie, rating, time of each row."""
     try:
-        content = path.read_bytes()
+        content = regular(path).read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     if content.count(b"\n", 0, 10_000) < skip or not content.strip():

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tenfold.data import read_image
 from tenfold.errors import UserError
+from tenfold.files import regular
 
 PIXELS_AT_MOST = 2**28
 """Of one image; larger ones are refused before they are unpacked."""
@@ -152,7 +153,7 @@ class DetectionSet:
 def read_bytes(path: Path) -> bytes:
     """The bytes of a file, or one line that says why not."""
     try:
-        return path.read_bytes()
+        return regular(path).read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from tenfold.errors import UserError
+from tenfold.files import regular
 from tenfold.systems.backbone_search.data.coco import existing
 from tenfold.systems.backbone_search.data.detection_set import Boxes, DetectionSet, cleaned, cleaning_notes
 
@@ -32,7 +33,7 @@ def read_voc(root: str | Path, split: str, classes: Sequence[str] = ()) -> Detec
     root = Path(root)
     listed = root / "ImageSets" / "Main" / f"{split}.txt"
     try:
-        stems = [line.split()[0] for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
+        stems = [line.split()[0] for line in regular(listed).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the split {listed}: {error}") from error
     if not stems:
@@ -69,7 +70,7 @@ def read_voc(root: str | Path, split: str, classes: Sequence[str] = ()) -> Detec
 
 def _parse(path: Path) -> ElementTree.Element:
     try:
-        content = path.read_bytes()
+        content = regular(path).read_bytes()
         if b"<!ENTITY" in content:  # entities can name other files, or grow without bound
             raise UserError(f"{path} declares XML entities, which are not read")
         return ElementTree.fromstring(content)

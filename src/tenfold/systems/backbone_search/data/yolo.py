@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from tenfold.errors import UserError
+from tenfold.files import regular
 from tenfold.systems.backbone_search.data.detection_set import (
     Boxes,
     DetectionSet,
@@ -60,7 +61,7 @@ def read_yolo(root: str | Path, split: str) -> DetectionSet:
 
 def _names(path: Path) -> tuple[str, ...]:
     try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content: Any = yaml.safe_load(regular(path).read_text(encoding="utf-8"))
         names = content["names"]
         ordered = [names[number] for number in sorted(names)] if isinstance(names, dict) else list(names)
     except OSError as error:
@@ -76,7 +77,7 @@ def _lines(path: Path, size: tuple[int, int], classes: int) -> tuple[list[list[f
     if not path.exists():
         return [], []
     try:
-        text = path.read_text(encoding="utf-8")
+        text = regular(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from error
     height, width = size

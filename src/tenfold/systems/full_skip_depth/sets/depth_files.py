@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tenfold.errors import UserError, require
-from tenfold.files import write_atomically
+from tenfold.files import regular, write_atomically
 
 DEPTH_SUFFIXES = frozenset((".png", ".npy", ".npz", ".pfm", ".exr"))
 LARGEST_PIXELS = 2**28
@@ -162,7 +162,7 @@ def _read_npz(path: Path) -> np.ndarray:
 
 def _read_pfm(path: Path) -> np.ndarray:
     try:
-        content = path.read_bytes()
+        content = regular(path).read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     header = re.match(rb"Pf\s+(\d{1,6})\s+(\d{1,6})\s+(-?[0-9.eE+-]{1,24})\s", content)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tenfold.errors import UserError
-from tenfold.files import read_text
+from tenfold.files import read_text, regular
 
 POINT_SUFFIXES = frozenset((".bin", ".npy", ".npz"))
 
@@ -95,7 +95,7 @@ def read_points(path: str | Path) -> NDArray[np.float64]:
     path = Path(path)
     try:
         if path.suffix.lower() == ".bin":
-            content = path.read_bytes()
+            content = regular(path).read_bytes()
             if len(content) % 16:
                 raise UserError(f"{path} is damaged or no scan: its {len(content):,} bytes are no rows of 4 float32")
             points: np.ndarray = np.frombuffer(content, "<f4").reshape(-1, 4)

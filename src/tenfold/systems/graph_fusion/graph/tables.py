@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tenfold.errors import UserError, require
+from tenfold.files import regular
 
 Place = Path | zipfile.Path
 """A folder or file, on disk or inside a zip archive."""
@@ -111,7 +112,8 @@ def _read_bytes(path: Place) -> bytes:
         entry = path.root.getinfo(path.at)
         if entry.file_size > max(2**24, _MOST_UNPACKED * entry.compress_size):
             raise UserError(f"{path} unpacks to more than {_MOST_UNPACKED} times its size: unpack it yourself")
-    return path.read_bytes()
+        return path.read_bytes()
+    return regular(path).read_bytes()
 
 
 def numbered_lines(path: Place) -> Iterator[tuple[int, str]]:
@@ -225,7 +227,7 @@ def _read_parquet(path: Place) -> Table:
     """Columns by name. Whole numbers become their digits; fractions are no ids, for they cannot hold every id."""
     arrow, parquet = require("pyarrow", "graphs"), require("pyarrow.parquet", "graphs")
     try:
-        table = parquet.read_table(io.BytesIO(path.read_bytes()))
+        table = parquet.read_table(io.BytesIO(_read_bytes(path)))
         places = header_order(table.column_names)
         every = places is None or len(table.column_names) == 4  # a fourth column may tell which rows are true
         wanted = range(len(table.column_names)) if every or places is None else sorted(places)

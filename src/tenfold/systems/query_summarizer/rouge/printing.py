@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tenfold.errors import UserError
+from tenfold.files import regular
 from tenfold.systems.query_summarizer.rouge.scoring import CorpusScore
 
 _RULE, _DOTS = "-" * 45, "." * 45
@@ -66,7 +67,7 @@ def read_summaries(folder: str | Path) -> dict[str, dict[str, list[str]]]:
 def read_lines(path: Path) -> list[str]:
     """Lines of a summary file; Latin-1 where it is not UTF-8."""
     try:
-        content = path.read_bytes()
+        content = regular(path).read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     try:

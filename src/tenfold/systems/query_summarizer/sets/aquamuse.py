@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tenfold.errors import UserError
+from tenfold.files import regular
 from tenfold.systems.query_summarizer.sets.topic import Topic
 from tenfold.systems.query_summarizer.text.sentences import document_of, split_sentences
 
@@ -54,7 +55,7 @@ def read_tfrecords(path: Path) -> Iterator[dict[str, list[bytes]]]:
     Raises:
         UserError: the file is cut short or no TFRecord file.
     """
-    content = path.read_bytes()
+    content = regular(path).read_bytes()
     place = 0
     while place < len(content):
         if place + 12 > len(content):

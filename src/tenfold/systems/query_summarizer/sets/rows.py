@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tenfold.errors import UserError
+from tenfold.files import regular
 from tenfold.systems.query_summarizer.sets.topic import Topic, json_rows
 from tenfold.systems.query_summarizer.text.reading import document_of_row
 from tenfold.systems.query_summarizer.text.sentences import Document, document_of, split_sentences
@@ -153,7 +154,7 @@ def read_debatepedia(folder: str | Path, split: str) -> list[Topic]:
     for name in ("content", "query", "summary"):
         path = Path(folder) / f"{split}_{name}"
         try:
-            columns[name] = path.read_text(encoding="utf-8").splitlines()
+            columns[name] = regular(path).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read {path}: {' '.join(str(error).split())[:160]}") from error
     sizes = {name: len(lines) for name, lines in columns.items()}

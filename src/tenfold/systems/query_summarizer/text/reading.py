@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tenfold.errors import UserError
+from tenfold.files import regular
 from tenfold.systems.query_summarizer.text.sentences import Document, document_of, document_of_sentences
 
 _BLOCK_TAGS = """
@@ -24,7 +25,7 @@ def read_text_file(path: str | Path) -> str:
     """
     path = Path(path)
     try:
-        content = path.read_bytes()
+        content = regular(path).read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     try:
