@@ -312,7 +312,7 @@ def bank_of_tenants(tenants: int, swaps: int) -> dict[str, Any]:
     bank, sizes = DiffBank(model), []
     with tempfile.TemporaryDirectory() as place:
         for tenant in range(tenants):
-            mask = random_mask(model, 0.0008, tenant)
+            mask = random_mask(model, 0.00045, tenant)
             tuner = SparseTuner(model, mask, dense=["head.*"])
             with torch.no_grad():
                 for name, index in mask.entries.items():

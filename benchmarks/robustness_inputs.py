@@ -3,7 +3,7 @@
     python benchmarks/robustness_inputs.py [--cases 2000] [--seed 0] [--minutes 30] [--resume]
 
 Each case must end with exit code 0 or 2, with one line where it is 2, in at most 15 seconds of the processor's time or
-60 of the clock's, without a traceback and without asking for gigabytes, and what has no meaning must be refused.
+240 of the clock's, without a traceback and without asking for gigabytes, and what has no meaning must be refused.
 Training itself is replaced by a mark, so that a case costs milliseconds. The cases run in forked processes, so that a
 crash is seen; a case is made by its number and the seed alone, and ``--only NUMBER`` tries it again. What is found is
 written as it is found.
@@ -39,7 +39,7 @@ from tenfold.errors import UserError
 from tenfold.run import Run
 
 SECONDS = 15
-CLOCK_SECONDS = 60
+CLOCK_SECONDS = 240
 MEMORY = 6 * 2**30
 LIMITS = (0, 1, 2, 10, 11, 12, 13)
 NUMBERS = ["-1", "0", "nan", "inf", "-inf", "1e400", str(2**64), "0.5", "-0.5", "1e-320", "1000000000000"]
@@ -192,9 +192,9 @@ class Maker:
         named = [path for path in files if path.name in ("model.json", "config.yaml", "results.json")]
         path = rng.choice(named if rng.random() < 0.6 else files)
         content, must_refuse = path.read_bytes(), False
-        commands = [["evaluate"], ["predict", *self.inputs()], ["export", *self.out()], ["report", *self.out()],
+        commands = [["evaluate"], ["predict", *self.inputs()], ["report", *self.out()],
                     ["export", "--to", "safetensors", *self.out()]]  # fmt: skip
-        command, *rest = rng.choice(commands)
+        command, *rest = rng.choices(commands, weights=[1, 3, 1, 2])[0]
         choice = rng.randint(0, 5)
         if choice == 0:
             path.write_bytes(damaged(rng, content))
@@ -412,6 +412,9 @@ def run(cases, seed, minutes, folder, out, resume):
     problems, number = before.get("problems", []), before.get("cases", 0)
     with tempfile.TemporaryDirectory() as name:
         runs, _ = finished_runs(Path(folder or name), [system.id for system in SYSTEMS])
+        for row in [row for row in problems if row["number"] < number]:  # whether they are mended
+            (again,) = examine_apart(seed, [row["number"]], runs, Path(name) / "log")[:1]
+            problems = [other for other in problems if other is not row] + [again] * bool(again["problem"])
         while number < cases and time.monotonic() - began < 60 * minutes:
             rows = examine_apart(seed, range(number, min(number + 50, cases)), runs, Path(name) / "log")
             number = max(row["number"] for row in rows) + 1

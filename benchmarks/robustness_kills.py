@@ -43,12 +43,13 @@ class Trials:
         seed: of what is random.
         systems: their ids.
         spent: seconds that trials have taken so far, by kind and system.
+        whole: folder of the runs that were left alone; made where they are not there.
     """
 
-    def __init__(self, folder, seed, systems, spent):
+    def __init__(self, folder, seed, systems, spent, whole):
         self.folder, self.seed, self.systems, self.spent = folder, seed, systems, spent
         self.found, self.problems = Counter(), []
-        runs, self.seconds = finished_runs(folder, systems)
+        runs, self.seconds = finished_runs(whole or folder, systems)
         self.whole = {system: numbers(runs[system]) for system in systems}
 
     def start(self, system, folder, *more, log, limit=None, workers=1):
@@ -175,7 +176,7 @@ def small_disk(folder, size):
             subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def run(kills, others, seed, minutes, systems, out, resume):
+def run(kills, others, seed, minutes, systems, whole, out, resume):
     """All trials, kinds in turn, and the file of what was found."""
     began = time.monotonic()
     out = Path(out)
@@ -192,7 +193,7 @@ def run(kills, others, seed, minutes, systems, out, resume):
         return counts
 
     with tempfile.TemporaryDirectory() as name:
-        trials = Trials(Path(name), seed, systems, before.get("seconds_spent", {}))
+        trials = Trials(Path(name), seed, systems, before.get("seconds_spent", {}), whole)
         asked = {"kills": kills, "full_disks": others, "interrupts": others, "two_programs": others}
         while any(report(trials).get(kind, 0) < count for kind, count in asked.items()):
             for kind, count in asked.items():
@@ -211,8 +212,9 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--resume", action="store_true", help="go on where the file of what was found ends")
+    parser.add_argument("--runs", help="folder with finished runs by system, made where it is empty")
     parser.add_argument("--systems", nargs="+", default=known, choices=known)
     parser.add_argument("--out", default=str(Path(__file__).parent / "results" / "robustness-kills.json"))
     options = parser.parse_args()
-    asked = (options.kills, options.others, options.seed, options.minutes, options.systems)
+    asked = (options.kills, options.others, options.seed, options.minutes, options.systems, options.runs)
     sys.exit(run(*asked, options.out, options.resume))

@@ -62,6 +62,9 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path):
     with pytest.raises(UserError, match="link out"):
         inside(tmp_path / "in", "link/secret")
     assert inside(tmp_path / "in", "a/b") == tmp_path / "in" / "a/b"
+    (tmp_path / "in" / "round").symlink_to(tmp_path / "in" / "round")
+    with pytest.raises(UserError, match="in a circle"):
+        inside(tmp_path / "in", "round")
 
 
 def test_the_file_that_is_read_is_not_written_over(tmp_path):

@@ -215,6 +215,8 @@ def test_no_number_in_a_file_asks_for_any_size(tmp_path):
     save(tmp_path)
     with no_larger_than_its_files(tmp_path, {"widths": [4, 2**19]}):
         assert nn.Linear(400, 300).weight.shape == (300, 400)  # smaller than what is always allowed
+    with no_larger_than_its_files(tmp_path, {"factory": "mine:make", "seed": 2**40}):
+        pass  # code that was allowed by its name
     for arguments in ({"width": 2**40}, {"n": [{"depth": -(10**30)}]}, {"rate": float("inf")}):
         with pytest.raises(UserError, match="cannot be of"), no_larger_than_its_files(tmp_path, arguments):
             raise AssertionError("nothing is built")

@@ -106,26 +106,33 @@ def rouge() -> str:
 
 
 def wikiref() -> str:
-    """The builder on a long and on a real dump."""
+    """The builder on a real and on a long dump."""
     found = _read("wikiref")
-    long, real = found["long"], found["real"]
-    return "\n\n".join(
-        [
-            f"`python benchmarks/query_summarizer_wikiref.py`: {long['articles']:,} synthetic articles, "
-            f"{long['articles_per_second']:.0f} articles a second on one core; resident memory after each "
-            "tenth of them: "
-            f"{', '.join(f'{value:.0f}' for value in long['memory_by_tenth_mb'])} MB, "
-            f"{long['memory_after_mb']:.0f} MB after "
-            "duplicates and splits.",
-            f"The same with `--real`, a real dump of {real['articles']} articles: {real['references']:,} references, "
-            f"{real['statements']:,} statements that cite a page of text "
-            f"({real['statements_with_a_lost_template']} lost a "
-            f"template, {real['statements_of_8_to_100_words']:,} have 8 to 100 words), {real['queries']:,} queries, "
-            f"{real['addresses']:,} addresses; {real['articles_per_second']:.1f} articles a second. Of "
-            f"{real['read_by_eye']} statements read by eye {real['right']} have the right query and a clean, whole "
-            f"statement ({real['note']}).",
-        ]
-    )
+    parts = []
+    if "real" in found:
+        real = found["real"]
+        parts.append(
+            "`python benchmarks/query_summarizer_wikiref.py --real`: a real dump of "
+            f"{real['articles']} articles, {real['references']:,} references, {real['statements']:,} "
+            "statements that cite "
+            f"a page of text ({real['statements_with_a_lost_template']} lost a template, "
+            f"{real['statements_of_8_to_100_words']:,} have 8 to 100 words), {real['queries']:,} queries, "
+            f"{real['addresses']:,} addresses; {real['articles_per_second']:.0f} of these long articles a "
+            "second on one "
+            f"core. Of {real['read_by_eye']} statements read by eye {real['right']} have the right query "
+            "and are whole and "
+            f"clean ({real['note']})."
+        )
+    if "long" in found:
+        long = found["long"]
+        memory = ", ".join(f"{value:.0f}" for value in long["memory_by_tenth_mb"])
+        parts.append(
+            f"Without `--real`: {long['articles']:,} synthetic articles, {long['articles_per_second']:.0f} "
+            "a second on one "
+            f"core; resident memory after each tenth of them: {memory} MB, {long['memory_after_mb']:.0f} MB after "
+            "duplicates and splits."
+        )
+    return "\n\n".join(parts)
 
 
 PARTS = {"small": small, "sparse": sparse, "rouge": rouge, "wikiref": wikiref}

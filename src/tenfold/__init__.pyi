@@ -15,6 +15,7 @@ from .systems.boosted_exits import (
     solve_thresholds,
 )
 from .systems.condensation_audit import CondensedSet, Doorping, NaiveAttack, audit, condense
+from .systems.cross_modal_detector import CoordinateEncoding, CrossModalDetector
 from .systems.dual_encoder import CrossModalAttentionLoss, DualEncoder
 from .systems.full_skip_depth import AdaptiveConcat, FullSkipDepth
 from .systems.graph_fusion import KnowledgeGraph, fuse_encoders
@@ -31,7 +32,9 @@ __all__ = [
     "BoostedExitLoss",
     "Claim",
     "CondensedSet",
+    "CoordinateEncoding",
     "CrossModalAttentionLoss",
+    "CrossModalDetector",
     "Doorping",
     "DualEncoder",
     "EarlyExitModel",

@@ -157,7 +157,11 @@ def inside(folder: str | Path, name: str) -> Path:
             f"the name {printable(name)!r} leaves the folder {printable(folder)}; nothing was read or written"
         )
     path = Path(folder) / name
-    if not path.resolve().is_relative_to(Path(folder).resolve()):
+    try:
+        leaves = not path.resolve().is_relative_to(Path(folder).resolve())
+    except (OSError, RuntimeError) as error:  # which Python raises for links in a circle
+        raise UserError(f"the name {printable(name)!r} leads nowhere: its links go round in a circle") from error
+    if leaves:
         raise UserError(f"the name {printable(name)!r} is a link out of the folder {printable(folder)}")
     return path
 

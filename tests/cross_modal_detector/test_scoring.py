@@ -130,3 +130,12 @@ def test_wrong_result_files_are_refused(tables, frames, tmp_path, change, word):
     (tmp_path / "wrong.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=word):
         read_results(tmp_path / "wrong.json", frames, NUSCENES)
+
+
+def test_nuscenes_own_splits_are_whole():
+    from tenfold.systems.cross_modal_detector.sets.nuscenes_splits import SIZES, scenes_of
+
+    parts = {name: scenes_of(name) for name in SIZES}
+    assert {name: len(part) for name, part in parts.items()} == SIZES
+    assert len({*parts["train"], *parts["val"], *parts["test"]}) == 1000  # no scene is in two
+    assert {*parts["mini_train"], *parts["mini_val"]} <= {*parts["train"], *parts["val"]}

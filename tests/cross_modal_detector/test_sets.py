@@ -24,6 +24,7 @@ from tenfold.systems.cross_modal_detector import (
     move_scene,
     points_in_boxes,
     project,
+    read_database,
     read_frame,
     read_frames,
     read_infos,
@@ -164,6 +165,21 @@ def test_objects_are_pasted_into_points_and_images(frames):
     assert any((a != b).any() for a, b in zip(bare.images, pasted.images, strict=True))
     again = ObjectSampling(database, WORLD_CLASSES)(samples[0], np.random.default_rng(0))
     assert not np.triu(overlap_from_above(again.boxes, again.boxes), 1)[len(samples[0].boxes) :].any()
+
+
+def test_objects_of_mmdet3d_stand_on_their_bottom(frames, tmp_path):
+    points = np.array([[0, 0, 0.1, 9, 0.05], [0.5, 0, 1.4, 9, 0.0]] * 3, dtype=np.float32)  # above the bottom
+    (tmp_path / "one.bin").write_bytes(points.tobytes())
+    row = {"path": "one.bin", "image_path": "", "box3d_lidar": np.array([9.0, 9, -1.8, 4, 2, 1.5, 0.3]),
+           "num_points_in_gt": 6, "difficulty": 0}  # fmt: skip
+    (tmp_path / "objects.pkl").write_bytes(pickle.dumps({"car": [row], "tram": [row]}))
+    database = read_database(tmp_path / "objects.pkl", tmp_path, WORLD_CLASSES)
+    assert [len(part) for part in database] == [1, 0, 0]
+    bare = replace(read(frames[0]), boxes=np.zeros((0, 9)), labels=np.zeros(0, dtype=np.int64))
+    pasted = ObjectSampling(database, WORLD_CLASSES)(bare, np.random.default_rng(0))
+    assert pasted.boxes[0, 2] == pytest.approx(-1.05)  # the centre of gravity
+    assert points_in_boxes(pasted.points, pasted.boxes).sum() == 6
+    assert pasted.points[-6:, 4].tolist() == pytest.approx([0.05, 0] * 3)
 
 
 def test_rare_classes_are_drawn_more_often(frames):

@@ -1,5 +1,7 @@
 """Cross-modal attention distillation: golden values, identities, traps of the official program."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from dual_for_tests import batch, dual, fusion
@@ -7,7 +9,11 @@ from torch import nn
 
 from tenfold.errors import UserError
 from tenfold.systems.dual_encoder.attention.readers import CrossAttention, SingleStream, TwoTowers
+from tenfold.systems.dual_encoder.attention.remembering import remember
 from tenfold.systems.dual_encoder.experiment.recipe import pairs_of_layers
+from tenfold.systems.dual_encoder.inputs.batches import QuestionTensors
+from tenfold.systems.dual_encoder.inputs.preparation import ImagePreparation
+from tenfold.systems.dual_encoder.inputs.tokenizer import QuestionTokenizer
 from tenfold.systems.dual_encoder.method import (
     CrossModalAttentionLoss,
     DistillationObjective,
@@ -17,6 +23,9 @@ from tenfold.systems.dual_encoder.method import (
     hard_label_loss,
     soft_label_loss,
 )
+from tenfold.systems.dual_encoder.networks.embeddings import Sizes
+from tenfold.systems.dual_encoder.networks.fusion_encoder import FusionEncoder
+from tenfold.systems.dual_encoder.sets.grid_qa import grid_qa
 from tenfold.systems.dual_encoder.training.initialise import start_from_fusion
 from tenfold.systems.dual_encoder.training.optimizers import parameter_groups, warmup_linear
 
@@ -112,6 +121,26 @@ def test_the_teacher_stays_as_it_is_and_two_passes_give_the_same_maps():
     first, second = (SingleStream(teacher)(given)[1][0][0] for _ in range(2))
     assert torch.equal(first.text_queries, second.text_queries)
     assert CrossModalAttentionLoss()(first, second).abs() < 1e-6
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_a_teacher_that_is_remembered_says_the_same(images):
+    data = grid_qa(6, validation=1, test=1).train
+    data = replace(data, rows=data.rows.repeat(1, images))
+    split = QuestionTokenizer.of_words(data.questions, 10)
+    tensors = QuestionTensors(data, split, ImagePreparation(patch=8, shorter=16, longest=16))
+    sizes = Sizes(vocabulary=len(split.vocabulary), width=8, layers=2, heads=2, patch=8, grid=2, images=images)
+    teacher = SingleStream(FusionEncoder(sizes, len(data.answers)), [1, -1])
+    kept = remember(teacher, tensors, maps=True)
+    given = tensors.batch(torch.tensor([7, 2, 9]))
+    for (scores, layers), (again, others) in [(teacher(given), kept(given))]:
+        torch.testing.assert_close(again, scores)
+        for sides, others_sides in zip(layers, others, strict=True):
+            assert len(sides) == images
+            for one, other in zip(sides, others_sides, strict=True):
+                torch.testing.assert_close(other.text_queries, one.text_queries)
+                torch.testing.assert_close(other.image_keys, one.image_keys)
+    assert remember(teacher, tensors, maps=True, limit=10) is teacher
 
 
 def test_no_parameter_of_the_student_is_without_a_gradient():

@@ -128,10 +128,12 @@ def test_pictures_outside_the_given_folders_are_not_shown(served, tmp_path):
 
 
 DRIVER = """<script>
-setTimeout(() => {
+const submit = () => {
+  if (!document.querySelector("#answer option")) return setTimeout(submit, 50);
   document.getElementById("question").value = "QUESTION";
   document.getElementById("form").requestSubmit();
-}, 300);
+};
+submit();
 </script></html>"""
 
 
@@ -142,7 +144,7 @@ def test_the_page_shows_ranked_pictures_in_a_browser(served, tmp_path, monkeypat
 
     page = tmp_path / "page.html"
     html = service._PAGE.read_text(encoding="utf-8")
-    page.write_text(html.replace("</html>", DRIVER.replace("QUESTION", f"{QUESTION}\\nwhat color")))
+    page.write_text(html.replace("</html>", DRIVER.replace("QUESTION", f"{QUESTION}\\nwhat color is a zebra")))
     monkeypatch.setattr(service, "_PAGE", page)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -165,6 +167,7 @@ def test_the_page_shows_ranked_pictures_in_a_browser(served, tmp_path, monkeypat
         thread.join(10)
     drawn = done.stdout[done.stdout.index("<main") : done.stdout.index("</main>")]
     assert "CONSOLE" not in done.stderr, done.stderr
+    assert "The model has never seen: zebra." in drawn
     assert "Answered in" in drawn and drawn.count("<h2>") == 2 and drawn.count("<figure>") == 12
     assert len(re.findall(r'src="image/shop/\d+"', drawn)) == 12
     assert "&lt;b&gt;picture 0" in drawn, "a name is text, not a page"

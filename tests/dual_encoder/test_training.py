@@ -27,7 +27,7 @@ def test_contrast_is_lowest_for_the_own_pairs():
     sure = 50 * torch.eye(3)
     assert contrastive_loss(sure) < 1e-6
     assert contrastive_loss(torch.zeros(3, 3)).item() == pytest.approx(torch.tensor(3.0).log().item())
-    assert contrastive_loss(sure[:, [2, 0, 1]], 1)[None].isfinite().all()
+    assert contrastive_loss(sure[1:], 1) < 1e-6  # the second and third text, of another process
 
 
 def test_a_hard_negative_is_never_the_own_pair_and_mostly_the_likest():
@@ -98,6 +98,7 @@ def test_unequal_heads_are_compared_by_relation_heads(tmp_path):
     found = distil_dual_encoder(student, teacher, data, tokenizer(), preparation, **given)
     assert found.history[0]["train/attention"] >= 0
     with pytest.raises(UserError, match="relation heads"):
+        given["folder"] = tmp_path / "b"
         distil_dual_encoder(
             student, teacher, data, tokenizer(), preparation, attention=CrossModalAttentionLoss(), **given
         )

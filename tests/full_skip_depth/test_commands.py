@@ -21,6 +21,7 @@ from tenfold.cli import main
 from tenfold.models.onnx import onnx_session
 from tenfold.systems.full_skip_depth import load_encoder, read_depth, render_rooms, write_depth_png
 from tenfold.systems.full_skip_depth.delivery.point_clouds import to_points
+from tenfold.systems.full_skip_depth.sets.depth_files import write_pfm
 
 SYSTEM = "full-skip-depth"
 PAGE = (Path(__file__).parents[2] / "src/tenfold/systems/full_skip_depth/README.md").read_text(encoding="utf-8")
@@ -246,6 +247,10 @@ def test_scores_of_anybodys_files(tmp_path, capsys):
     assert "no prediction, the first is '1'" in refused(capsys, SYSTEM, "score", tmp_path / "ours", tmp_path / "truth")
     np.save(tmp_path / "ours/1.npy", truth[:5])
     assert "1: the prediction has 5 x 30" in refused(capsys, SYSTEM, "score", tmp_path / "ours", tmp_path / "truth")
+    np.save(tmp_path / "ours/1.npy", truth)
+    write_pfm(tmp_path / "ours/1.pfm", truth)
+    assert "--suffix" in refused(capsys, SYSTEM, "score", tmp_path / "ours", tmp_path / "truth")
+    assert call(capsys, SYSTEM, "score", tmp_path / "ours", tmp_path / "truth", "--suffix", "npy")[0] == 0
     assert "no protocol" in refused(
         capsys, SYSTEM, "score", tmp_path / "ours", tmp_path / "truth", "--protocol", "[eigen]"
     )
@@ -277,7 +282,13 @@ def _no_value(folder):
         np.save(folder / f"depth/{n}.npy", np.full((40, 56), np.nan if n % 2 else np.inf, np.float32))
 
 
+def _two_sizes(folder):
+    photo(folder / "rgb/1.png", 44, 60)
+    write_depth_png(folder / "depth/1.png", np.full((44, 60), 2, np.float32), 1000)
+
+
 DAMAGE = {
+    "2 training frames have 2 sizes": _two_sizes,
     "40 x 56 pixels and its depth map 20 x 28": _other_size,
     "valid pixel": _no_value,
     "is damaged": lambda folder: (folder / "depth/3.png").write_bytes((folder / "depth/3.png").read_bytes()[:700]),

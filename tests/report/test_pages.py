@@ -135,7 +135,10 @@ def test_runs_of_different_data_are_not_compared_in_silence(results_of, tmp_path
     assert differences([("a", one), ("b", one)]) == ""
     assert "differ in data" in differences([("a", one), ("b", other)])
     write_comparison([("a", one), ("b", other)], tmp_path / "page.html")
-    assert "not of the same thing" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "not of the same thing" in page
+    # On a phone the runs stand below each other, each cell under its run's name.
+    assert page.count('<td data-run="a">') == page.count('<td data-run="b">') == len(one.claims)
 
 
 def test_plots_of_other_axes_are_not_drawn_over_each_other(results_of):

@@ -22,18 +22,21 @@ def finished_runs(folder, systems):
     _ = [(system.recipe, system.commands) for system in SYSTEMS]
     runs, seconds = {}, {}
     for system in systems:
-        runs[system], began = Path(folder) / system, time.monotonic()
-        names = Path(folder) / f"{system}.modules"
-        child = os.fork()
-        if child == 0:
-            fast = ["--quiet", "--workers", "1", *CASES[system].fast]
-            code = main(["run", system, "--out", str(runs[system]), "--resume", *fast])
-            names.write_text(json.dumps(list(sys.modules)))
-            os._exit(code)
-        if ended(child, 600) != 0:
-            raise SystemExit(f"{system} does not run at all")
-        seconds[system] = time.monotonic() - began
-        for name in json.loads(names.read_text()):
+        runs[system], note = Path(folder) / system, Path(folder) / f"{system}.json"
+        if not note.exists():
+            began, child = time.monotonic(), os.fork()
+            if child == 0:
+                fast = ["--quiet", "--workers", "1", *CASES[system].fast]
+                code = main(["run", system, "--out", str(runs[system]), "--resume", *fast])
+                note.with_suffix(".modules").write_text(json.dumps(list(sys.modules)))
+                os._exit(code)
+            if ended(child, 900) != 0:
+                raise SystemExit(f"{system} does not run at all")
+            modules = json.loads(note.with_suffix(".modules").read_text())
+            note.write_text(json.dumps({"seconds": time.monotonic() - began, "modules": modules}))
+        known = json.loads(note.read_text())
+        seconds[system] = known["seconds"]
+        for name in known["modules"]:
             if name not in sys.modules and not name.startswith("__"):
                 try:
                     importlib.import_module(name)

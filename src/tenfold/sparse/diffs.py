@@ -205,7 +205,7 @@ class AppliedDiff:
 
     def __init__(self, model: Model, diff: Diff, own: Mapping[str, Tensor]) -> None:
         self.model, self.diff = model, diff
-        self._targets = [(own[name], index.to(own[name].device), diff.values[name].to(own[name].device))
+        self._targets = [(own[name], index.to(own[name].device, torch.int64), diff.values[name].to(own[name].device))
                          for name, index in diff.positions.items()]  # fmt: skip
         self._before = [take(target, index) for target, index, _ in self._targets]
         self._whole = [(own[name], value.to(own[name].device)) for name, value in diff.whole.items()]

@@ -78,7 +78,7 @@ def take(tensor: Tensor, index: Tensor) -> Tensor:
     """Copy of entries ``(k,)`` at flat logical positions ``index`` ``(k,)``."""
     flat = tensor.detach()
     flat = flat.view(-1) if flat.is_contiguous() else flat.reshape(-1)
-    return flat[index]
+    return flat.index_select(0, index)
 
 
 @torch.no_grad()
@@ -92,7 +92,7 @@ def put(tensor: Tensor, index: Tensor, values: Tensor) -> None:
     """
     target = tensor.detach()
     if target.is_contiguous():
-        target.view(-1)[index] = values
+        target.view(-1).index_copy_(0, index.long(), values)
     else:
         target.put_(index.long(), values)
 

@@ -35,12 +35,14 @@ class StoredObject:
         label: number of its class.
         points: ``(n, 5)`` relative to the box's centre, or their file.
         crop: ``(height, width, 3)`` uint8 of one image, its file, or ``None``.
+        lift: metres that are added to the points' z: mmdet3d's are relative to the bottom of the box.
     """
 
     box: NDArray[np.float64]
     label: int
     points: NDArray[np.float32] | Path
     crop: NDArray[np.uint8] | Path | None
+    lift: float = 0.0
 
 
 def outline(
@@ -130,10 +132,12 @@ def _stored(row: Mapping[str, Any], label: int, root: Path) -> StoredObject:
     box = np.zeros(BOX_SIZE)
     given = np.asarray(row["box3d_lidar"], dtype=np.float64)
     box[: len(given)] = given
+    box = np.nan_to_num(box)
+    half = float(box[5]) / 2
+    box[2] += half  # stored at the bottom
     crop = row.get("image_path") or None
-    return StoredObject(
-        np.nan_to_num(box), label, inside(root, str(row["path"])), None if crop is None else inside(root, str(crop))
-    )
+    picture = None if crop is None else inside(root, str(crop))
+    return StoredObject(box, label, inside(root, str(row["path"])), picture, lift=-half)
 
 
 @dataclass(frozen=True)
@@ -175,9 +179,10 @@ class ObjectSampling:
             kept = points[~points_in_boxes(points, boxes).any(1)]
             clouds = []
             for stored in objects:
-                own = stored.points if isinstance(stored.points, np.ndarray) else read_points(stored.points)
+                own = stored.points if isinstance(stored.points, np.ndarray) else read_points(stored.points, aged=True)
                 moved = own.copy()
                 moved[:, :3] += stored.box[:3].astype(np.float32)
+                moved[:, 2] += stored.lift
                 clouds.append(moved)
             points = np.concatenate([kept, *clouds])
         together = np.concatenate([sample.boxes, boxes])

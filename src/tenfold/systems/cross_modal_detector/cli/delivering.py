@@ -6,10 +6,11 @@ from typing import Any, Literal
 
 from tenfold.errors import UserError
 from tenfold.files import make_folder
+from tenfold.models.checkpoints import load_strictly
 from tenfold.models.folder import save_model
 from tenfold.systems.cross_modal_detector.delivery.models import SYSTEM, extra_of, load_detector, served
 from tenfold.systems.cross_modal_detector.delivery.onnx import export_detector
-from tenfold.systems.cross_modal_detector.networks.published import build_published, find_configuration, load_official
+from tenfold.systems.cross_modal_detector.networks.published import build_published, find_configuration, read_official
 from tenfold.systems.cross_modal_detector.sets.frames import NUSCENES_CLASSES
 
 _VIEWS = 6
@@ -63,9 +64,10 @@ def import_official(checkpoint: str, *, configuration: str, out: str | None = No
     folder = Path(out) if out else Path(Path(checkpoint).name.split(".")[0])
     if (folder / "model.json").exists():
         raise UserError(f"{folder} already holds a model; name another folder with --out")
-    arguments = {"configuration": configuration.removesuffix(".py")}
-    detector = build_published(**arguments)  # type: ignore[arg-type]
-    load_official(detector, checkpoint)
+    arguments: dict[str, Any] = {"configuration": configuration.removesuffix(".py")}
+    state = read_official(checkpoint)
+    detector = build_published(**arguments)
+    load_strictly(detector, state, checkpoint)
     save_model(
         folder,
         detector,

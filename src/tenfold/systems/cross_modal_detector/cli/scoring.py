@@ -1,6 +1,5 @@
 """``evaluate``: a run's detector measured again; ``score``: anybody's nuScenes result file."""
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from tenfold.systems.cross_modal_detector.robustness.cases import measure_case, 
 from tenfold.systems.cross_modal_detector.scoring.nds import DetectionScores, score_boxes
 from tenfold.systems.cross_modal_detector.scoring.results import read_results, truth_table, write_results
 from tenfold.systems.cross_modal_detector.sets.load import DetectionSplits, load_frames
-from tenfold.systems.cross_modal_detector.sets.world import WorldSettings, write_world
 
 
 def evaluate(
@@ -57,10 +55,10 @@ def frames_to_test(
     test: str | None = None,
     farthest: float | None = None,
 ) -> DetectionSplits:
-    """The test frames of a run or of other data; a world that is not in the run's folder any more is rendered anew.
+    """The test frames of a run, or of other data.
 
     Raises:
-        UserError: the run names no data, and none are given.
+        UserError: the run names no data, and none are given, or they are not there.
     """
     folder = Path(run)
     options: dict[str, Any] = dict(read_config(run)["data"]) if (folder / "config.yaml").exists() else {}
@@ -72,17 +70,13 @@ def frames_to_test(
         raise UserError(f"{run} names no data: name them with --data (and --root)")
     loaded = {name: options[name] for name in ("version", "train", "test", "farthest") if options.get(name) is not None}
     loaded["sweeps"] = served.sweeps
-    if options["name"] != "world":
-        return load_frames(options["name"], options.get("root"), classes=served.classes, **loaded)
-    loaded["farthest"] = options.get("farthest") or 18.0
-    if (folder / "steps/world").is_dir():
-        return load_frames("world", folder / "steps/world", classes=served.classes, **loaded)
-    with tempfile.TemporaryDirectory() as temporary:
-        height, width = served.image_size
-        write_world(
-            temporary, WorldSettings({"train": 1, "test": 20}, image_size=(height, width), sweeps=served.sweeps)
-        )
-        return load_frames("world", temporary, **loaded)
+    place = options.get("root")
+    if options["name"] == "world":
+        loaded["farthest"] = options.get("farthest") or 18.0
+        place = place or folder / "steps/world"
+        if not Path(place).is_dir():
+            raise UserError(f"the world that {run} was measured on is not there any more: name other data with --data")
+    return load_frames(options["name"], place, classes=served.classes, to_train=False, **loaded)
 
 
 def score(
@@ -102,7 +96,7 @@ def score(
         test: the split.
         by_distance: edges of ranges in metres, such as [0, 20, 30, 50].
     """
-    splits = load_frames("nuscenes", root, version=version, train=test, test=test, sweeps=0)
+    splits = load_frames("nuscenes", root, version=version, train=test, test=test, sweeps=0, to_train=False)
     table = read_results(results, splits.test, splits.protocol)
     scores = score_boxes(
         truth_table(splits.test, splits.protocol), table, splits.protocol, edges=tuple(by_distance or ())

@@ -69,7 +69,7 @@ def claims_of(outcomes: Outcomes) -> list[Claim]:
             found = _over(outcomes, partial(_gain, case))
             claims.append(
                 claim_of_difference(
-                    _id(case), f"Masked training is {'far ' if hidden else ''}better where there is {case}", found,
+                    _id(case), f"Masked training is {'far ' if hidden else ''}better {_words(case)}", found,
                     baseline="plain", target="> 5" if hidden else "> 0", unit=_POINTS,
                 )
             )  # fmt: skip
@@ -90,13 +90,19 @@ def _share_claim(outcomes: Outcomes, whole: str, case: str, share: float, words:
     )
     return claim_of_difference(
         f"kept-{_id(case)}",
-        f"{words.capitalize()} the masked detector keeps {share:g} % of its NDS, as in the paper's figures",
+        f"{words[0].upper()}{words[1:]} the masked detector keeps {share:g} % of its NDS, as in the paper's figures",
         paired_difference(kept, np.zeros_like(kept)),
         baseline="all sensors",
         target=f">= {share:g}",
         unit="% of NDS",
         note="" if len(kept) > 1 else "One seed: there is no interval.",
     )
+
+
+def _words(case: str) -> str:
+    """A case in words: ``without LiDAR (drop)``."""
+    lacking, _, policy = case.partition(", ")
+    return f"{lacking.replace('no ', 'without ', 1)} ({policy})"
 
 
 def _id(case: str) -> str:

@@ -19,6 +19,7 @@ from torch import nn
 
 import tenfold
 from tenfold.cost import count_parameters
+from tenfold.files import inside
 from tenfold.models.folder import save_model
 from tenfold.results import Cost, Results
 from tenfold.run import Run, environment, peak_process_memory_mb
@@ -26,7 +27,7 @@ from tenfold.seeds import derived_seed
 from tenfold.systems.cross_modal_detector.augmentation.balance import balanced_order
 from tenfold.systems.cross_modal_detector.augmentation.images import ImageAugmentation
 from tenfold.systems.cross_modal_detector.augmentation.masking import ModalMasking
-from tenfold.systems.cross_modal_detector.augmentation.pasting import ObjectSampling, build_database
+from tenfold.systems.cross_modal_detector.augmentation.pasting import ObjectSampling, build_database, read_database
 from tenfold.systems.cross_modal_detector.augmentation.pipeline import Pipeline, TrainingBatches
 from tenfold.systems.cross_modal_detector.augmentation.scene import SceneAugmentation
 from tenfold.systems.cross_modal_detector.delivery.models import (
@@ -184,16 +185,20 @@ class Place:
             "images": sensors.image is not None,
             "lidar": sensors.lidar is not None,
         }
-        self.has_pretask = bool(config.optimizer.pretask_epochs) and sensors.image is not None
+        self.has_pretask = bool(config.optimizer.pretask_epochs)
         train = LazySamples(self.splits.train, self.splits.classes, keep_empty=False, **options)
         test = LazySamples(self.splits.test, self.splits.classes, **options)
         self.train: Sequence = list(train) if data.in_memory else train
         self.test: Sequence = list(test) if data.in_memory else test
-        self.paste = (
-            ObjectSampling(build_database(self.train, len(self.splits.classes)), self.splits.classes)
-            if config.augmentation.paste
-            else None
-        )
+        self.paste = self._objects() if config.augmentation.paste else None
+
+    def _objects(self) -> ObjectSampling:
+        """What is pasted: of mmdet3d's file, or of the training frames."""
+        name, classes = self.config.augmentation.objects, self.splits.classes
+        if name is None:
+            return ObjectSampling(build_database(self.train, len(classes)), classes)
+        root = Path(self.config.data.root or ".")
+        return ObjectSampling(read_database(inside(root, name), root, classes), classes)
 
     def __call__(self, step: Step, folder: Path, run: Run) -> dict[str, Any]:
         """Train the pre-task or an arm with a seed."""
@@ -299,10 +304,10 @@ def optimizer_of(config: Config, detector: nn.Module) -> torch.optim.Optimizer:
 
 
 def train_pretask(config: Config, place: Place, seed: int, folder: Path, run: Run, step: str) -> dict[str, Any]:
-    """Train the image network on what covers each token and how far it is; its weights start all arms of the seed."""
+    """Train the branches on what covers each token and where it lies; they start all arms of the seed."""
     torch.manual_seed(derived_seed(seed, _PRETASK))
     detector = build(config, place.splits)
-    model = TokenLabeller(detector, detector.encoding.dim, len(place.splits.classes))
+    model = TokenLabeller(detector, len(place.splits.classes))
     options = config.optimizer
     batches = TrainingBatches(
         place.train,
@@ -313,7 +318,7 @@ def train_pretask(config: Config, place: Place, seed: int, folder: Path, run: Ru
     rate = options.learning_rate * options.peak * 2
     fitted = fit(
         model,
-        TokenObjective(len(place.splits.classes), detector.pad),
+        TokenObjective(len(place.splits.classes), detector.area.tolist(), detector.pad),
         batches,
         epochs=options.pretask_epochs,
         optimizer=torch.optim.AdamW(model.parameters(), rate, weight_decay=options.weight_decay),
@@ -323,8 +328,9 @@ def train_pretask(config: Config, place: Place, seed: int, folder: Path, run: Ru
         on_epoch=lambda epoch, row: run.progress(step, epoch, options.pretask_epochs, f"loss {row['train/loss']:.3f}"),
     )
     if rank() == 0:
-        state = {name: value.contiguous() for name, value in model.image.state_dict().items()}
-        save_file(state, folder / "image.safetensors")
+        save_file(
+            {name: value.contiguous() for name, value in model.branches().items()}, folder / "branches.safetensors"
+        )
     return {"history": fitted.history, "train_seconds": fitted.seconds}
 
 
@@ -340,9 +346,8 @@ def train_arm(config: Config, place: Place, arm: str, seed: int, folder: Path, r
     torch.manual_seed(derived_seed(seed, _ARM))
     detector = build(config, place.splits)
     if place.has_pretask and config.model.start == "scratch":
-        state = load_file(run.folder / f"steps/pretask/seed{seed}/image.safetensors")
-        assert detector.image is not None
-        detector.image.load_state_dict(state)
+        state = load_file(run.folder / f"steps/pretask/seed{seed}/branches.safetensors")
+        detector.load_state_dict(detector.state_dict() | state)
     options = config.optimizer
     order = None
     if config.augmentation.balance:
@@ -421,7 +426,11 @@ def deliver(config: Config, place: Place, run: Run) -> dict[str, Any]:
             builder=kind,
             arguments=arguments,
             extra=extra_of(
-                place.splits.classes, config.data.image_size, config.data.sweeps, "drop", data=config.data.name
+                place.splits.classes,
+                config.data.image_size,
+                config.data.sweeps,
+                "drop" if config.masking.drop else "zero",
+                data=config.data.name,
             ),
         )
     return {"params": count_parameters(detector), "flops": operations_of(place, detector)}

@@ -144,11 +144,13 @@ class AugmentationOptions:
         image_flip: probability that the images are mirrored.
         grid_mask: probability of GridMask.
         paste: whether objects of other frames are pasted into clouds and images.
+        objects: file of mmdet3d's objects (``nuscenes_dbinfos_train.pkl``) below data.root to paste; those of the
+            training frames where null.
         fading: last epochs without pasted objects.
         balance: draw frames so that classes are balanced (CBGS).
     """
 
-    rotation: NonNegativeFloat = 0.785
+    rotation: NonNegativeFloat = 0.3
     scale: list[float] = field(default_factory=lambda: [0.95, 1.05])
     translation: NonNegativeFloat = 0.2
     flip: Share = 0.5
@@ -156,6 +158,7 @@ class AugmentationOptions:
     image_flip: Share = 0.5
     grid_mask: Share = 0.0
     paste: bool = False
+    objects: str | None = None
     fading: Count = 0
     balance: bool = False
 
@@ -243,6 +246,8 @@ class Config:
             raise UserError(f"data.root has no effect on the rendered world; got {data.root!r}")
         if data.name not in ("world", "drive") and (data.root is None or data.train is None or data.test is None):
             raise UserError(f"data.name {data.name} needs data.root, data.train and data.test")
+        if self.augmentation.paste and self.augmentation.objects is None and not data.in_memory:
+            raise UserError("augmentation.paste needs augmentation.objects where data.in_memory is off")
         if len(data.area) != 6 or any(a >= b for a, b in zip(data.area[:3], data.area[3:], strict=True)):
             raise UserError(f"data.area is [x_min, y_min, z_min, x_max, y_max, z_max]; got {data.area}")
         if len(data.image_size) != 2 or min(data.image_size) < 16 or any(side % 8 for side in data.image_size):
@@ -300,6 +305,7 @@ def _published(network: Any, image_size: list[int], **optimizer: Any) -> Config:
             image_factors=factors,
             grid_mask=0.7,
             paste=not camera_only,
+            objects=None if camera_only else "nuscenes_dbinfos_train.pkl",
             fading=5,
             balance=True,
         ),
@@ -324,7 +330,7 @@ PRESETS = {
     "small": Config(
         seeds=2,
         data=DataOptions(train_scenes=350, test_scenes=60),
-        optimizer=OptimizerOptions(epochs=8, pretask_epochs=2),
+        optimizer=OptimizerOptions(epochs=10, pretask_epochs=3, learning_rate=1.5e-4, rise=0.1),
     ),
     "small-drive": Config(
         data=DataOptions(
@@ -337,7 +343,7 @@ PRESETS = {
         ),
         model=ModelOptions(queries=120, pillar_grid=[64, 64]),
         augmentation=AugmentationOptions(translation=0.5, scale=[0.9, 1.1]),
-        optimizer=OptimizerOptions(epochs=40, pretask_epochs=10, batch_size=4),
+        optimizer=OptimizerOptions(epochs=24, pretask_epochs=8, batch_size=4, learning_rate=1.5e-4, rise=0.1),
     ),
     "paper": _published("cmt_voxel0075_vov_1600x640_cbgs", [640, 1600]),
     "paper-r50": _published(

@@ -1,16 +1,16 @@
-"""A task for the image network before the detector: what covers each token, and how far it is.
+"""A task for the branches before the detector: which object covers each token, and where it lies.
 
-It stands in for the published start, a network trained on single images (FCOS3D, nuImages), where none fits.
+For the image network it stands in for the published start, a network trained on single images (FCOS3D, nuImages), where
+none fits. For the LiDAR network it is not in the paper: set prediction alone takes far more steps to shape its tokens.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tenfold.systems.cross_modal_detector.method import LabelledBatch, sigmoid_focal_loss
+from tenfold.systems.cross_modal_detector.networks.detector import CrossModalDetector, SensorBatch
 
 
 def token_targets(
@@ -68,54 +68,126 @@ def token_targets(
     return classes, depths
 
 
-class TokenLabeller(nn.Module):
-    """The image network with a head that says a token's class and depth; calls take the detector's batches.
+def cell_targets(
+    boxes: Sequence[Tensor], labels: Sequence[Tensor], area: Tensor, size: tuple[int, int], none: int
+) -> tuple[Tensor, Tensor]:
+    """Class of the box whose footprint, widened to a cell, covers each cell's centre, and where and how it lies.
 
     Args:
-        detector: whose image network is trained.
-        dim: of its tokens.
+        boxes: per sample ``(n, 9)``.
+        labels: per sample ``(n,)``.
+        area: ``(6,)`` the range.
+        size: height and width of the map, along y and x.
+        none: number that stands for no box.
+
+    Returns:
+        ``(batch, height, width)`` numbers of classes, and ``(batch, height, width, 8)``: the centre's offset in cells
+        along x and y, z in metres, logarithms of the sizes, sine and cosine of yaw (0 where there is none).
+    """
+    height, width = size
+    device = area.device
+    step = torch.stack(((area[3] - area[0]) / width, (area[4] - area[1]) / height))
+    x = area[0] + (torch.arange(width, device=device) + 0.5) * step[0]
+    y = area[1] + (torch.arange(height, device=device) + 0.5) * step[1]
+    classes = torch.full((len(boxes), height, width), none, device=device)
+    where = torch.zeros(len(boxes), height, width, 8, device=device)
+    for sample, (rows, own) in enumerate(zip(boxes, labels, strict=True)):
+        if len(rows) == 0:
+            continue
+        across, down = x - rows[:, :1], y - rows[:, 1:2]
+        cos, sin = rows[:, 6].cos()[:, None, None], rows[:, 6].sin()[:, None, None]
+        along = across[:, None] * cos + down[:, :, None] * sin
+        beside = -across[:, None] * sin + down[:, :, None] * cos
+        half = rows[:, 3:5].clamp(min=float(step.max())) / 2
+        covers = (along.abs() <= half[:, :1, None]) & (beside.abs() <= half[:, 1:, None])
+        away = torch.where(covers, along.square() + beside.square(), torch.inf)
+        nearest, box = away.min(0)
+        hit = nearest.isfinite()
+        classes[sample] = torch.where(hit, own[box], none)
+        chosen = rows[box]
+        offset = torch.stack((chosen[..., 0] - x, chosen[..., 1] - y[:, None]), -1) / step
+        turn = torch.stack((chosen[..., 6].sin(), chosen[..., 6].cos()), -1)
+        described = torch.cat((offset, chosen[..., 2:3], chosen[..., 3:6].log(), turn), -1)
+        where[sample] = described * hit[..., None]
+    return classes, where
+
+
+class TokenLabeller(nn.Module):
+    """A detector's branches with heads that say what a token is of; calls take the detector's batches.
+
+    Args:
+        detector: whose branches are trained.
         classes: number of classes.
     """
 
-    def __init__(self, detector: nn.Module, dim: int, classes: int) -> None:
+    def __init__(self, detector: CrossModalDetector, classes: int) -> None:
         super().__init__()
-        self.image: Any = detector.image
-        self.head = nn.Sequential(nn.ReLU(), nn.Conv2d(dim, classes + 1, 1))
-        last = self.head[-1]
-        assert isinstance(last, nn.Conv2d) and last.bias is not None
-        nn.init.constant_(last.bias, -2.0)
-        self._normalize: list[Any] = [
-            detector.normalize
-        ]  # in a list, so that the detector's own weights are not this module's
+        dim = detector.encoding.dim
+        self.image, self.lidar = detector.image, detector.lidar
+        self.image_head = _head(dim, classes + 1) if self.image is not None else None
+        self.lidar_head = _head(dim, classes + 8) if self.lidar is not None else None
+        self._detector = [detector]  # in a list, so that the detector's own weights are not this module's
 
-    def forward(self, images: Tensor) -> Tensor:
-        """``(n, classes + 1, h, w)``: logits, and the logarithm of the depth, of images ``(n, 3, height, width)``."""
-        return self.head(self.image(self._normalize[0](images)))
+    def forward(self, sensors: SensorBatch) -> tuple[Tensor | None, Tensor | None]:
+        """Of images ``(batch views, classes + 1, h, w)``: logits and logarithm of depth; of clouds
+        ``(batch, classes + 8, y, x)``: logits and what ``cell_targets`` describes.
+        """
+        of_images = of_clouds = None
+        if self.image is not None and self.image_head is not None and sensors.images is not None:
+            of_images = self.image_head(self.image(self._detector[0].normalize(sensors.images.flatten(0, 1))))
+        if self.lidar is not None and self.lidar_head is not None and sensors.points is not None:
+            of_clouds = self.lidar_head(self.lidar(sensors.points))
+        return of_images, of_clouds
+
+    def branches(self) -> dict[str, Tensor]:
+        """The branches' weights, under the detector's names."""
+        return {name: value for name, value in self.state_dict().items() if name.startswith(("image.", "lidar."))}
+
+
+def _head(dim: int, width: int) -> nn.Sequential:
+    last = nn.Conv2d(dim, width, 1)
+    assert last.bias is not None
+    nn.init.constant_(last.bias, -2.0)
+    return nn.Sequential(nn.ReLU(), last)
 
 
 class TokenObjective:
-    """Focal loss of the class and L1 of the depth where a box is; an objective of ``tenfold.training.fit``.
+    """Focal loss of the class, and L1 of the rest where a box is; an objective of ``tenfold.training.fit``.
 
     Args:
         classes: number of classes.
+        area: the range.
         pad: of the detector.
     """
 
-    def __init__(self, classes: int, pad: int) -> None:
-        self.classes, self.pad = classes, pad
+    def __init__(self, classes: int, area: Sequence[float], pad: int) -> None:
+        self.classes, self.area, self.pad = classes, list(area), pad
 
     def __call__(self, model: nn.Module, batch: LabelledBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and its parts."""
-        sensors = batch.sensors
-        assert sensors.images is not None and sensors.lidar_to_image is not None
-        found = model(sensors.images.flatten(0, 1))
-        size = (int(found.shape[2]), int(found.shape[3]))
-        height, width = sensors.images.shape[-2:]
-        image_size = (height + -height % self.pad, width + -width % self.pad)
-        wanted, depth = token_targets(batch.boxes, batch.labels, sensors.lidar_to_image, size, image_size, self.classes)
-        wanted, depth = wanted.flatten(0, 1), depth.flatten(0, 1)
-        hit = wanted < self.classes
-        count = hit.sum().clamp(min=1)
-        focal = sigmoid_focal_loss(found[:, :-1].movedim(1, -1), wanted).sum() / count
-        away = F.l1_loss(found[:, -1], depth, reduction="none")[hit].sum() / count
-        return focal + away, {"class": focal.detach(), "depth": away.detach()}
+        of_images, of_clouds = model(batch.sensors)
+        parts: dict[str, Tensor] = {}
+        if of_images is not None:
+            sensors = batch.sensors
+            assert sensors.images is not None and sensors.lidar_to_image is not None
+            height, width = sensors.images.shape[-2:]
+            padded = (height + -height % self.pad, width + -width % self.pad)
+            size = (int(of_images.shape[2]), int(of_images.shape[3]))
+            wanted, depth = token_targets(batch.boxes, batch.labels, sensors.lidar_to_image, size, padded, self.classes)
+            found = _two_losses(of_images, wanted.flatten(0, 1), depth.flatten(0, 1)[..., None], self.classes)
+            parts["image_class"], parts["depth"] = found
+        if of_clouds is not None:
+            area = torch.tensor(self.area, device=of_clouds.device)
+            size = (int(of_clouds.shape[2]), int(of_clouds.shape[3]))
+            wanted, where = cell_targets(batch.boxes, batch.labels, area, size, self.classes)
+            parts["cell_class"], parts["cell_box"] = _two_losses(of_clouds, wanted, where, self.classes)
+        return torch.stack(list(parts.values())).sum(), {name: value.detach() for name, value in parts.items()}
+
+
+def _two_losses(found: Tensor, wanted: Tensor, values: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Focal loss of the classes, and L1 of the values where there is a class, both by the number of such tokens."""
+    found = found.movedim(1, -1)
+    hit = wanted < classes
+    count = hit.sum().clamp(min=1)
+    focal = sigmoid_focal_loss(found[..., :classes], wanted).sum() / count
+    return focal, (found[..., classes:] - values).abs()[hit].sum() / count

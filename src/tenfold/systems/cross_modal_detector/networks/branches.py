@@ -41,7 +41,7 @@ class SmallImageNetwork(nn.Module):
             _conv(3, width, 2), _conv(width, 2 * width, 2), _conv(2 * width, 2 * width), _conv(2 * width, 4 * width, 2)
         )
         self.blocks = nn.Sequential(*(_Residual(4 * width) for _ in range(blocks)))
-        self.out = nn.Conv2d(4 * width, dim, 1)
+        self.out = nn.Sequential(nn.Conv2d(4 * width, dim, 1), nn.GroupNorm(1, dim))
 
     def forward(self, images: Tensor) -> Tensor:
         """Feature maps ``(n, dim, height / 8, width / 8)`` of normalized images ``(n, 3, height, width)``."""
@@ -81,7 +81,7 @@ class Pillars(nn.Module):
         )
         self.stem = nn.Sequential(_conv(width, 2 * width, stride), _conv(2 * width, 2 * width))
         self.blocks = nn.Sequential(*(_Residual(2 * width) for _ in range(blocks)))
-        self.out = nn.Conv2d(2 * width, dim, 1)
+        self.out = nn.Sequential(nn.Conv2d(2 * width, dim, 1), nn.GroupNorm(1, dim))
         self.size = (grid[0] // stride, grid[1] // stride)
 
     def forward(self, clouds: Sequence[Tensor]) -> Tensor:

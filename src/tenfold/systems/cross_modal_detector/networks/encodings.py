@@ -60,7 +60,7 @@ class CoordinateEncoding(nn.Module):
         depths: points along a ray.
         frequencies: see ``sine_encoding``.
         rays: whether there are cameras.
-        normalize: bring every code to unit variance, with one learnt gain (from 1.5). Not in the paper: it makes
+        normalize: bring every code to unit variance, with one learnt gain (from 2.5). Not in the paper: it makes
             training from scratch fast, and is off for official weights.
     """
 
@@ -83,7 +83,7 @@ class CoordinateEncoding(nn.Module):
         self.farthest = float(area[3])
         self.bev = nn.Sequential(nn.Linear(2 * dim, dim), nn.ReLU(), nn.Linear(dim, dim))
         self.ray = nn.Sequential(nn.Linear(3 * depths, 4 * dim), nn.ReLU(), nn.Linear(4 * dim, dim)) if rays else None
-        self.gain = nn.Parameter(torch.tensor(1.5)) if normalize else None
+        self.gain = nn.Parameter(torch.tensor(2.5)) if normalize else None
 
     def rays_of(self, pixels: Tensor, image_to_lidar: Tensor) -> Tensor:
         """Points along the rays of pixels, normalized to the detector's range and flattened, depth by depth.

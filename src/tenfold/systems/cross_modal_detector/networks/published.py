@@ -201,5 +201,13 @@ def load_official(detector: CrossModalDetector, path: str | Path) -> None:
     Raises:
         UserError: the file is missing or damaged, would execute something, or does not fit.
     """
-    state = official_state(unwrap_state(read_checkpoint(path), path))
-    load_strictly(detector, state, path)
+    load_strictly(detector, read_official(path), path)
+
+
+def read_official(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of an official checkpoint under the names here.
+
+    Raises:
+        UserError: the file is missing or damaged, or would execute something.
+    """
+    return official_state(unwrap_state(read_checkpoint(path), path))

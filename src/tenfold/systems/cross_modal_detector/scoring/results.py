@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tenfold.errors import UserError
 from tenfold.files import printable, read_json, write_atomically
 from tenfold.systems.cross_modal_detector.geometry.boxes import BOX_SIZE, points_in_boxes, transform_boxes
-from tenfold.systems.cross_modal_detector.geometry.poses import quaternion_about_z, rotation_of, yaw_of
+from tenfold.systems.cross_modal_detector.geometry.poses import quaternion_about_z
 from tenfold.systems.cross_modal_detector.method import Detections
 from tenfold.systems.cross_modal_detector.scoring.nds import BoxTable
 from tenfold.systems.cross_modal_detector.scoring.protocol import DetectionProtocol
@@ -179,48 +179,70 @@ def read_results(path: str | Path, frames: Sequence[Frame], protocol: DetectionP
     strange = [token for token in results if token not in index]
     if strange:
         raise UserError(f"{printable(path)} holds {len(strange)} samples that are not of the split: {strange[0]}")
-    number = {name: n for n, name in enumerate(protocol.classes)}
-    columns: dict[str, list[Any]] = {name: [] for name in BoxTable.__dataclass_fields__}
     for token, rows in results.items():
-        if len(rows) > protocol.most:
-            raise UserError(f"{printable(path)}: sample {token} has {len(rows)} boxes; at most {protocol.most} count")
-        frame = frames[index[token]]
-        for row in rows:
-            _read_row(row, f"{printable(path)}, sample {token}", number, columns)
-            centre = np.array(row["translation"][:2])
-            columns["sample"].append(index[token])
-            columns["ego_distance"].append(float(np.hypot(*(centre - frame.ego2global[:2, 3]))))
-            columns["points"].append(-1)
-    shapes = {"centre": (-1, 3), "size": (-1, 3), "velocity": (-1, 2)}
-    kinds: Mapping[str, Any] = {"sample": np.int64, "label": np.int64, "attribute": np.str_, "points": np.int64}
-    table = BoxTable(
-        **{
-            name: np.array(values, dtype=kinds.get(name, np.float64)).reshape(shapes.get(name, (-1,)))
-            for name, values in columns.items()
+        if not isinstance(rows, list) or len(rows) > protocol.most:
+            raise UserError(f"{printable(path)}: sample {token} has no list of at most {protocol.most} boxes")
+    rows = [row for own in results.values() for row in own]
+    sample = np.repeat([index[token] for token in results], [len(own) for own in results.values()]).astype(np.int64)
+    try:
+        columns = {
+            name: np.array([row[name] for row in rows], dtype=np.float64).reshape(-1, width)
+            for name, width in {"translation": 3, "size": 3, "rotation": 4, "velocity": 2, "detection_score": 1}.items()
         }
+        names = [str(row["detection_name"]) for row in rows]
+        attributes = [str(row["attribute_name"]) for row in rows]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{printable(path)}: a box is not as nuScenes' format says: {type(error).__name__} {error}"
+        ) from error
+    number = {name: n for n, name in enumerate(protocol.classes)}
+    _refuse_rows(path, frames, sample, names, attributes, number, columns)
+    ego = np.array([frame.ego2global[:2, 3] for frame in frames])
+    width, length, height = columns["size"].T
+    centre = columns["translation"]
+    table = BoxTable(
+        sample=sample,
+        label=np.array([number[name] for name in names], dtype=np.int64),
+        centre=centre,
+        size=np.stack([length, width, height], 1),
+        yaw=yaws_of(columns["rotation"]),
+        velocity=columns["velocity"],
+        attribute=np.array(attributes, dtype=np.str_),
+        ego_distance=np.hypot(*(centre[:, :2] - ego[sample]).T),
+        score=columns["detection_score"][:, 0],
+        points=np.full(len(rows), -1),
     )
     return drop_in_racks(table, frames, protocol)
 
 
-def _read_row(row: Any, where: str, number: Mapping[str, int], columns: dict[str, list[Any]]) -> None:
-    try:
-        name, attribute = row["detection_name"], row["attribute_name"]
-        width, length, height = map(float, row["size"])
-        numbers = [*map(float, row["translation"]), width, length, height, *map(float, row["velocity"])]
-        score = float(row["detection_score"])
-        yaw = yaw_of(rotation_of(row["rotation"], "rotation"))
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{where}: a box is not as nuScenes' format says: {type(error).__name__} {error}") from error
-    if name not in number:
-        raise UserError(f"{where}: there is no class {printable(name)!r}; there are: {', '.join(number)}")
-    if attribute not in ATTRIBUTES:
-        raise UserError(f"{where}: there is no attribute {printable(attribute)!r}")
-    if len(numbers) != 8 or not np.isfinite([*numbers, score]).all() or min(width, length, height) <= 0:
-        raise UserError(f"{where}: a box of {name} holds numbers that are not finite, or a size that is not above 0")
-    columns["label"].append(number[name])
-    columns["centre"].append(numbers[:3])
-    columns["size"].append([length, width, height])
-    columns["yaw"].append(yaw)
-    columns["velocity"].append(numbers[6:])
-    columns["attribute"].append(attribute)
-    columns["score"].append(score)
+def yaws_of(quaternions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Angles about z ``(n,)`` of the x axes of quaternions ``(n, 4)`` w, x, y, z."""
+    w, x, y, z = quaternions.T / np.linalg.norm(quaternions, axis=1)
+    return np.arctan2(2 * (x * y + z * w), 1 - 2 * (y * y + z * z))
+
+
+def _refuse_rows(
+    path: str | Path,
+    frames: Sequence[Frame],
+    sample: NDArray[np.int64],
+    names: Sequence[str],
+    attributes: Sequence[str],
+    number: Mapping[str, int],
+    columns: Mapping[str, NDArray[np.float64]],
+) -> None:
+    """Raise for the first box that is wrong."""
+    finite = np.all([np.isfinite(values).all(1) for values in columns.values()], axis=0)
+    reasons = {
+        "of a class that is not there": np.array([name not in number for name in names], dtype=bool),
+        "with an attribute that is not there": np.array([text not in ATTRIBUTES for text in attributes], dtype=bool),
+        "with a number that is not finite": ~finite,
+        "with a size that is not above 0": (columns["size"] <= 0).any(1),
+        "with a quaternion of zeros": np.linalg.norm(columns["rotation"], axis=1) < 1e-9,
+    }
+    for reason, wrong in reasons.items():
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise UserError(
+                f"{printable(path)}, sample {frames[int(sample[row])].token}: a box {reason} "
+                f"({printable(names[row])}, {printable(attributes[row])!r})"
+            )

@@ -24,6 +24,7 @@ class CameraFinding:
         edges: correlation of jumps in depth with jumps in brightness, at the calibration as it is.
         best_shift: columns and rows by which points should move for the highest correlation.
         best_edges: that correlation.
+        upright: correlation of rows with angles below the horizon of the LiDAR: near 1 where the camera stands upright.
         mistakes: what looks wrong, in words.
     """
 
@@ -33,6 +34,7 @@ class CameraFinding:
     edges: float
     best_shift: tuple[int, int]
     best_edges: float
+    upright: float = 1.0
     mistakes: list[str] = field(default_factory=list)
 
 
@@ -134,7 +136,7 @@ def _hits_if_changed(frames: Sequence[Frame], clouds: Sequence[NDArray | None], 
 
 
 def _camera(number: int, name: str, frames: Sequence[Frame], clouds: Sequence[NDArray | None]) -> CameraFinding:
-    shares, cover, scores = [], [], []
+    shares, cover, scores, stands = [], [], [], []
     pairs = []
     for frame, cloud in zip(frames, clouds, strict=True):
         view = frame.cameras[number]
@@ -145,19 +147,26 @@ def _camera(number: int, name: str, frames: Sequence[Frame], clouds: Sequence[ND
         u, v, depth = _pixels(cloud, lidar_to_image(view.intrinsics, view.lidar2cam))
         inside = (u >= 0) & (u < image.shape[1]) & (v >= 0) & (v < image.shape[0])
         shares.append(float(inside.mean()) if len(inside) else 0.0)
+        stands.append(_upright(cloud, lidar_to_image(view.intrinsics, view.lidar2cam), image.shape))
         cells = np.unique(
             (v[inside] * 8 // image.shape[0]).astype(int) * 12 + (u[inside] * 12 // image.shape[1]).astype(int)
         )
         cover.append(len(cells) / 96)
         scores.append(_edge_scores(u[inside], v[inside], depth[inside], image))
     if not pairs:
-        return CameraFinding(name, 0.0, 0.0, 0.0, (0, 0), 0.0, ["no frame has both an image of it and a cloud"])
+        return CameraFinding(name, 0.0, 0.0, 0.0, (0, 0), 0.0, 1.0, ["no frame has both an image of it and a cloud"])
     total = np.mean(scores, 0)
     middle = total.shape[0] // 2
     best = np.unravel_index(int(total.argmax()), total.shape)
-    shift = (int(best[1]) - middle, int(best[0]) - middle)
+    shift = (int(best[1]) - middle, int(best[0]) - middle) if total[best] > 0 else (0, 0)
     finding = CameraFinding(
-        name, float(np.mean(shares)), float(np.mean(cover)), float(total[middle, middle]), shift, float(total[best])
+        name,
+        float(np.mean(shares)),
+        float(np.mean(cover)),
+        float(total[middle, middle]),
+        shift,
+        float(total[best]),
+        float(np.mean(stands)),
     )
     finding.mistakes = _mistakes_of_camera(finding, pairs)
     return finding
@@ -167,6 +176,19 @@ def _pixels(cloud: NDArray, matrix: NDArray) -> tuple[NDArray, NDArray, NDArray]
     seen = cloud[:, :3].astype(np.float64) @ matrix[:3, :3].T + matrix[:3, 3]
     seen = seen[seen[:, 2] > _NEAR]
     return seen[:, 0] / seen[:, 2], seen[:, 1] / seen[:, 2], seen[:, 2]
+
+
+def _upright(cloud: NDArray, matrix: NDArray, shape: tuple[int, ...]) -> float:
+    """Correlation of rows in the image with angles below the LiDAR's horizon, of the points that fall into it."""
+    seen = cloud[:, :3].astype(np.float64) @ matrix[:3, :3].T + matrix[:3, 3]
+    front = seen[:, 2] > _NEAR
+    u, v = (seen[front, n] / seen[front, 2] for n in (0, 1))
+    inside = (u >= 0) & (u < shape[1]) & (v >= 0) & (v < shape[0])
+    xyz = cloud[front][inside]
+    below = -np.arctan2(xyz[:, 2], np.hypot(xyz[:, 0], xyz[:, 1]))
+    if inside.sum() < 10 or below.std() == 0 or v[inside].std() == 0:
+        return 0.0
+    return float(np.corrcoef(v[inside], below)[0, 1])
 
 
 def _edge_scores(u: NDArray, v: NDArray, depth: NDArray, image: NDArray, reach: int = 4) -> NDArray[np.float64]:
@@ -205,7 +227,7 @@ def _mistakes_of_camera(finding: CameraFinding, pairs: Sequence) -> list[str]:
                 f"the principal point lies at {cx:.0%} of the width and {cy:.0%} of the height: are the intrinsics of "
                 "another image size?"
             )
-    if finding.coverage >= 0.25:
+    if finding.coverage >= 0.25 and finding.upright > 0.5:
         if max(map(abs, finding.best_shift)) >= 2 and finding.best_edges > finding.edges + 0.02:
             across, down = finding.best_shift
             found.append(f"LiDAR edges fit the image better when moved by {across:+d} columns and {down:+d} rows")
@@ -220,7 +242,7 @@ def _mistakes_of_camera(finding: CameraFinding, pairs: Sequence) -> list[str]:
             np.array([[0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]]) @ pose
         ),
     }
-    best, text = finding.coverage, ""
+    best, text = finding.coverage * max(finding.upright, 0.0), ""
     for words, change in mended.items():
         cover = []
         for view, cloud, image in pairs:
@@ -228,8 +250,14 @@ def _mistakes_of_camera(finding: CameraFinding, pairs: Sequence) -> list[str]:
             inside = (u >= 0) & (u < image.shape[1]) & (v >= 0) & (v < image.shape[0])
             cells = (v[inside] * 8 // image.shape[0]).astype(int) * 12 + (u[inside] * 12 // image.shape[1]).astype(int)
             cover.append(len(np.unique(cells)) / 96)
-        if float(np.mean(cover)) > max(0.25, 2 * best):
-            best, text = float(np.mean(cover)), words
-    message = f"points cover only {finding.coverage:.0%} of its image"
-    found.append(f"{message}: perhaps {text} (mended: {best:.0%})" if text else f"{message}: is it calibrated?")
+        upright = [
+            _upright(cloud, lidar_to_image(v.intrinsics, change(v.lidar2cam)), image.shape) for v, cloud, image in pairs
+        ]
+        score = float(np.mean(cover)) * float(np.mean(upright))
+        if float(np.mean(cover)) > 0.25 and float(np.mean(upright)) > 0.5 and score > 1.5 * best:
+            best, text = score, words
+    message = f"points cover {finding.coverage:.0%} of its image"
+    if finding.upright <= 0.5:
+        message += f", and low points do not lie low in it (correlation {finding.upright:.2f})"
+    found.append(f"{message}: perhaps {text}" if text else f"{message}: is it calibrated?")
     return found

@@ -161,8 +161,13 @@ def check_frame(frame: Frame) -> Frame:
     return frame
 
 
-def read_points(source: Path | NDArray, name: str = "points") -> NDArray[np.float32]:
+def read_points(source: Path | NDArray, name: str = "points", *, aged: bool = False) -> NDArray[np.float32]:
     """Points ``(n, 5)``: x, y, z, intensity, 0; the fifth number of nuScenes' files is the ring, and is left out.
+
+    Args:
+        source: file of five float32 a point, ``.npy`` file, or array.
+        name: of it, for messages.
+        aged: the fifth number is seconds before the key frame, and is kept (mmdet3d's files of single objects).
 
     Raises:
         UserError: the file is missing or cut short, or holds numbers that are not finite.
@@ -183,7 +188,7 @@ def read_points(source: Path | NDArray, name: str = "points") -> NDArray[np.floa
     if raw.ndim != 2 or raw.shape[1] < 3:
         raise UserError(f"{name}: points must be rows of x, y, z, intensity; got shape {raw.shape}")
     points = np.zeros((len(raw), 5), dtype=np.float32)
-    width = min(4, raw.shape[1])
+    width = min(5 if aged else 4, raw.shape[1])
     points[:, :width] = raw[:, :width]
     broken = ~np.isfinite(points).all(1)
     if broken.any():

@@ -50,6 +50,7 @@ def load_frames(
     sweeps: int = 10,
     classes: Sequence[str] | None = None,
     farthest: float | None = None,
+    to_train: bool = True,
 ) -> DetectionSplits:
     """Find a set's frames.
 
@@ -62,6 +63,7 @@ def load_frames(
         sweeps: most earlier clouds of a frame.
         classes: of the detector; those of the set where ``None``.
         farthest: distance to which boxes are scored, metres; nuScenes' own by class where ``None``.
+        to_train: whether training frames must hold every class, and boxes.
 
     Raises:
         UserError: the set is not there or not what it should be, a class does not occur in it, or no training frame
@@ -95,13 +97,13 @@ def load_frames(
     chosen = tuple(classes or known)
     there = {box for frame in frames[0] for box in frame.names}
     absent = [label for label in classes or () if label not in there]
-    if absent:
+    if absent and to_train:
         raise UserError(f"data.classes: no training frame has a {absent[0]!r}; there are: {', '.join(sorted(there))}")
     unused = sorted({box for part in frames for frame in part for box in frame.names} - set(chosen))
     if unused:
         notes.append(f"Boxes of other classes are left out: {', '.join(unused)}.")
     kept = [frame for frame in frames[0] if _has_box(frame, chosen)]
-    if not kept:
+    if not kept and to_train:
         raise UserError("no training frame has a box with a LiDAR point in it; look at the frames with the verb doctor")
     if len(kept) < len(frames[0]):
         notes.append(f"{len(frames[0]) - len(kept)} training frames without a box are left out.")

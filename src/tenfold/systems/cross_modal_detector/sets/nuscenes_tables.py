@@ -12,6 +12,7 @@ from tenfold.files import inside, printable, read_json
 from tenfold.systems.cross_modal_detector.geometry.boxes import BOX_SIZE, transform_boxes
 from tenfold.systems.cross_modal_detector.geometry.poses import inverse_pose, pose_of, rotation_of, yaw_of
 from tenfold.systems.cross_modal_detector.sets.frames import CameraView, Frame, Sweep, check_frame
+from tenfold.systems.cross_modal_detector.sets.nuscenes_splits import SIZES, scenes_of
 
 TABLES = (
     "category", "attribute", "visibility", "instance", "sensor", "calibrated_sensor", "ego_pose", "log", "scene",
@@ -19,7 +20,6 @@ TABLES = (
 )  # fmt: skip
 CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
 LIDAR = "LIDAR_TOP"
-MINI_VAL = ("scene-0103", "scene-0916")
 
 CATEGORIES = {
     "movable_object.barrier": "barrier",
@@ -102,20 +102,16 @@ class NuScenesTables:
         return str(self.get("sensor", sensor["sensor_token"], where)["channel"])
 
     def splits(self) -> dict[str, list[str]]:
-        """Names of scenes by split: of ``splits.json``, and of the mini version's two parts."""
+        """Names of scenes by split: of ``splits.json``, else nuScenes' own as far as they are there, and ``all``."""
         path = self.root / self.version / "splits.json"
         if path.exists():
             found = read_json(path)
             if not isinstance(found, dict) or not all(isinstance(part, list) for part in found.values()):
                 raise UserError(f"{path} must map names of splits to lists of scenes")
             return {str(name): [str(scene) for scene in scenes] for name, scenes in found.items()}
-        names = [row["name"] for row in self.rows("scene")]
-        if "mini" in self.version:
-            return {
-                "mini_train": [name for name in names if name not in MINI_VAL],
-                "mini_val": [name for name in names if name in MINI_VAL],
-            }
-        return {"all": names}
+        own = {row["name"] for row in self.rows("scene")}
+        found = {split: [name for name in scenes_of(split) if name in own] for split in SIZES}
+        return {split: names for split, names in found.items() if names} | {"all": sorted(own)}
 
     def frames(self, split: str | Sequence[str], *, sweeps: int = 10) -> list[Frame]:
         """Frames of a split (or of the scenes named), scene by scene in time.
@@ -135,6 +131,15 @@ class NuScenesTables:
                     f"{self.version}/splits.json)"
                 )
             split = known[split]
+        try:
+            return self._frames_of(split, sweeps)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{printable(self.root / self.version)}: a row is not as nuScenes' tables are: "
+                f"{type(error).__name__} {error}"
+            ) from error
+
+    def _frames_of(self, split: Sequence[str], sweeps: int) -> list[Frame]:
         by_name = {row["name"]: row for row in self.rows("scene")}
         frames = []
         for name in split:

@@ -1,10 +1,12 @@
 """``ask`` and ``search``: questions about images that an index holds."""
 
 import json
+import sys
 from typing import Any
 
 from tenfold.errors import UserError
-from tenfold.systems.dual_encoder.index.answerer import Answer
+from tenfold.files import printable
+from tenfold.systems.dual_encoder.index.answerer import Answer, VisualAnswerer
 from tenfold.systems.dual_encoder.index.visual_index import VisualIndex
 from tenfold.systems.dual_encoder.load import load
 
@@ -39,6 +41,7 @@ def ask(
     if ids is None and answerer.model.images == 2:
         raise UserError("this model is asked about pairs of images: name them with --images")
     found = answerer.answer(question, VisualIndex.open(index), ids, top_k)
+    say_unknown(answerer, [question])
     return "\n".join(line for answers in found for line in map(_line, answers))
 
 
@@ -62,8 +65,18 @@ def search(
         factory: package.module:function that may make the model, where it is one of your own.
     """
     _positive(top_k)
-    found = load(run, factory=factory).search(question, VisualIndex.open(index), answer, top_k)
+    answerer = load(run, factory=factory)
+    found = answerer.search(question, VisualIndex.open(index), answer, top_k)
+    say_unknown(answerer, [question])
     return "\n".join(map(_line, found[0]))
+
+
+def say_unknown(answerer: VisualAnswerer, questions: list[str]) -> None:
+    """Say on the console which words the model has never seen."""
+    unknown = answerer.unknown_words(questions)
+    if unknown:
+        words = ", ".join(printable(word, 30) for word in unknown[:8])
+        print(f"the model has never seen: {words}; it reads them all alike", file=sys.stderr)
 
 
 def _positive(top_k: int) -> None:

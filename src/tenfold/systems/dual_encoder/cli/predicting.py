@@ -10,10 +10,13 @@ from tenfold.errors import UserError
 from tenfold.files import printable
 from tenfold.models.folder import load_manifest
 from tenfold.run import read_config
+from tenfold.systems.dual_encoder.attention.readers import inputs_of
+from tenfold.systems.dual_encoder.cli.asking import say_unknown
 from tenfold.systems.dual_encoder.inputs.batches import QuestionTensors
 from tenfold.systems.dual_encoder.load import describe, load, load_network
 from tenfold.systems.dual_encoder.networks.build import SYSTEM
 from tenfold.systems.dual_encoder.scoring.measure import predict_answers, score_answers, summarize
+from tenfold.systems.dual_encoder.scoring.result_files import write_predictions
 from tenfold.systems.dual_encoder.sets.load_sets import load_question_sets
 from tenfold.systems.dual_encoder.sets.photo_folder import read_asked
 
@@ -44,6 +47,7 @@ def predict(run: str, inputs: list[str], *, question: str | None = None, factory
             )
         else:
             asked.append((question, name))
+    say_unknown(answerer, [text for text, _ in asked])
     lines = []
     for start in range(0, len(asked), 64):
         part = asked[start : start + 64]
@@ -83,13 +87,10 @@ def evaluate(
         options.pop("also", None)
         splits = load_question_sets(seed=int(read_config(run)["seed"]), **options)
         name = options["name"]
+    elif data == "grid-qa":
+        name, splits = data, load_question_sets(data, scenes=1)
     else:
-        name, splits = (
-            data,
-            load_question_sets(
-                data, root, file=file, scenes=0 if data != "grid-qa" else 1, test=0 if data != "grid-qa" else 1500
-            ),
-        )
+        name, splits = data, load_question_sets(data, root, file=file, scenes=0, test=0)
     test = splits.test
     order = {answer: place for place, answer in enumerate(answers)}
     unknown = [answer for answer in test.answers if answer not in order]
@@ -99,17 +100,9 @@ def evaluate(
         )
     columns = torch.tensor([order[answer] for answer in test.answers])
     tensors = QuestionTensors(test, tokenizer, preparation)
-    chosen = predict_answers(network, tensors, forward=lambda batch: _scores(network, batch)[:, columns])
+    chosen = predict_answers(network, tensors, forward=lambda batch: network(**inputs_of(batch))[:, columns])
     if predictions is not None:
-        from tenfold.systems.dual_encoder.scoring.result_files import write_predictions
-
         write_predictions(predictions, name, test, chosen)
     found = summarize(test, score_answers(test, chosen))
     del found["rows"]
     return {"data": name, "questions": len(test), **found}
-
-
-def _scores(network: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    from tenfold.systems.dual_encoder.attention.readers import inputs_of
-
-    return network(**inputs_of(batch))

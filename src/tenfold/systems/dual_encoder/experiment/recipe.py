@@ -21,6 +21,7 @@ from tenfold.errors import UserError
 from tenfold.results import Cost, Results
 from tenfold.run import Run, environment, peak_process_memory_mb
 from tenfold.systems.dual_encoder.attention.readers import SingleStream, TwoTowers, inputs_of
+from tenfold.systems.dual_encoder.attention.remembering import remember
 from tenfold.systems.dual_encoder.experiment.comparison import (
     claims_of,
     metrics_of,
@@ -245,14 +246,18 @@ class Place:
         elif config.model.sharp:
             sharpen(student)
         layers = pairs_of_layers(config.model.layers, work.student_sizes.layers, every=arm.every_layer)
+        teacher.to(config.trainer.device)
+        reader: Any = SingleStream(teacher, [theirs for _, theirs in layers]) if arm.soft or arm.attention else None
+        if reader is not None and not config.model.augment:
+            train = work.tensors(work.splits.train)
+            reader = remember(reader, train, maps=bool(arm.attention), device=config.trainer.device)
         objective = DistillationObjective(
             TwoTowers([ours for ours, _ in layers]),
-            SingleStream(teacher, [theirs for _, theirs in layers]) if arm.soft or arm.attention else None,
+            reader,
             work.splits.train.task,
             LossWeights(arm.soft, arm.attention, arm.hard, config.distil.temperature),
             CrossModalAttentionLoss(arm.maps, query_rows=arm.query_rows, heads=config.distil.heads),
         )
-        teacher.to(config.trainer.device)
         fitted = self._fit(student, objective, work, config.optimizer, seed, folder, run, step)
         return _finish(student, work, folder) | fitted
 

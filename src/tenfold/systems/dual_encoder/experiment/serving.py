@@ -7,7 +7,8 @@ from typing import Any, get_args
 import torch
 
 from tenfold.systems.dual_encoder.index.answerer import VisualAnswerer
-from tenfold.systems.dual_encoder.index.visual_index import Kind, VisualIndex
+from tenfold.systems.dual_encoder.index.manifest import Kind
+from tenfold.systems.dual_encoder.index.visual_index import VisualIndex
 from tenfold.systems.dual_encoder.inputs.batches import QuestionTensors
 from tenfold.systems.dual_encoder.scoring.measure import score_answers
 

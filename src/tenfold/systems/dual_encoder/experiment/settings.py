@@ -40,7 +40,7 @@ class DataOptions:
     file: str | None = None
     side: PositiveInt = 2
     scenes: Count = 20000
-    questions_per_scene: PositiveInt = 3
+    questions_per_scene: PositiveInt = 2
     validation: PositiveInt = 500
     test: Count = 1500
     least_count: PositiveInt = 9

@@ -80,7 +80,7 @@ class VisualAnswerer:
         digest = hashlib.sha256(json.dumps(self.preparation.to_dict(), sort_keys=True).encode())
         for name, value in self.model.image_tower.state_dict().items():
             digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     @property
@@ -120,6 +120,10 @@ class VisualAnswerer:
         both = pixels.to(self.device)[:, None].expand(-1, sides, -1, -1, -1)
         masks = None if mask is None else mask.to(self.device)[:, None].expand(-1, sides, -1, -1)
         return self.model.encode_images(both, masks).float()
+
+    def unknown_words(self, questions: Sequence[str]) -> list[str]:
+        """Words of questions that the model has never seen: it reads them all alike, so that who asks should know."""
+        return list(dict.fromkeys(word for question in questions for word in self.tokenizer.unknown_words(question)))
 
     def probabilities(self, scores: Tensor) -> Tensor:
         """Scores ``(..., answers)`` as probabilities."""

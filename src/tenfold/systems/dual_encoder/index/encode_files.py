@@ -10,7 +10,9 @@ from torch import Tensor
 
 from tenfold.errors import UserError
 from tenfold.systems.dual_encoder.index.answerer import VisualAnswerer
-from tenfold.systems.dual_encoder.index.visual_index import SEGMENT, Kind, VisualIndex, build_index
+from tenfold.systems.dual_encoder.index.building import build_index
+from tenfold.systems.dual_encoder.index.manifest import Kind
+from tenfold.systems.dual_encoder.index.visual_index import SEGMENT, VisualIndex
 
 
 def index_files(

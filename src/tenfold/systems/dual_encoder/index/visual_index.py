@@ -11,64 +11,22 @@ import contextlib
 import hashlib
 import json
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from torch import Tensor
 
 from tenfold.errors import UserError
 from tenfold.files import inside, make_folder, printable, read_json, sha256_of, write_atomically
+from tenfold.systems.dual_encoder.index.manifest import IndexManifest, Kind, Segment
 
-Kind = Literal["float32", "float16", "int8"]
 MANIFEST = "index.json"
 SEGMENT = 4096
-
-
-class Segment(BaseModel):
-    """Some images of an index; never changed once written, but for what is deleted.
-
-    Attributes:
-        name: of its files.
-        count: number of records.
-        vectors_sha256: of the vectors' file.
-        ids_sha256: of the names' file.
-        deleted: numbers of records that count no more.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-    name: str = Field(pattern=r"[0-9]{6}")
-    count: int = Field(gt=0)
-    vectors_sha256: str
-    ids_sha256: str
-    deleted: list[int] = []
-
-
-class IndexManifest(BaseModel):
-    """``index.json``.
-
-    Attributes:
-        format: version of this layout.
-        fingerprint: of the model that made the vectors.
-        kind: of the numbers.
-        images: vectors per image.
-        width: numbers of a vector.
-        segments: in order.
-        skipped: images that could not be read, each with the reason.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-    format: Literal["tenfold-visual-index-1"] = "tenfold-visual-index-1"
-    fingerprint: str
-    kind: Kind
-    images: int = Field(gt=0)
-    width: int = Field(gt=0)
-    segments: list[Segment] = []
-    skipped: dict[str, str] = {}
 
 
 class VisualIndex:
@@ -407,50 +365,3 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def build_index(
-    folder: str | Path,
-    names: Sequence[str],
-    encode: Callable[[Sequence[str]], tuple[list[str], Tensor, dict[str, str]]],
-    fingerprint: str,
-    shape: tuple[int, int],
-    *,
-    kind: Kind = "float16",
-    segment: int = SEGMENT,
-    progress: Callable[[int, int], Any] | None = None,
-) -> VisualIndex:
-    """Build an index, or go on with one: images that it holds are passed over, skipped ones are tried once more.
-
-    A build that was killed and is started again leaves the same files as one that was not.
-
-    Args:
-        folder: of the index.
-        names: of the images, in order.
-        encode: takes some names, gives those that could be read, their vectors, and the others with the reasons.
-        fingerprint: of the model.
-        shape: ``(vectors per image, width)``.
-        kind: see ``VisualIndex.create``.
-        segment: images that are encoded between two commits.
-        progress: called with how many are done, of how many.
-
-    Raises:
-        UserError: the folder holds something else or another model's index, or another process writes.
-    """
-    there = (Path(folder) / MANIFEST).exists()
-    index = VisualIndex.open(folder, fingerprint) if there else VisualIndex.create(folder, fingerprint, shape, kind)
-    if index.manifest.kind != kind:
-        raise UserError(f"the index {printable(folder)} holds {index.manifest.kind}; got {kind}: name another folder")
-    with index.writing():
-        left = [name for name in names if name not in index and name not in index.manifest.skipped]
-        again = [name for name in names if name in index.manifest.skipped]
-        for first in range(0, len(left), segment):
-            read, vectors, skipped = encode(left[first : first + segment])
-            index.add_locked(read, vectors, skipped)
-            if progress is not None:
-                progress(min(first + segment, len(left)), len(left))
-        if again:  # some may have been mended meanwhile
-            read, vectors, _ = encode(again)
-            if read:
-                index.add_locked(read, vectors)
-    return index

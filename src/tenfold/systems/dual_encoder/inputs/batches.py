@@ -51,7 +51,7 @@ class QuestionTensors:
         return len(self.data)
 
     def batch(self, rows: Tensor, augment: Augment | None = None, seed: int = 0) -> Batch:
-        """The batch of some questions, as the readers take it, with ``targets`` ``(batch, answers)``.
+        """The batch of some questions, as the readers take it, with ``targets`` ``(batch, answers)`` and ``rows``.
 
         Args:
             rows: numbers of questions.
@@ -67,7 +67,7 @@ class QuestionTensors:
                 generator = torch.Generator().manual_seed(derived_seed(seed, number))
                 images.append(self.preparation.prepare(augment(self.data.images.picture(number), generator)))
         pixels, mask = self.preparation.batch(images)
-        found = {"pixels": pixels.unflatten(0, numbers.shape), "targets": self.data.targets(rows)}
+        found = {"pixels": pixels.unflatten(0, numbers.shape), "targets": self.data.targets(rows), "rows": rows}
         if mask is not None:
             found["patch_mask"] = mask.unflatten(0, numbers.shape)
         for prefix, (text, real) in self.texts.items():

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tenfold.systems.dual_encoder.attention.readers import inputs_of
 from tenfold.systems.dual_encoder.inputs.batches import QuestionTensors
 from tenfold.systems.dual_encoder.scoring.vqa_accuracy import vqa_accuracy
 from tenfold.systems.dual_encoder.sets.questions import VisualQuestions
@@ -24,8 +25,6 @@ def predict_answers(
         batch_size: questions at a time.
         forward: gives scores of a batch, where it is not the network called with its inputs.
     """
-    from tenfold.systems.dual_encoder.attention.readers import inputs_of
-
     device = next(network.parameters()).device
     found = np.empty(len(tensors), np.int64)
     for rows, batch in tensors.in_order(batch_size):

@@ -145,7 +145,8 @@ def make_app(
     def search(given: dict[str, Any]) -> Any:
         index = index_of(given.get("index"))
         question, answer = text(given, "question"), text(given, "answer", "yes")
-        return {"images": ranked(index, [question], answer, number(given, "top_k", 24))[0]}
+        found = ranked(index, [question], answer, number(given, "top_k", 24))[0]
+        return {"images": found, "unknown": answerer.unknown_words([question])}
 
     def ask(given: dict[str, Any]) -> Any:
         index, places = index_of(given.get("index")), given.get("images")
@@ -177,10 +178,11 @@ def make_app(
         with busy:
             chances = answerer.chances(questions, index, answer)
         return {
+            "unknown": answerer.unknown_words(questions),
             "checks": [
                 {"question": question, "images": row, **tally(["yes" if p >= 0.5 else "no" for p in chance.tolist()])}
                 for question, row, chance in zip(questions, rows, chances, strict=True)
-            ]
+            ],
         }
 
     def listed() -> Any:

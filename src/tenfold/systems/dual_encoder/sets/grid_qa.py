@@ -32,7 +32,7 @@ _FILLED, _JITTER = 0.8, 30
 def grid_qa(
     scenes: int = 20000,
     *,
-    questions_per_scene: int = 3,
+    questions_per_scene: int = 2,
     validation: int = 500,
     test: int = 1500,
     side: int = 2,

@@ -35,7 +35,7 @@ def load_question_sets(
     file: str | None = None,
     side: int = 2,
     scenes: int = 20000,
-    questions_per_scene: int = 3,
+    questions_per_scene: int = 2,
     validation: int = 500,
     test: int = 1500,
     least_count: int = 9,

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tenfold.data.images import find_data
 from tenfold.errors import UserError
 from tenfold.files import first_line, printable
-from tenfold.systems.dual_encoder.sets.images import ArrayImages
+from tenfold.systems.dual_encoder.inputs.preparation import ImagePreparation
 from tenfold.systems.dual_encoder.sets.questions import QuestionSplits, VisualQuestions
 
 PERMUTATIONS = tuple(itertools.permutations(range(3)))
@@ -64,6 +65,28 @@ def _render_box(items: Sequence[Mapping[str, Any]]) -> np.ndarray:
     return np.asarray(large.resize((_BOX, _BOX), Image.Resampling.BOX))
 
 
+class BoxImages:
+    """Images that are drawn from structured representations when they are asked for: all of NLVR's are 9 GB.
+
+    Args:
+        drawings: boxes and permutation of each, see ``render_boxes``.
+        names: a name for each.
+    """
+
+    def __init__(self, drawings: Sequence[tuple[Any, Sequence[int]]], names: Sequence[str]) -> None:
+        self.drawings, self.names = list(drawings), list(names)
+
+    def picture(self, number: int) -> Any:
+        """See ``ImageStore``."""
+        from PIL import Image
+
+        return Image.fromarray(render_boxes(*self.drawings[number]))
+
+    def prepared(self, rows: Sequence[int], preparation: ImagePreparation) -> list[Tensor]:
+        """See ``ImageStore``."""
+        return [preparation.prepare(self.picture(row)) for row in rows]
+
+
 def read_json_lines(path: str | Path) -> Iterator[dict[str, Any]]:
     """Objects of a JSON-lines file, plain or gzipped.
 
@@ -97,7 +120,7 @@ def nlvr_questions(path: str | Path, permutations: Sequence[int] = range(6)) -> 
     Raises:
         UserError: the file is damaged.
     """
-    pixels, questions, labels, ids, groups = [], [], [], [], []
+    drawings, questions, labels, ids, groups = [], [], [], [], []
     for number, row in enumerate(read_json_lines(path)):
         missing = [name for name in ("sentence", "identifier", "label", "structured_rep") if name not in row]
         if missing or str(row["label"]).lower() not in ("true", "false"):
@@ -105,15 +128,15 @@ def nlvr_questions(path: str | Path, permutations: Sequence[int] = range(6)) -> 
                 f"{printable(path)}, example {number}: {missing[0] if missing else 'label'!r} is missing or wrong"
             )
         for k in permutations:
-            pixels.append(render_boxes(row["structured_rep"], PERMUTATIONS[k]))
+            drawings.append((row["structured_rep"], PERMUTATIONS[k]))
             questions.append(str(row["sentence"]))
             labels.append({str(row["label"]).lower(): 1.0})
             ids.append(f"{row['identifier']}-{k}")
             groups.append(str(row["identifier"]).split("-")[0])
-    if not pixels:
+    if not drawings:
         raise UserError(f"{printable(path)} holds no examples")
     return VisualQuestions(
-        images=ArrayImages(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()),
+        images=BoxImages(drawings, ids),
         questions=tuple(questions),
         rows=torch.arange(len(questions))[:, None],
         labels=tuple(labels),

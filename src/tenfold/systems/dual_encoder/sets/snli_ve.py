@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tenfold.errors import UserError
-from tenfold.files import inside, printable, read_json
+from tenfold.files import inside, printable, read_json, write_atomically
 from tenfold.systems.dual_encoder.sets.images import FileImages
 from tenfold.systems.dual_encoder.sets.nlvr import read_json_lines
 from tenfold.systems.dual_encoder.sets.questions import QuestionSplits, VisualQuestions
@@ -77,8 +77,6 @@ def split_images(train_and_development: list[str]) -> tuple[list[str], list[str]
 
 def write_rows(path: str | Path, rows: Iterable[Mapping[str, str]]) -> None:
     """Write rows as the published files are: JSON lines with sorted keys."""
-    from tenfold.files import write_atomically
-
     write_atomically(path, "".join(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows))
 
 

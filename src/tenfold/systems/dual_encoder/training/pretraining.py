@@ -140,7 +140,7 @@ def mask_words(
     """
     free = text_mask & ~torch.isin(text, torch.tensor(special, device=text.device))
     drawn = torch.rand(text.shape, device=text.device).masked_fill(~free, 2.0)
-    chosen = free & (drawn < max(share, float(drawn.min()) + 1e-9))
+    chosen = free & ((drawn < share) | (drawn == drawn.min()))
     how = torch.rand(text.shape, device=text.device)
     other = torch.randint(0, vocabulary, text.shape, device=text.device)
     found = torch.where(chosen & (how < 0.8), mask, text)

@@ -117,6 +117,7 @@ def score(
     max_depth: float | None = None,
     resize: bool = False,
     missing: bool = False,
+    suffix: str | None = None,
     distances: list[float] | None = None,
     boundaries: bool = False,
     out: str | None = None,
@@ -133,6 +134,7 @@ def score(
         max_depth: another cap than the protocol's.
         resize: bring predictions of another size to the truth's, bilinearly.
         missing: leave out truth without a prediction.
+        suffix: of the predictions' files, such as npy, where a folder holds several forms, as that of predict does.
         distances: edges of distance bins in metres, such as [0, 10, 20, 40, 80].
         boundaries: also score depth edges, for dense truth.
         out: JSON file with all numbers, image by image.
@@ -141,7 +143,7 @@ def score(
     if threads < 1:
         raise UserError(f"threads must be at least 1; got {threads}")
     chosen: list[Protocol] = [find_protocol(name, max_depth) for name in protocol or ["all"]]
-    pairs, lacking = pair_files(predictions, truth, missing=missing)
+    pairs, lacking = pair_files(predictions, truth, missing=missing, suffix=suffix)
     found = score_files(
         pairs,
         chosen,

@@ -205,6 +205,7 @@ def load_data(config: Config, name: str, look: bool = True) -> DepthSplits:
         max_depth=config.model.max_depth or USUAL_MAX_DEPTH.get(name, math.inf),
         seed=config.seed,
         look=look,
+        one_size=options.crop is None and config.optimizer.batch_size > 1,
     )
 
 

@@ -93,6 +93,9 @@ class Protocol:
 
     @staticmethod
     def _seen(prediction: Tensor, truth: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        if prediction.device.type == "cpu":  # numpy picks pixels out in a fraction of the time
+            where = valid.numpy()
+            return torch.from_numpy(prediction.numpy()[where]), torch.from_numpy(truth.numpy()[where])
         return prediction.masked_select(valid), truth.masked_select(valid)
 
     def _usable(self, prediction: Tensor, p: Tensor, d: Tensor) -> Tensor:

@@ -105,7 +105,10 @@ class DepthScorer:
 
     def update_all(self, predictions: Tensor, truths: Tensor, names: Sequence[str]) -> None:
         """Take a batch: ``(batch, height, width)`` each, and their names; the same as one by one, in less time."""
-        self._unusable += predictions.numel() - int(((predictions > 0) & (predictions < torch.inf)).sum())
+        low, high = torch.aminmax(predictions)  # one pass; NaN comes through
+        if not (low > 0 and high < torch.inf):
+            usable = (predictions > 0) & (predictions < torch.inf)
+            self._unusable += predictions.numel() - int(torch.count_nonzero(usable))
         for index, protocol in enumerate(self.protocols):
             kept: list[str] = []
             seen: list[tuple[Tensor, Tensor]] = []
@@ -200,13 +203,16 @@ class FilePair:
     truth: Path
 
 
-def pair_files(predictions: str | Path, truth: str | Path, *, missing: bool = False) -> tuple[list[FilePair], int]:
+def pair_files(
+    predictions: str | Path, truth: str | Path, *, missing: bool = False, suffix: str | None = None
+) -> tuple[list[FilePair], int]:
     """Files of two folders that belong together: of the same path within them, whatever the suffixes.
 
     Args:
         predictions: folder, searched in depth.
         truth: folder.
         missing: whether truth without a prediction is left out instead of refused.
+        suffix: of the predictions' files, such as ``npy``, where a folder holds them in several forms.
 
     Returns:
         The pairs in order, and the number of truth files without a prediction.
@@ -214,7 +220,7 @@ def pair_files(predictions: str | Path, truth: str | Path, *, missing: bool = Fa
     Raises:
         UserError: a folder is missing or empty, two files have one name, or truth has no prediction.
     """
-    ours, theirs = _files_by_name(Path(predictions)), _files_by_name(Path(truth))
+    ours, theirs = _files_by_name(Path(predictions), suffix), _files_by_name(Path(truth))
     both = sorted(set(ours) & set(theirs))
     lacking = sorted(set(theirs) - set(ours))
     if not both:
@@ -298,15 +304,21 @@ def _read_ahead(pairs: Sequence[FilePair], read: Any, threads: int) -> Iterator[
             yield first, future.result()
 
 
-def _files_by_name(folder: Path) -> dict[str, Path]:
+def _files_by_name(folder: Path, suffix: str | None = None) -> dict[str, Path]:
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder")
+    suffixes = DEPTH_SUFFIXES if suffix is None else frozenset((f".{suffix.lower().lstrip('.')}",))
+    if not suffixes <= DEPTH_SUFFIXES:
+        raise UserError(f"--suffix names one of {', '.join(sorted(DEPTH_SUFFIXES))}; got {suffix!r}")
     found: dict[str, Path] = {}
-    for path in files_below(folder, lambda path: path.suffix.lower() in DEPTH_SUFFIXES)[0]:
+    for path in files_below(folder, lambda path: path.suffix.lower() in suffixes)[0]:
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in found:
-            raise UserError(f"{folder} holds two files for {name!r}: {found[name].name} and {path.name}")
+            raise UserError(
+                f"{folder} holds two files for {name!r}: {found[name].name} and {path.name}; of predictions say which "
+                f"with --suffix {path.suffix.lstrip('.')}"
+            )
         found[name] = path
     if not found:
-        raise UserError(f"{folder} holds no depth files ({', '.join(sorted(DEPTH_SUFFIXES))})")
+        raise UserError(f"{folder} holds no depth files ({', '.join(sorted(suffixes))})")
     return found

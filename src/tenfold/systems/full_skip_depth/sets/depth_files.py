@@ -39,7 +39,7 @@ def read_depth(path: str | Path, scale: float | None = None) -> Depth:
     if suffix == ".png" and scale is None:
         raise UserError(
             f"{path}: a PNG file holds whole numbers; say how many make a metre: 1000 for millimetres, 256 for KITTI "
-            "(--depth_scale)"
+            "(--depth_scale; of a run --data.depth_scale)"
         )
     readers = {".png": _read_png, ".npy": _read_npy, ".npz": _read_npz, ".pfm": _read_pfm, ".exr": _read_exr}
     values = readers[suffix](path)

@@ -110,7 +110,7 @@ def examine(
     return answer
 
 
-def require_usable(frames: Frames, *, threads: int | None = None) -> int:
+def require_usable(frames: Frames, *, threads: int | None = None) -> tuple[int, set[tuple[int, ...]]]:
     """Read every frame once, before hours of training end at a damaged file or a size that does not fit.
 
     Args:
@@ -118,17 +118,20 @@ def require_usable(frames: Frames, *, threads: int | None = None) -> int:
         threads: that read; twice the cores where ``None``.
 
     Returns:
-        Number of frames without a valid pixel.
+        Number of frames without a valid pixel, and the frames' sizes.
 
     Raises:
         UserError: some cannot be used, or none has a valid pixel.
     """
+    sizes: set[tuple[int, ...]] = set()
 
     def look(index: int) -> str | bool:
         try:
-            return bool((frames[index][1] > 0).any())
+            depth = frames[index][1]
         except UserError as error:
             return str(error)
+        sizes.add(tuple(depth.shape))
+        return bool((depth > 0).any())
 
     with ThreadPoolExecutor(threads or min(32, 2 * (os.cpu_count() or 1))) as pool:
         found = list(pool.map(look, range(len(frames))))
@@ -138,7 +141,7 @@ def require_usable(frames: Frames, *, threads: int | None = None) -> int:
         raise UserError(bad[0] + (more if len(bad) > 1 else ""))
     if not any(found):
         raise UserError(f"none of the {len(found)} frames has a valid pixel: look with tenfold full-skip-depth doctor")
-    return found.count(False)
+    return found.count(False), sizes
 
 
 def likely_scales(median: float, high: float) -> list[float]:

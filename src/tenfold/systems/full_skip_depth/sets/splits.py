@@ -63,6 +63,7 @@ def load_splits(
     max_depth: float = 10.0,
     seed: int = 0,
     look: bool = True,
+    one_size: bool = False,
 ) -> DepthSplits:
     """Load data by name.
 
@@ -88,6 +89,7 @@ def load_splits(
         max_depth: of the network; a warning says where most depths lie beyond it.
         seed: of a random order; the rooms themselves are the same for every seed.
         look: whether all of one's own frames, and the test frames of public sets, are read once first.
+        one_size: whether one's own training frames must be of one size, as batches without a crop are.
 
     Raises:
         UserError: the data are missing, or not right.
@@ -128,7 +130,12 @@ def load_splits(
             raise UserError(f"there are no frames for {part}: give more pairs, or other shares")
     if look:
         for part in _PARTS if name in ("pairs", "csv") else ("test",):
-            empty = require_usable(getattr(found, part))
+            empty, sizes = require_usable(getattr(found, part))
+            if part == "train" and one_size and len(sizes) > 1:
+                raise UserError(
+                    f"the {len(found.train)} training frames have {len(sizes)} sizes: set a training crop (--data.crop "
+                    "'[HEIGHT, WIDTH]') or bring all to one size (--data.image_size '[HEIGHT, WIDTH]')"
+                )
             if empty:
                 found.notes.append(f"{empty} {part} frames have no valid pixel: nothing is learnt or measured there.")
     _warn_of_units(found.train, max_depth)

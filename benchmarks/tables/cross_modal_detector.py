@@ -1,0 +1,73 @@
+"""Tables of the cross-modal detector."""
+
+import json
+
+from tables.markdown import RESULTS, claims_of, table
+from tenfold.results import Results, load_results
+
+
+def cases_of(results: Results) -> str:
+    """Scores with and without sensors, by arm."""
+    found = next(part for part in results.tables if part.id == "cases")
+    rows = [[row[0], row[1], *("-" if v is None else f"{v:.3f}" for v in row[2:6])] for row in found.rows]
+    return table(["sensors", "arm", *found.columns[2:6]], rows)
+
+
+def head_of(results: Results, command: str) -> str:
+    """How it was measured, in a sentence."""
+    environment = results.environment
+    return (
+        f"`{command}`: {environment['train_frames']} frames to train on, {environment['test_frames']} to test, "
+        f"{results.cost.params:,} parameters, {results.cost.seconds / 60:.0f} minutes. {results.summary}"
+    )
+
+
+def small() -> str:
+    """Claims and scores of the preset small."""
+    results = load_results(RESULTS / "cross-modal-detector-small.json")
+    return "\n\n".join(
+        [head_of(results, "tenfold run cross-modal-detector --preset small"), cases_of(results), claims_of(results)]
+    )
+
+
+def speed() -> str:
+    """Seconds by part."""
+    found = json.loads((RESULTS / "cross-modal-detector-speed.json").read_text(encoding="utf-8"))
+    sparse, step, decoder = found["sparse"], found["step"], found["decoder"]
+    rows = [
+        [f"voxels of {sparse['points']:,} points ({sparse['voxels']:,} voxels)", f"{sparse['voxelize']:.2f}", ""],
+        ["sparse encoder", f"{sparse['sparse encoder']:.2f}", ""],
+        ["SECOND and its pyramid, 180 x 180", f"{sparse['SECOND and its pyramid']:.2f}", ""],
+        [
+            f"one sparse layer of 16 channels, {sparse['part voxels']:,} voxels in {sparse['part']}",
+            f"{sparse['sparse layer with its pairs']:.3f} ({sparse['sparse layer']:.3f} with known pairs)",
+            f"dense conv3d {sparse['dense conv3d']:.3f}",
+        ],
+    ]
+    rows += [[f"image network, {name}", f"{value:.2f}", ""] for name, value in found["image"].items()]
+    for name, part in decoder.items():
+        sdpa, plain = part["attention"]["sdpa"], part["attention"]["materialised"]
+        rows.append(
+            [
+                f"cross-attention of a layer, {part['tokens']:,} tokens ({name})",
+                f"{sdpa['seconds']:.2f}, {sdpa['peak_mb']:.0f} MiB",
+                f"materialised {plain['seconds']:.2f}, {plain['peak_mb']:.0f} MiB",
+            ]
+        )
+        rows.append([f"six layers ({name})", f"{part['six layers']:.2f}", ""])
+    rows += [
+        [
+            "matching, six layers, four samples of 40 boxes",
+            f"{step['matching']:.3f}",
+            f"layer by layer {step['matching, layer by layer']:.3f}",
+        ],
+        ["denoising queries", f"{step['denoising']:.4f}", f"box by box {step['denoising, box by box']:.3f}"],
+    ]
+    head = (
+        "`python benchmarks/cross_modal_detector_speed.py`: CPU seconds on one thread, official size, random weights "
+        "(the machine was busy with other work)."
+    )
+    return head + "\n\n" + table(["part", "here", "beside"], rows)
+
+
+PARTS = {"small": small, "speed": speed}
