@@ -10,9 +10,9 @@ def small() -> str:
     """Claims and metrics of the preset small."""
     results = load_results(RESULTS / "full-skip-depth-small.json")
     parts = [
-        f"`tenfold run full-skip-depth --preset small`: {results.environment['data']}, "
-        f"{results.cost.seconds / 60:.0f} minutes. "
-        + " ".join(note for note in results.notes if "Protocol" in note or "drive" in note)
+        f"`tenfold run full-skip-depth --preset small`: {results.environment['data']}, 3 seeds, "
+        f"{results.cost.seconds / 60:.0f} minutes in two processes on a machine that did other work, too. "
+        + " ".join(note for note in results.notes if any(word in note for word in ("Protocol", "drive", "CPU")))
     ]
     for found in results.tables:
         keep = [place for place, name in enumerate(found.columns) if name != "CPU seconds"]
@@ -138,7 +138,11 @@ def _weights(levels: dict[str, dict[str, float]]) -> str:
 
 
 def _short(value: object) -> object:
-    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.0f}" if value >= 100 else f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) else value
 
 
 _FILES = {

@@ -86,7 +86,9 @@ class EvolutionSampler(BaseGASampler):
             return {}
         slot = self._claim(study, trial)
         generation = slot // self.options.population
-        if slot >= self.options.budget or not self.is_open(study, generation):
+        # A worker that was silent for longer than the others' patience finds its slot gone.
+        gone = any(t.system_attrs.get(SLOT) == slot for t in study.get_trials(deepcopy=False))
+        if gone or slot >= self.options.budget or not self.is_open(study, generation):
             storage.set_trial_system_attr(number, VOID, True)
             return {}
         genome = self.genome_of(study, slot)
@@ -216,7 +218,9 @@ class EvolutionSampler(BaseGASampler):
 
 
 def is_repeated(study: optuna.Study, number: int, slot: int) -> bool:
-    """Whether a lower-numbered trial has the slot: two workers may have put one dead candidate into the queue."""
+    """Whether a lower-numbered trial has the slot: two workers may have put one dead candidate into the queue, or
+    one of them taken another for dead that was claiming it.
+    """
     others = (t for t in study.get_trials(deepcopy=False) if t.number < number and t.system_attrs.get(SLOT) == slot)
     return any(t.state != TrialState.FAIL and VOID not in t.system_attrs for t in others)
 

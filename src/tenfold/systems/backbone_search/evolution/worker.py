@@ -23,7 +23,6 @@ from tenfold.systems.backbone_search.evolution.candidates import (
 )
 from tenfold.systems.backbone_search.evolution.sampler import (
     GENOME,
-    RETRY_OF,
     SLOT,
     VOID,
     EvolutionSampler,
@@ -196,7 +195,7 @@ def _objective(trial: optuna.Trial, task: SearchTask) -> tuple[float, ...]:
     attributes = trial.storage.get_trial_system_attrs(trial._trial_id)
     if VOID in attributes or SLOT not in attributes:
         raise _Void
-    if RETRY_OF in attributes and is_repeated(trial.study, trial.number, attributes[SLOT]):
+    if is_repeated(trial.study, trial.number, attributes[SLOT]):
         trial.storage.set_trial_system_attr(trial._trial_id, VOID, True)
         raise _Void
     return _evaluate(trial, task, dict(attributes[GENOME]) or genome)

@@ -78,7 +78,7 @@ def _compare(
             baseline=other,
             target=target,
             unit=_POINTS if metric == "boundary_f" else _PERCENT,
-            note=_note_over_images(arms, ours, other) if metric == "abs_rel" else "",
+            note=_note_over_images(arms, ours, other, alike=name == "drive") if metric == "abs_rel" else "",
         )
     )
 
@@ -101,19 +101,20 @@ def relative_difference(
     return found.times(100 if metric == "boundary_f" else 100 / max(float(theirs[known].mean()), 1e-12))
 
 
-def _note_over_images(arms: Mapping[str, Sequence[Mapping[str, Any]]], ours: str, other: str) -> str:
-    """Wilcoxon's signed-rank test over test images of the mean over seeds."""
+def _note_over_images(
+    arms: Mapping[str, Sequence[Mapping[str, Any]]], ours: str, other: str, *, alike: bool = False
+) -> str:
+    """Wilcoxon's signed-rank test over test images of the mean over seeds; none of frames that follow one another."""
     from scipy import stats
 
     a, b = (np.mean([run["rows"]["abs_rel"] for run in arms[arm]], axis=0) for arm in (ours, other))
     if len(a) < 6 or np.allclose(a, b):
         return ""
-    p = float(stats.wilcoxon(a, b).pvalue)
-    better = float(np.mean(a < b))
-    return (
-        f"Over {len(a)} test images (means over seeds): better on {better:.0%}, Wilcoxon p = {p:.2g}, for these "
-        "trained networks."
-    )
+    seeds = " (means over seeds)" if len(arms[ours]) > 1 else ""
+    text = f"Over {len(a)} test images{seeds}, for these trained networks: better on {float(np.mean(a < b)):.0%}"
+    if alike:
+        return f"{text}; the images follow one another, so that no test takes them for independent."
+    return f"{text}, Wilcoxon p = {float(stats.wilcoxon(a, b).pvalue):.2g}."
 
 
 def summary_of(outcomes: Outcomes, beside: Beside) -> str:
