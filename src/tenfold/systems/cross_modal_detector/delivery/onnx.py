@@ -72,7 +72,12 @@ class DenseDetector(nn.Module):
 
 
 def grid_of(detector: CrossModalDetector, clouds: list[Tensor]) -> Tensor:
-    """What ONNX takes in place of clouds: pillars scattered to the grid, or the sparse encoder's map from above."""
+    """What ONNX takes in place of clouds: pillars scattered to the grid, or the sparse encoder's map from above.
+
+    Args:
+        detector: whose cloud branch makes the grid.
+        clouds: ``(points, 5)`` each.
+    """
     lidar = detector.lidar
     if isinstance(lidar, Pillars):
         return lidar.scatter(clouds)

@@ -70,7 +70,12 @@ def overlap_from_above(first: ArrayLike, second: ArrayLike) -> NDArray[np.bool_]
 
 
 def transform_boxes(boxes: ArrayLike, pose: ArrayLike) -> NDArray[np.float64]:
-    """Boxes ``(n, 9)`` in another frame; the pose must turn about z, but for a tilt that is left out of the boxes."""
+    """Boxes ``(n, 9)`` in another frame; the pose must turn about z, but for a tilt that is left out of the boxes.
+
+    Args:
+        boxes: ``(n, 9)``.
+        pose: ``(4, 4)`` from their frame to the other.
+    """
     rows = np.array(boxes, dtype=np.float64).reshape(-1, BOX_SIZE)
     matrix = np.asarray(pose, dtype=np.float64)
     rows[:, :3] = rows[:, :3] @ matrix[:3, :3].T + matrix[:3, 3]

@@ -45,6 +45,10 @@ def quaternion_about_z(yaw: float) -> list[float]:
 def pose_of(rotation: ArrayLike, translation: ArrayLike) -> Matrix:
     """Pose ``(4, 4)`` of a rotation (matrix or quaternion) and a translation in metres.
 
+    Args:
+        rotation: ``(3, 3)``, or a quaternion ``(w, x, y, z)``.
+        translation: ``(3,)``, metres.
+
     Raises:
         UserError: they are not these.
     """
@@ -80,14 +84,24 @@ def transform(points: ArrayLike, pose: ArrayLike) -> NDArray[np.float64]:
 
 
 def lidar_to_image(intrinsics: ArrayLike, lidar2cam: ArrayLike) -> Matrix:
-    """``(4, 4)`` from LiDAR coordinates to ``(u d, v d, d, 1)`` of a pinhole camera."""
+    """``(4, 4)`` from LiDAR coordinates to ``(u d, v d, d, 1)`` of a pinhole camera.
+
+    Args:
+        intrinsics: ``(3, 3)``, pixels.
+        lidar2cam: ``(4, 4)``, metres.
+    """
     matrix = np.eye(4)
     matrix[:3, :3] = np.asarray(intrinsics, dtype=np.float64)
     return matrix @ np.asarray(lidar2cam, dtype=np.float64)
 
 
 def project(points: ArrayLike, lidar2img: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Pixels ``(..., 2)`` and depths ``(...,)`` in metres; pixels of points at or behind the camera are NaN."""
+    """Pixels ``(..., 2)`` and depths ``(...,)`` in metres; pixels of points at or behind the camera are NaN.
+
+    Args:
+        points: ``(..., 3)``, metres, in LiDAR coordinates.
+        lidar2img: ``(4, 4)``, see ``lidar_to_image``.
+    """
     xyz = np.asarray(points, dtype=np.float64)
     seen = xyz @ np.asarray(lidar2img)[:3, :3].T + np.asarray(lidar2img)[:3, 3]
     depth = seen[..., 2]

@@ -198,6 +198,10 @@ def official_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def load_official(detector: CrossModalDetector, path: str | Path) -> None:
     """Load an official checkpoint into a detector of its configuration, strictly.
 
+    Args:
+        detector: made by ``build_published``; changed in place.
+        path: of the checkpoint.
+
     Raises:
         UserError: the file is missing or damaged, would execute something, or does not fit.
     """

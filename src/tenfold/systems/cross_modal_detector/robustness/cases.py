@@ -85,7 +85,16 @@ def measure_case(
     *,
     edges: tuple[float, ...] = (),
 ) -> tuple[DetectionScores, list[Detections], BoxTable]:
-    """Scores of a detector in one case, its detections, and those as rows."""
+    """Scores of a detector in one case, its detections, and those as rows.
+
+    Args:
+        served: the detector.
+        frames: with the truth.
+        samples: what the sensors gave for each frame.
+        case: what happens to the sensors.
+        protocol: of the scores.
+        edges: distances in metres between which scores are told apart; none where empty.
+    """
     found: list[Detections] = []
     for start in range(0, len(samples), 16):
         found += served([case.change(sample) for sample in samples[start : start + 16]], missing=case.policy)

@@ -39,7 +39,12 @@ def attribute_of(name: str, speed: float) -> str:
 
 
 def truth_table(frames: Sequence[Frame], protocol: DetectionProtocol) -> BoxTable:
-    """True boxes of the protocol's classes in the global frame."""
+    """True boxes of the protocol's classes in the global frame.
+
+    Args:
+        frames: with their boxes.
+        protocol: whose classes count.
+    """
     number = {name: index for index, name in enumerate(protocol.classes)}
     parts = []
     for index, frame in enumerate(frames):
@@ -164,6 +169,11 @@ def write_results(
 
 def read_results(path: str | Path, frames: Sequence[Frame], protocol: DetectionProtocol) -> BoxTable:
     """Rows of a result file of anybody's.
+
+    Args:
+        path: of the file.
+        frames: that it must answer, each once.
+        protocol: whose classes and limits hold.
 
     Raises:
         UserError: it is no result file, lacks a sample or holds one too many, or a box in it is wrong.

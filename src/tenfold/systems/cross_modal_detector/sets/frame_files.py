@@ -28,6 +28,10 @@ FORMAT = "tenfold-frames-1"
 def write_frames(path: str | Path, frames: Sequence[Frame]) -> None:
     """Write frames whose sensors are files below the folder of ``path``; ``.parquet`` or JSON.
 
+    Args:
+        path: ``.json`` or ``.parquet``.
+        frames: to write.
+
     Raises:
         UserError: a sensor's data are no file, or lie outside the folder.
     """
@@ -45,6 +49,9 @@ def write_frames(path: str | Path, frames: Sequence[Frame]) -> None:
 
 def read_frames(path: str | Path) -> list[Frame]:
     """Read frames.
+
+    Args:
+        path: ``.json`` or ``.parquet``; its sensors lie below its folder.
 
     Raises:
         UserError: the file is not such a one, names a file outside its folder, or holds calibrations or boxes that

@@ -64,6 +64,9 @@ def _encode(text: str, encoding: str = "utf-8") -> bytes:
 def read_restricted_pickle(path: str | Path) -> Any:
     """Plain values and numpy arrays of a pickle; anything beyond them is refused before it is built.
 
+    Args:
+        path: of the file.
+
     Raises:
         UserError: the file is missing or damaged, or wants to build something else.
     """

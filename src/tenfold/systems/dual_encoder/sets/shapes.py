@@ -34,7 +34,7 @@ def parse_query(text: str) -> Query:
     """An s-expression as nested lists.
 
     Args:
-        text: such as ``(is red (next-to circle))``.
+        text: such as ``(is red (left_of circle))``.
 
     Raises:
         UserError: it is none of SHAPES.
