@@ -232,6 +232,7 @@ def test_no_number_in_a_file_asks_for_any_size(tmp_path):
         lambda: torch.arange(2**40),
         lambda: torch.zeros(3).new_zeros((2**20, 2**20)),
         lambda: [torch.empty(1) for _ in range(10**9)],
+        lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(2, 1, 2), 10**9),
         lambda: bytearray(2**62),
     ):
         with pytest.raises(UserError, match=r"far larger|cannot be built"), no_larger_than_its_files(tmp_path, {}):

@@ -174,7 +174,12 @@ _MAKING = {
     )
     for name in names.split()
 }
-_SLACK, _MOST_TENSORS, _LEAST_BOUND = 2**26, 20_000, 2**20
+_COPYING = {
+    Tensor.clone,
+    *(getattr(torch, f"{name}_like") for name in ("empty", "zeros", "ones", "full", "rand", "randn", "randint")),
+    torch.clone,
+}
+_SLACK, _MOST_TENSORS, _LEAST_BOUND = 2**26, 10_000, 2**20
 
 
 class _Bounded(TorchFunctionMode):
@@ -188,11 +193,16 @@ class _Bounded(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _MAKING and kwargs.get("out") is None:
             plain = {name: value for name, value in kwargs.items() if name not in ("device", "generator", "pin_memory")}
-            self.values -= func(*args, **plain, device="meta").numel()
-            self.tensors -= 1
-            if self.values < 0 or self.tensors < 0:
-                raise UserError("the network is far larger than the files that it came in; its manifest is damaged")
+            self._count(func(*args, **plain, device="meta").numel())
+        elif func in _COPYING:  # layers that are copies of one
+            self._count((args[0] if args else kwargs["input"]).numel())
         return func(*args, **kwargs)
+
+    def _count(self, values: int) -> None:
+        self.values -= values
+        self.tensors -= 1
+        if self.values < 0 or self.tensors < 0:
+            raise UserError("the network is far larger than the files that it came in; its manifest is damaged")
 
 
 @contextmanager

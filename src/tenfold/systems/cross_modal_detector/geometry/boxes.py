@@ -18,7 +18,11 @@ EDGES = ((0, 1), (0, 2), (0, 4), (1, 3), (1, 5), (2, 3), (2, 6), (3, 7), (4, 5),
 
 
 def corners_of(boxes: ArrayLike) -> NDArray[np.float64]:
-    """Corners ``(n, 8, 3)`` of boxes ``(n, 7 or more)``; the first four have the smaller x at yaw 0."""
+    """Corners ``(n, 8, 3)`` of boxes; the first four have the smaller x at yaw 0.
+
+    Args:
+        boxes: ``(n, 7 or more)``: centre, length, width, height (metres), yaw (radians).
+    """
     rows = np.asarray(boxes, dtype=np.float64).reshape(-1, np.shape(boxes)[-1] if np.size(boxes) else BOX_SIZE)
     local = _SIGNS[None] * rows[:, None, 3:6]
     cos, sin = np.cos(rows[:, 6])[:, None], np.sin(rows[:, 6])[:, None]
@@ -27,7 +31,12 @@ def corners_of(boxes: ArrayLike) -> NDArray[np.float64]:
 
 
 def points_in_boxes(points: ArrayLike, boxes: ArrayLike) -> NDArray[np.bool_]:
-    """Whether points ``(p, 3 or more)`` lie in boxes ``(n, 7 or more)``: ``(p, n)``."""
+    """Which points lie in which boxes, ``(p, n)`` booleans.
+
+    Args:
+        points: ``(p, 3 or more)``, metres.
+        boxes: ``(n, 7 or more)``, see ``corners_of``.
+    """
     xyz = np.asarray(points, dtype=np.float64)[:, :3]
     rows = np.asarray(boxes, dtype=np.float64)
     if len(rows) == 0 or len(xyz) == 0:

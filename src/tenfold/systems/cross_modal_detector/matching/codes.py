@@ -19,13 +19,22 @@ CODE_SIZE = 10
 
 
 def encode_boxes(boxes: Tensor) -> Tensor:
-    """Codes ``(..., 10)`` of boxes ``(..., 9)``; a size of zero gives minus infinity."""
+    """Codes ``(..., 10)`` of boxes; a size of zero gives minus infinity.
+
+    Args:
+        boxes: ``(..., 9)``: centre, length, width, height (metres), yaw (radians), velocity (m/s).
+    """
     x, y, z, length, width, height, yaw, vx, vy = boxes.unbind(-1)
     return torch.stack((x, y, length.log(), width.log(), z, height.log(), yaw.sin(), yaw.cos(), vx, vy), -1)
 
 
 def decode_boxes(codes: Tensor) -> Tensor:
-    """Boxes ``(..., 9)`` of codes ``(..., 10)``."""
+    """Boxes ``(..., 9)`` of codes; the inverse of ``encode_boxes``.
+
+    Args:
+        codes: ``(..., 10)``: x, y, logarithms of length and width, z, logarithm of height, sine and cosine of the yaw,
+            velocity.
+    """
     x, y, length, width, z, height, sin, cos, vx, vy = codes.unbind(-1)
     return torch.stack((x, y, z, length.exp(), width.exp(), height.exp(), torch.atan2(sin, cos), vx, vy), -1)
 

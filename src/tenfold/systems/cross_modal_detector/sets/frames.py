@@ -142,6 +142,9 @@ class Sample:
 def check_frame(frame: Frame) -> Frame:
     """The frame, where its calibration and boxes can be.
 
+    Args:
+        frame: of any origin.
+
     Raises:
         UserError: names the frame and what is wrong.
     """

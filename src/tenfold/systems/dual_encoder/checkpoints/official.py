@@ -28,6 +28,9 @@ _MODALITY = "token_type_embeddings.weight"
 def read_official(path: str | Path) -> dict[str, Tensor]:
     """The state dict of an official checkpoint; nothing in it is executed.
 
+    Args:
+        path: of the file.
+
     Raises:
         UserError: it is missing, damaged, or wants to build other objects than tensors and plain values.
     """

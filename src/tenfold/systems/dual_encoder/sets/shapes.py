@@ -33,6 +33,9 @@ Query = Any
 def parse_query(text: str) -> Query:
     """An s-expression as nested lists.
 
+    Args:
+        text: such as ``(is red (next-to circle))``.
+
     Raises:
         UserError: it is none of SHAPES.
     """
