@@ -73,18 +73,24 @@ def main():
     arguments.add_argument("--kills", type=int, default=30)
     arguments.add_argument("--workers", type=int, default=4)
     arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--mode", choices=["sync", "async"], action="append")
     arguments.add_argument("--out", default=str(ROOT / "benchmarks/results/backbone-search-faults.json"))
     arguments = arguments.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         undisturbed = archive_lines(work(problem(), options(**SEARCH), url=f"sqlite:///{folder}/alone.db"))
-        for mode in ("sync", "async"):
-            rows.append(measure(f"sqlite:///{folder}/{mode}.db", mode, arguments, undisturbed))
-            print(rows[-1], flush=True)
+        for mode in arguments.mode or ("sync", "async"):
             if postgres.AVAILABLE:
                 with postgres.postgres_server() as url:
                     rows.append(measure(url, mode, arguments, undisturbed))
-                print(rows[-1], flush=True)
+                write(arguments, rows)
+            rows.append(measure(f"sqlite:///{folder}/{mode}.db", mode, arguments, undisturbed))
+            write(arguments, rows)
+
+
+def write(arguments, rows):
+    """Keep what is measured so far."""
+    print(rows[-1], flush=True)
     facts = {"workers": arguments.workers, "candidates": SEARCH["population"] * SEARCH["generations"]}
     Path(arguments.out).write_text(json.dumps({**facts, "optuna": optuna.__version__, "rows": rows}, indent=1) + "\n")
 

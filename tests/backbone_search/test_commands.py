@@ -66,7 +66,8 @@ def test_a_worker_finds_what_the_run_found(run, tmp_path, capsys):
     assert "cannot reach the storage" in refused(
         capsys, SYSTEM, "worker", run, "--storage", "postgresql://nobody@127.0.0.1:1/none"
     )
-    assert "no trained seed detector" in refused(capsys, SYSTEM, "worker", run, "--seed", "7")
+    assert "no trained seed detector" in refused(capsys, SYSTEM, "worker", run, "--seed", "7", "--storage", url)
+    assert "has not begun" in refused(capsys, SYSTEM, "worker", run, "--seed", "7")
 
 
 def _with_other_seed_weights(run, tmp_path, url, capsys):

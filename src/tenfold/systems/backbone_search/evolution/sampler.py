@@ -86,9 +86,7 @@ class EvolutionSampler(BaseGASampler):
             return {}
         slot = self._claim(study, trial)
         generation = slot // self.options.population
-        # A worker that was silent for longer than the others' patience finds its slot gone.
-        gone = any(t.system_attrs.get(SLOT) == slot for t in study.get_trials(deepcopy=False))
-        if gone or slot >= self.options.budget or not self.is_open(study, generation):
+        if slot >= self.options.budget or not self.is_open(study, generation):
             storage.set_trial_system_attr(number, VOID, True)
             return {}
         genome = self.genome_of(study, slot)
@@ -96,21 +94,28 @@ class EvolutionSampler(BaseGASampler):
         storage.set_trial_system_attr(number, self._get_generation_key(), generation)
         storage.set_trial_system_attr(number, GENOME, genome)
         storage.set_trial_system_attr(number, SLOT, slot)  # last: with it the trial counts
+        # A worker that was silent for longer than the others' patience finds its slot taken. Each writes before it
+        # looks, so that at most one goes on; where both give up, the slot is free again.
+        if any(t.number != trial.number and _has(t, slot) for t in study.get_trials(deepcopy=False)):
+            storage.set_trial_system_attr(number, VOID, True)
+            return {}
         return genome
 
     def _claim(self, study: optuna.Study, trial: FrozenTrial) -> int:
-        """The lowest slot that no lower-numbered trial has, once all of those have theirs or are void."""
+        """The lowest slot that no trial has, once all lower-numbered ones have theirs or are void."""
         started = time.monotonic()
         while True:
-            lower = [t for t in study.get_trials(deepcopy=False) if t.number < trial.number]
-            slots = [t.system_attrs[SLOT] for t in lower if SLOT in t.system_attrs]
+            trials = study.get_trials(deepcopy=False)
             undecided = [
                 t
-                for t in lower
-                if t.state == TrialState.RUNNING and SLOT not in t.system_attrs and VOID not in t.system_attrs
+                for t in trials
+                if t.number < trial.number
+                and t.state == TrialState.RUNNING
+                and SLOT not in t.system_attrs
+                and VOID not in t.system_attrs
             ]
             if not undecided or time.monotonic() - started > self.patience:
-                return max(slots, default=-1) + 1
+                return free_slot(trials)
             time.sleep(0.02)
 
     def is_open(self, study: optuna.Study, generation: int) -> bool:
@@ -217,12 +222,20 @@ class EvolutionSampler(BaseGASampler):
         return trial.user_attrs["violation"], -trial.values[0] + self.options.weight * share
 
 
+def free_slot(trials: Sequence[FrozenTrial]) -> int:
+    """The lowest slot that no trial has."""
+    taken = {t.system_attrs[SLOT] for t in trials if SLOT in t.system_attrs and VOID not in t.system_attrs}
+    return next(slot for slot in range(len(taken) + 1) if slot not in taken)
+
+
+def _has(trial: FrozenTrial, slot: int) -> bool:
+    return trial.system_attrs.get(SLOT) == slot and VOID not in trial.system_attrs
+
+
 def is_repeated(study: optuna.Study, number: int, slot: int) -> bool:
-    """Whether a lower-numbered trial has the slot: two workers may have put one dead candidate into the queue, or
-    one of them taken another for dead that was claiming it.
-    """
-    others = (t for t in study.get_trials(deepcopy=False) if t.number < number and t.system_attrs.get(SLOT) == slot)
-    return any(t.state != TrialState.FAIL and VOID not in t.system_attrs for t in others)
+    """Whether a lower-numbered trial has the slot: two workers may have put one dead candidate into the queue."""
+    others = (t for t in study.get_trials(deepcopy=False) if t.number < number and _has(t, slot))
+    return any(t.state != TrialState.FAIL for t in others)
 
 
 def completed(study: optuna.Study) -> dict[int, FrozenTrial]:

@@ -23,11 +23,13 @@ from tenfold.systems.backbone_search.evolution.candidates import (
 )
 from tenfold.systems.backbone_search.evolution.sampler import (
     GENOME,
+    RETRY_OF,
     SLOT,
     VOID,
     EvolutionSampler,
     completed,
     finished_slots,
+    free_slot,
     is_repeated,
 )
 from tenfold.systems.backbone_search.evolution.storage import open_storage, open_study, revive
@@ -177,15 +179,13 @@ def _work_is_there(study: optuna.Study, sampler: EvolutionSampler) -> bool:
     trials = study.get_trials(deepcopy=False)
     if any(trial.state == TrialState.WAITING for trial in trials):
         return True
-    slot = max((trial.system_attrs.get(SLOT, -1) for trial in trials), default=-1) + 1
-    options = sampler.options
+    slot, options = free_slot(trials), sampler.options
     return slot < options.budget and sampler.is_open(study, slot // options.population)
 
 
 def _screen(study: optuna.Study, sampler: EvolutionSampler) -> None:
     """Score a generation's offspring cheaply before any of them is asked for: others wait for a trial in mid-claim."""
-    slot = max((t.system_attrs.get(SLOT, -1) for t in study.get_trials(deepcopy=False)), default=-1) + 1
-    generation = slot // sampler.options.population
+    generation = free_slot(study.get_trials(deepcopy=False)) // sampler.options.population
     if sampler.options.screen and 0 < generation < sampler.options.generations and sampler.is_open(study, generation):
         sampler.screened(study, generation)
 
@@ -195,7 +195,7 @@ def _objective(trial: optuna.Trial, task: SearchTask) -> tuple[float, ...]:
     attributes = trial.storage.get_trial_system_attrs(trial._trial_id)
     if VOID in attributes or SLOT not in attributes:
         raise _Void
-    if is_repeated(trial.study, trial.number, attributes[SLOT]):
+    if RETRY_OF in attributes and is_repeated(trial.study, trial.number, attributes[SLOT]):
         trial.storage.set_trial_system_attr(trial._trial_id, VOID, True)
         raise _Void
     return _evaluate(trial, task, dict(attributes[GENOME]) or genome)
