@@ -77,7 +77,7 @@ def run(config: Config, run: Run) -> Results:
     names: list[str] = list(place.works)
     phases = [
         [Step(f"{name}/teacher/seed{seed}", (name, "teacher", seed)) for name in names for seed in seeds],
-        [Step(f"{name}/{arm}/seed{seed}", (name, arm, seed)) for name in names for arm in arms for seed in seeds],
+        [Step(f"{name}/{arm}/seed{seed}", (name, arm, seed)) for name in names for seed in seeds for arm in arms],
     ]
     alone = config.trainer.device.type != "cpu" or config.trainer.devices * config.trainer.num_nodes > 1
     opener = partial(Place, config, run.folder)
