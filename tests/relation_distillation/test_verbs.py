@@ -200,7 +200,7 @@ def test_a_manifest_names_sizes_and_nothing_that_acts(photographs, tmp_path, cap
         ({"arguments": whole["arguments"] | {"depth": 10**9}}, "depth"),
         ({"arguments": whole["arguments"] | {"heads": "all"}}, "heads"),
         ({"arguments": {}}, "lacks"),
-        ({"system": "boosted-exits"}, "boosted-exits"),
+        ({"system": "boosted-exits"}, "describes no network"),
     ):  # fmt: skip
         (tmp_path / "model.json").write_text(json.dumps(whole | change))
         command = [SYSTEM, "distil", str(photographs / "labelled"), str(tmp_path), "16x2x2"]
