@@ -30,6 +30,18 @@ def small() -> str:
     )
 
 
+def scratch() -> str:
+    """Claims and scores of the preset small-scratch."""
+    results = load_results(RESULTS / "cross-modal-detector-small-scratch.json")
+    return "\n\n".join(
+        [
+            head_of(results, "tenfold run cross-modal-detector --preset small-scratch"),
+            cases_of(results),
+            claims_of(results),
+        ]
+    )
+
+
 def speed() -> str:
     """Seconds by part."""
     found = json.loads((RESULTS / "cross-modal-detector-speed.json").read_text(encoding="utf-8"))
@@ -70,4 +82,4 @@ def speed() -> str:
     return head + "\n\n" + table(["part", "here", "beside"], rows)
 
 
-PARTS = {"small": small, "speed": speed}
+PARTS = {"small": small, "scratch": scratch, "speed": speed}

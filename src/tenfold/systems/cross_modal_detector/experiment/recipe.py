@@ -45,7 +45,7 @@ from tenfold.systems.cross_modal_detector.experiment.comparison import (
     tables_of,
 )
 from tenfold.systems.cross_modal_detector.experiment.pictures import pictures_of
-from tenfold.systems.cross_modal_detector.experiment.settings import ARMS, PRESETS, Config, arms_of
+from tenfold.systems.cross_modal_detector.experiment.settings import ARMS, PRESETS, Config, arms_of, start_of
 from tenfold.systems.cross_modal_detector.matching.pretask import TokenLabeller, TokenObjective
 from tenfold.systems.cross_modal_detector.method import DetectionLoss, DetectionObjective
 from tenfold.systems.cross_modal_detector.networks.build import build_small
@@ -80,7 +80,7 @@ def run(config: Config, run: Run) -> Results:
         config: the settings.
         run: the run's folder; finished steps are read back from it.
     """
-    if config.model.start not in ("scratch", "shipped"):
+    if start_of(config) not in ("scratch", "shipped"):
         load_detector(config.model.start)  # one that is missing or damaged is refused before anything is rendered
     if config.data.name == "world":
         run.step("world", partial(render, config))
@@ -129,7 +129,7 @@ def notes_of(config: Config) -> list[str]:
     """What a reader must know to judge the numbers."""
     start = {"scratch": "from scratch", "shipped": "from the detector that comes with the package, trained plainly"}
     return [
-        f"All arms start {start.get(config.model.start, f'from {config.model.start}')}; the last epoch's weights are "
+        f"All arms start {start.get(start_of(config), f'from {config.model.start}')}; the last epoch's weights are "
         "measured, nothing is chosen on test frames. FLOPs are multiply-adds of one frame.",
         "zero: a missing sensor's branch is fed with zeros, as in the paper; drop: its tokens are left out (not in the "
         "paper), which the arm masked has been shown in training as often as masking.drop says.",
@@ -145,7 +145,7 @@ def render(config: Config, folder: Path) -> dict[str, Any]:
         frames=data.frames,
         image_size=(data.image_size[0], data.image_size[1]),
         sweeps=data.sweeps,
-        seed=derived_seed(config.seed) % 2**31 if config.model.start == "scratch" else 2026,
+        seed=derived_seed(config.seed) % 2**31 if start_of(config) == "scratch" else 2026,
     )
     write_world(folder, settings)
     return {"scenes": sum(settings.scenes.values())}
@@ -185,7 +185,7 @@ class Place:
             "images": sensors.image is not None,
             "lidar": sensors.lidar is not None,
         }
-        self.has_pretask = bool(config.optimizer.pretask_epochs)
+        self.has_pretask = bool(config.optimizer.pretask_epochs) and start_of(config) == "scratch"
         train = LazySamples(self.splits.train, self.splits.classes, keep_empty=False, **options)
         test = LazySamples(self.splits.test, self.splits.classes, **options)
         self.train: Sequence = list(train) if data.in_memory else train
@@ -242,8 +242,9 @@ def build(config: Config, splits: DetectionSplits) -> CrossModalDetector:
     """
     kind, arguments = build_arguments(config, splits)
     detector = build_published(**arguments) if kind == "published" else build_small(**arguments)
-    if config.model.start != "scratch":
-        source = str(SHIPPED) if config.model.start == "shipped" else config.model.start
+    start = start_of(config)
+    if start != "scratch":
+        source = str(SHIPPED) if start == "shipped" else start
         copy_weights(detector, load_detector(source)[0], source)
     return detector
 
@@ -345,7 +346,7 @@ def train_arm(config: Config, place: Place, arm: str, seed: int, folder: Path, r
     """
     torch.manual_seed(derived_seed(seed, _ARM))
     detector = build(config, place.splits)
-    if place.has_pretask and config.model.start == "scratch":
+    if place.has_pretask and start_of(config) == "scratch":
         state = load_file(run.folder / f"steps/pretask/seed{seed}/branches.safetensors")
         detector.load_state_dict(detector.state_dict() | state)
     options = config.optimizer

@@ -1,6 +1,6 @@
 """Settings of the experiment: data, network, training, arms, presets."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tenfold.errors import UserError
@@ -62,8 +62,9 @@ class ModelOptions:
 
     Attributes:
         network: ``small`` (pillars and a small image network), or the name of an official configuration.
-        start: ``scratch``, ``shipped`` (weights that come with the package, for the world and the small network as
-            they are by default), or a model folder with a network of the same shape.
+        start: ``scratch``; ``shipped``, the weights that come with the package; ``auto``, those where the data are the
+            rendered world and the network is the one they are of, and scratch elsewhere; or a model folder with a
+            network of the same shape.
         dim: of tokens and queries; this and what follows is of ``small``.
         queries: number of queries.
         layers: of the decoder.
@@ -272,6 +273,16 @@ ARMS: dict[str, dict[str, Any]] = {
 whole modalities by zeroing alone, ``drop-only`` by leaving them out alone."""
 
 
+def start_of(config: Config) -> str:
+    """What a run's networks start from, ``auto`` decided: ``scratch``, ``shipped`` or a folder."""
+    if config.model.start != "auto":
+        return config.model.start
+    usual = DataOptions()
+    data = (config.data.name, config.data.classes, config.data.area, config.data.image_size)
+    same = data == ("world", None, usual.area, usual.image_size)
+    return "shipped" if same and replace(config.model, start="scratch") == ModelOptions() else "scratch"
+
+
 def arms_of(config: Config) -> list[str]:
     """Names of all arms, ``masked`` last."""
     return [*config.arms, "masked"]
@@ -325,10 +336,17 @@ def _published(network: Any, image_size: list[int], **optimizer: Any) -> Config:
 
 PRESETS = {
     "tiny": Config(
-        data=DataOptions(train_scenes=24, test_scenes=16),
+        data=DataOptions(train_scenes=24, test_scenes=20),
+        model=ModelOptions(start="auto"),
+        optimizer=OptimizerOptions(epochs=5, learning_rate=5e-5),
     ),
     "small": Config(
-        seeds=2,
+        seeds=3,
+        data=DataOptions(train_scenes=200, test_scenes=60),
+        model=ModelOptions(start="auto"),
+        optimizer=OptimizerOptions(epochs=4, learning_rate=5e-5),
+    ),
+    "small-scratch": Config(
         data=DataOptions(train_scenes=350, test_scenes=60),
         optimizer=OptimizerOptions(epochs=10, pretask_epochs=3, learning_rate=1.5e-4, rise=0.1),
     ),
