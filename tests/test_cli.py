@@ -280,13 +280,17 @@ def test_what_people_read_fits_the_terminal(columns, monkeypatch, capsys):
 @pytest.mark.parametrize(("sign", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupt_says_how_to_continue_and_gives_the_cursor_back(sign, expected, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal: with a bar, which hides the cursor
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background are started without
 
     def experiment(config, run):
         run.expect(2)
         return run.step("long", lambda folder: signal.raise_signal(sign))
 
     monkeypatch.setattr(find_system("boosted-exits").recipe, "run", experiment)
-    code, _, err = call(capsys, "run", "boosted-exits", "--out", tmp_path / "run")
+    try:
+        code, _, err = call(capsys, "run", "boosted-exits", "--out", tmp_path / "run")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert code == expected
     assert err.count("\x1b[?25l") == err.count("\x1b[?25h") == 1
     again = f"--config {tmp_path}/run/config.yaml --out {tmp_path}/run --resume"
@@ -332,8 +336,7 @@ def test_the_tour_without_extras_leaves_out_what_needs_them_and_says_how_to_get_
     (line,) = err.splitlines()
     assert line.startswith("left out: ") and re.search(r"pip install 'tenfold\[[\w,]+\]'$", line)
     for system in SYSTEMS:
-        named = f"{system.id} needs {system.needs[0][0]}" if system.needs else f"{system.id} needs"
-        assert (named in line) == bool(system.needs)
+        assert (f"{system.id} needs " in line) == bool(system.needs)
 
 
 WITHOUT = """

@@ -168,7 +168,7 @@ def test_damaged_and_hostile_model_folders_get_one_line(whole, tmp_path, capsys,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--dropout.rate", "0"], "dropout.rate must be greater than 0"),
+        (["--dropout.rate", "0"], "dropout.rate must be greater than 0; got 0"),
         (["--dropout.rate", "1.5"], "must be less than 1"),
         (["--estimator.taps", "[nowhere]"], "no module 'nowhere'"),
         (["--dropout.places", "[nowhere]"], "no dropout at 'nowhere'"),

@@ -221,12 +221,12 @@ def no_larger_than_its_files(folder: str | Path, arguments: Mapping[str, Any]) -
         yield
         return
     size = sum(path.stat().st_size for path in Path(folder).iterdir() if path.is_file())
-    largest = largest_number(arguments)
-    if largest > max(size, _LEAST_BOUND):
-        raise UserError(
-            f"{printable(folder)} describes a network by the number {printable(largest, 30)}, which "
-            f"{size:,} bytes of files cannot be of; it is damaged"
-        )
+    for name, value in arguments.items():
+        if (largest := largest_number(value)) > max(size, _LEAST_BOUND):
+            raise UserError(
+                f"{printable(folder)} describes a network by {printable(name, 60)} = {printable(largest, 30)}, which "
+                f"{size:,} bytes of files cannot be of; it is damaged"
+            )
     try:
         with _Bounded(4 * size + _SLACK):
             yield
