@@ -15,13 +15,15 @@ def small() -> str:
     """Scores, claims and learning rates of the preset small."""
     results = load_results(RESULTS / "query-summarizer-small.json")
     known = results.environment
+    stopped = float(known.get("stopped_seconds") or 0)  # the whole machine's, by whoever ran it
+    pause = f" (and {stopped / 60:.0f} in which all work on it was stopped)" if stopped else ""
     return "\n\n".join(
         [
             f"`tenfold run query-summarizer --preset small`: {known['data']}; {known['stage1_topics']} topics of the "
             f"large set, {known['train_topics']} training, {known['held_back_topics']} held-back and "
             f"{known['test_topics']} test topics; sentence vectors {known['encoder']}; "
-            f"{results.cost.seconds / 60:.0f} "
-            "minutes on two cores of a shared machine.",
+            f"{(results.cost.seconds - stopped) / 60:.0f} minutes on two cores of a machine that did other work "
+            f"beside it{pause}.",
             named_table(results, "scores"),
             "Claims, paired over seeds (not settled: the interval includes the target):",
             claims_of(results),

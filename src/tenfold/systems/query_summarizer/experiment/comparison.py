@@ -220,7 +220,7 @@ def tables_of(outcomes: Outcomes, rates: Mapping[str, Mapping[str, Any]], delive
         for name, found in rates.items():
             runs = outcomes[name]
             tried = ", ".join(f"{rate:g}: {score:.2f}" for rate, score in found["scores"])
-            size = mean(runs, "diff_bytes") if runs[0].get("diff_bytes") is not None else None
+            size = round(mean(runs, "diff_bytes")) if runs[0].get("diff_bytes") is not None else None
             costs.append(
                 [
                     name,
