@@ -198,7 +198,7 @@ class Maker:
         choice = rng.randint(0, 5)
         if choice == 0:
             path.write_bytes(damaged(rng, content))
-            must_refuse = path.name == "model.safetensors" and command != "report" and path.read_bytes() != content
+            must_refuse = path == copy / "model.safetensors" and command != "report" and path.read_bytes() != content
         elif choice == 1:
             path.unlink()
         elif choice == 2:

@@ -119,6 +119,8 @@ def test_images_that_are_damaged_or_of_another_size_are_refused(tmp_path):
         data.image(3)
     with pytest.raises(UserError, match="cannot read the image"):
         data.image(4)
+    with pytest.raises(UserError, match=r"1 of 6 images cannot be read, \S*000000000004\.png first"):
+        load_detection(DetectionOptions(name="coco", root=str(folder), train="instances.json"))  # before any training
     problems = " ".join(examine(DetectionOptions(name="coco", root=str(folder)))["problems"])
     assert "1 images are damaged" in problems and "another size" in problems and "category ids" in problems
 
