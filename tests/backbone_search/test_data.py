@@ -130,7 +130,7 @@ def test_an_image_that_is_cut_short_is_named_before_any_work(tmp_path):
     whole = folder / "images" / f"{4:012d}.png"
     whole.write_bytes(whole.read_bytes()[:-200])  # its header is right
     options = DetectionOptions(name="coco", root=str(folder), train="instances.json", height=32, width=64)
-    with pytest.raises(UserError, match=r"1 of 6 images cannot be read: .*000000000004\.png"):
+    with pytest.raises(UserError, match=r"1 of 6 images cannot be read, \S*000000000004\.png first"):
         load_detection(options)
 
 

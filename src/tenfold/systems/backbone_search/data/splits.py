@@ -67,7 +67,6 @@ def load_detection(options: DetectionOptions, seed: int = 0) -> DetectionSplits:
         fit, search, test, notes = _own(options, seed)
     splits = DetectionSplits(fit, search, test, notes)
     _check_classes(splits)
-    _check_images([fit, search, test])
     check_leakage({"train": fit, "search": search, "test": test})
     _require_readable(fit, search, test)
     return splits
@@ -179,18 +178,6 @@ def _check_classes(splits: DetectionSplits) -> None:
     empty = [name for name, count in zip(splits.classes, counts.tolist(), strict=True) if count == 0]
     if empty:
         splits.notes.append(f"no training box is of the classes: {', '.join(empty)}.")
-
-
-def _check_images(parts: list[DetectionSet]) -> None:
-    """Look at all images before any work: one that is cut short would end a search in its middle."""
-    paths = list(dict.fromkeys(file for part in parts for file in part.files if isinstance(file, Path)))
-    broken = find_unreadable(paths)
-    if broken:
-        named = "; ".join(f"{printable(path)} ({reason})" for path, reason in list(broken.items())[:5])
-        raise UserError(
-            f"{len(broken)} of {len(paths)} images cannot be read: {named}{' ...' if len(broken) > 5 else ''}; mend "
-            "them, or take them out of the annotations"
-        )
 
 
 def check_leakage(parts: dict[str, DetectionSet]) -> None:
