@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from warm import SCRIPT, on_two_processes, warm_process
 
-from tenfold.cli.console import Terminated, sigterm_as_interrupt
+from tenfold.cli.console import Terminated
 from tenfold.errors import RunStopped, UserError
 from tenfold.training import TrainerOptions, fit, learning_rate_factor
 
@@ -43,24 +43,6 @@ def test_two_processes_agree_with_one(tmp_path):
     two = on_two_processes(SCRIPT, [TRAINING, tmp_path / "two", "--no-dropout", "--devices", 2])
     one = [float(number) for number in run_script(tmp_path / "one", "--no-dropout").out().split()]
     assert one == pytest.approx([float(number) for number in two.out().split()], rel=1e-4)
-
-
-@pytest.mark.parametrize(("sign", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
-def test_an_interrupt_of_a_training_is_of_its_own_kind(tmp_path, sign, kind):
-    """Lightning turns both into an exit of its own; the command line ends with 130 and 143."""
-    model, batches, optimizer = small_problem()
-
-    def interrupted(model, batch):
-        signal.raise_signal(sign)
-        return squared_error(model, batch)
-
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests were started by
-    try:
-        with sigterm_as_interrupt(), pytest.raises(KeyboardInterrupt) as caught:
-            fit(model, interrupted, batches, epochs=1, optimizer=optimizer, folder=tmp_path)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert type(caught.value) is kind
 
 
 class Killed(Exception):
@@ -128,13 +110,14 @@ def test_a_full_disk_stops_the_run_in_one_line_and_keeps_the_last_checkpoint(tmp
     assert not [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
 
 
-def test_ctrl_c_is_an_interrupt_and_not_an_error(tmp_path):
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, Terminated])
+def test_ctrl_c_and_sigterm_are_interrupts_and_not_errors(kind, tmp_path):
     model, batches, optimizer = small_problem()
 
     def interrupted(model, batch):
-        raise KeyboardInterrupt
+        raise kind
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(kind):
         fit(model, interrupted, batches, epochs=1, optimizer=optimizer, folder=tmp_path)
 
 
