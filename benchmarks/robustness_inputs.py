@@ -198,7 +198,7 @@ class Maker:
         choice = rng.randint(0, 5)
         if choice == 0:
             path.write_bytes(damaged(rng, content))
-            must_refuse = path.name == "model.safetensors" and command != "report" and path.read_bytes() != content
+            must_refuse = path == copy / "model.safetensors" and command != "report" and path.read_bytes() != content
         elif choice == 1:
             path.unlink()
         elif choice == 2:
@@ -412,21 +412,26 @@ def run(cases, seed, minutes, folder, out, resume):
     problems, number = before.get("problems", []), before.get("cases", 0)
     with tempfile.TemporaryDirectory() as name:
         runs, _ = finished_runs(Path(folder or name), [system.id for system in SYSTEMS])
-        for row in [row for row in problems if row["number"] < number]:  # whether they are mended
-            (again,) = examine_apart(seed, [row["number"]], runs, Path(name) / "log")[:1]
-            problems = [other for other in problems if other is not row] + [again] * bool(again["problem"])
-        while number < cases and time.monotonic() - began < 60 * minutes:
-            rows = examine_apart(seed, range(number, min(number + 50, cases)), runs, Path(name) / "log")
-            number = max(row["number"] for row in rows) + 1
-            counts.update(row["kind"] for row in rows)
-            refused += sum(row["must_refuse"] for row in rows)
-            problems += [row for row in rows if row["problem"]]
+
+        def write():
             seconds = before.get("seconds", 0) + time.monotonic() - began
             found = {"cases": sum(counts.values()), "by_kind": dict(counts), "without_meaning": refused,
                      "problems": problems, "seed": seed, "seconds": round(seconds, 1),
                      "systems": [system.id for system in SYSTEMS]}  # fmt: skip
             out.write_text(json.dumps(found, indent=1).replace(str(folder or name), "RUNS") + "\n")
             print(f"{found['cases']} cases, {len(problems)} problems, {seconds:.0f} s", flush=True)
+
+        for row in list(problems):  # whether they are mended
+            (again,) = examine_apart(seed, [row["number"]], runs, Path(name) / "log")[:1]
+            problems = [other for other in problems if other is not row] + [again] * bool(again["problem"])
+            write()
+        while number < cases and time.monotonic() - began < 60 * minutes:
+            rows = examine_apart(seed, range(number, min(number + 50, cases)), runs, Path(name) / "log")
+            number = max(row["number"] for row in rows) + 1
+            counts.update(row["kind"] for row in rows)
+            refused += sum(row["must_refuse"] for row in rows)
+            problems += [row for row in rows if row["problem"]]
+            write()
     return int(bool(problems) or number < cases)
 
 

@@ -142,7 +142,8 @@ class Trials:
             return ["an interrupt is not heard"]
         said = log.read_text()
         wrong = [] if code in (0, expected) else [f"{code}, not {expected}"]
-        wrong += ["does not say how to continue"] * (code == expected and "--resume" not in said)
+        begun = (folder / "config.yaml").exists()  # else there is nothing to continue
+        wrong += ["does not say how to continue"] * (code == expected and begun and "--resume" not in said)
         return wrong + self.finish(system, folder, log)
 
     def two_programs(self, system, folder, log):

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import pytest
 from steps_for_tests import open_square
@@ -10,7 +11,7 @@ from steps_for_tests import open_square
 from tenfold.errors import TenfoldWarning, UserError
 from tenfold.files import read_json, write_atomically
 from tenfold.results import Cost, Results
-from tenfold.run import open_run, read_config
+from tenfold.run import _log_to, log, open_run, read_config
 from tenfold.workers import Step, do_steps
 
 
@@ -157,3 +158,12 @@ def test_json_that_is_none_gets_one_line(tmp_path):
     for path in (tmp_path / "a.json", tmp_path / "b.json"):
         with pytest.raises(UserError, match=path.name):
             read_json(path)
+
+
+def test_a_log_on_a_full_disk_says_nothing(capsys):
+    _log_to(Path("/dev/full"))
+    try:
+        log.info("a line that finds no room")
+    finally:
+        _log_to(None)
+    assert capsys.readouterr().err == ""

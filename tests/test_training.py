@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from warm import SCRIPT, on_two_processes, warm_process
 
+from tenfold.cli.console import Terminated
 from tenfold.errors import RunStopped, UserError
 from tenfold.training import TrainerOptions, fit, learning_rate_factor
 
@@ -109,13 +110,14 @@ def test_a_full_disk_stops_the_run_in_one_line_and_keeps_the_last_checkpoint(tmp
     assert not [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
 
 
-def test_ctrl_c_is_an_interrupt_and_not_an_error(tmp_path):
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, Terminated])
+def test_ctrl_c_and_sigterm_are_interrupts_and_not_errors(kind, tmp_path):
     model, batches, optimizer = small_problem()
 
     def interrupted(model, batch):
-        raise KeyboardInterrupt
+        raise kind
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(kind):
         fit(model, interrupted, batches, epochs=1, optimizer=optimizer, folder=tmp_path)
 
 

@@ -38,7 +38,7 @@ def claims() -> str:
             commands = ", ".join(f"`tenfold settle {system.id} --trial {name}`" for name in system.trials)
             rows.append([page, "not measured yet", "", commands, "", ""])
     settled = sum(verdict != "not settled" for verdict in verdicts)
-    sentence = f"{settled} of {len(verdicts)} main claims are settled."
+    sentence = f"{settled} of {len(verdicts)} main claims are settled." if verdicts else "No main claim is settled yet."
     columns = ["system", "claim", "paper", "here, with 95 % interval", "verdict", "depends on"]
     return f"{sentence}\n\n{table(columns, rows)}"
 

@@ -13,6 +13,7 @@ Work is cut into steps whose results are files. A killed run that is resumed rea
 unfinished one continue from its own checkpoint.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -363,15 +364,23 @@ def peak_process_memory_mb() -> float:
     return kilobytes / (2**20 if sys.platform == "darwin" else 2**10)
 
 
+class _LogFile(logging.FileHandler):
+    """A log that cannot be written, as on a full disk, is no more than that: the run says itself what stops it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+
 def _log_to(path: Path | None) -> None:
     """Write the log to a file, or to none."""
     for handler in [handler for handler in log.handlers if isinstance(handler, logging.FileHandler)]:
         log.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):  # what was not written yet finds no room
+            handler.close()
     log.propagate = False
     if path is None:
         return
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)

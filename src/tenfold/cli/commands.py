@@ -8,6 +8,7 @@ import dataclasses
 import errno
 import json
 import os
+import shlex
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
@@ -134,9 +135,15 @@ def _run(arguments: list[str]) -> int:
         print(paragraph(f"usage: tenfold run SYSTEM {options}"))
         print(paragraph(f"systems: {', '.join(system.id for system in SYSTEMS)}; settings: tenfold run SYSTEM --help"))
         return 0 if arguments else 2
-    system = find_system(arguments[0])
-    options, config = parse_run(system, arguments[1:])
-    results = run_system(system, config, out=options.out, resume=options.resume, quiet=options.quiet)
+    try:
+        system = find_system(arguments[0])
+        options, config = parse_run(system, arguments[1:])
+        results = run_system(system, config, out=options.out, resume=options.resume, quiet=options.quiet)
+    except KeyboardInterrupt as interrupt:
+        if interrupt.args:
+            raise
+        again = arguments if "--resume" in arguments else [*arguments, "--resume"]  # of no run yet: starts afresh
+        raise type(interrupt)(f"continue with: tenfold run {shlex.join(again)}") from None
     if options.json:
         print(results.to_json(), end="")
     return 0

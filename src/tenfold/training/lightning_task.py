@@ -80,8 +80,9 @@ def train(
     try:
         trainer.fit(task, train_dataloaders=loader, ckpt_path=str(last) if resumed else None, weights_only=True)
     except SystemExit as leaving:  # Lightning's way to end after Ctrl-C, with a code that says an error
-        if trainer.interrupted:
-            raise KeyboardInterrupt from leaving
+        if trainer.interrupted:  # by Ctrl-C, or by SIGTERM, which is another kind of the same
+            first = leaving.__context__
+            raise first if isinstance(first, KeyboardInterrupt) else KeyboardInterrupt from leaving
         raise
     if select is not None and task.best_epoch:
         model.load_state_dict(torch.load(best, map_location="cpu", weights_only=True))

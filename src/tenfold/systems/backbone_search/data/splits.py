@@ -6,7 +6,9 @@ from pathlib import Path
 
 import torch
 
+from tenfold.data.reading import find_unreadable
 from tenfold.errors import UserError
+from tenfold.files import printable
 from tenfold.settings import check_settings
 from tenfold.systems.backbone_search.data.coco import read_coco
 from tenfold.systems.backbone_search.data.detection_set import DetectionSet
@@ -66,7 +68,19 @@ def load_detection(options: DetectionOptions, seed: int = 0) -> DetectionSplits:
     splits = DetectionSplits(fit, search, test, notes)
     _check_classes(splits)
     check_leakage({"train": fit, "search": search, "test": test})
+    _require_readable(fit, search, test)
     return splits
+
+
+def _require_readable(*parts: DetectionSet) -> None:
+    """Look at all image files before anything is trained."""
+    files = list(dict.fromkeys(file for part in parts for file in part.files if isinstance(file, Path)))
+    if bad := find_unreadable(files):
+        first, reason = next(iter(bad.items()))
+        raise UserError(
+            f"{len(bad)} of {len(files)} images cannot be read, {printable(first)} first ({reason}): mend them or take "
+            "them out of the annotations; tenfold backbone-search doctor lists them all"
+        )
 
 
 def _public(options: DetectionOptions) -> tuple[DetectionSet, DetectionSet, DetectionSet]:

@@ -29,7 +29,7 @@ def doctor(
     found = examine_rig(_frames(source, root, version, split), most=most)
     lines = [
         f"{found.frames} frames, {found.points:,} points a cloud, {found.boxes} boxes, {found.empty_boxes:.0%} of them "
-        "without a point"
+        "without a point above the lowest fifth"
     ]
     width = max([len(camera.name) for camera in found.cameras], default=6) + 2
     if found.cameras:

@@ -46,7 +46,7 @@ class RigFinding:
         frames: that were looked at.
         points: median number of a cloud.
         boxes: number in all.
-        empty_boxes: share of them without a point.
+        empty_boxes: share of them without a point above their lowest fifth, where there may be ground.
         cameras: see ``CameraFinding``.
         mistakes: what looks wrong about the whole, in words.
     """
@@ -70,7 +70,7 @@ def examine_rig(frames: Sequence[Frame], *, most: int = 5) -> RigFinding:
     clouds = [None if frame.points is None else read_points(frame.points) for frame in chosen]
     counts = [0 if cloud is None else len(cloud) for cloud in clouds]
     inside = [
-        points_in_boxes(cloud, frame.boxes).sum(0)
+        _hits(cloud, frame.boxes)
         for cloud, frame in zip(clouds, chosen, strict=True)
         if cloud is not None and len(frame.boxes)
     ]
@@ -86,6 +86,14 @@ def examine_rig(frames: Sequence[Frame], *, most: int = 5) -> RigFinding:
         cameras=cameras,
         mistakes=_mistakes_of_clouds(chosen, clouds, empty),
     )
+
+
+def _hits(cloud: NDArray, boxes: NDArray) -> NDArray[np.int64]:
+    """Points in each box above its lowest fifth: a box in a wrong place mostly holds ground."""
+    upper = np.array(boxes, dtype=np.float64)
+    upper[:, 2] += 0.1 * upper[:, 5]
+    upper[:, 5] *= 0.8
+    return points_in_boxes(cloud, upper).sum(0)
 
 
 def _mistakes_of_clouds(frames: Sequence[Frame], clouds: Sequence[NDArray | None], empty: float) -> list[str]:
@@ -128,7 +136,7 @@ _CHANGES = {
 
 def _hits_if_changed(frames: Sequence[Frame], clouds: Sequence[NDArray | None], change) -> float:  # type: ignore[no-untyped-def]
     hits = [
-        points_in_boxes(cloud, change(np.nan_to_num(frame.boxes))).sum(0)
+        _hits(cloud, change(np.nan_to_num(frame.boxes)))
         for frame, cloud in zip(frames, clouds, strict=True)
         if cloud is not None and len(frame.boxes)
     ]
