@@ -367,7 +367,7 @@ def peak_process_memory_mb() -> float:
 class _LogFile(logging.FileHandler):
     """A log that cannot be written, as on a full disk, is no more than that: the run says itself what stops it."""
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+    def handleError(self, record: logging.LogRecord) -> None:
         pass
 
 
