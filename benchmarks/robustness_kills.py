@@ -105,8 +105,9 @@ class Trials:
     def kills(self, system, folder, log):
         """Killed again and again, each time resumed, until it is done."""
         more, workers = [], 2 if self.rng.random() < 0.25 else 1
+        killed = log.with_name("killed.log")  # workers that have lost their run end as they can
         for _ in range(5):
-            child = self.start(system, folder, *more, log=log, workers=workers)
+            child = self.start(system, folder, *more, log=killed, workers=workers)
             code = ended(child, self.rng.uniform(0.02, 0.9) * self.seconds[system])
             if code is not None:  # faster than the first run, which imports what it needs
                 self.seconds[system] *= 0.8
