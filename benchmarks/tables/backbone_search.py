@@ -18,6 +18,8 @@ def _preset(preset: str) -> str:
         [name, f"{own['candidates']:.0f}", f"{own['hypervolume']:.4f}", f"{own['front']:.1f}", f"{own['seconds']:.0f}"]
         for name, own in searches.items()
     ]
+    seeds = results.metrics["found"]["test_map_by_seed"]
+    pairs = "seeds" if len(seeds) > 1 else "the images of one search"
     seed, short = results.metrics["seed"], results.metrics["short scores"]
     return "\n\n".join(
         [
@@ -29,7 +31,7 @@ def _preset(preset: str) -> str:
             f"{short['kendall_tau_untuned_tuned']:.2f}; standard deviation of one genome's short score over three "
             f"seeds: {100 * short['sd_of_one_genome_over_seeds']:.1f} points.",
             table(["search", "candidates", "hypervolume", "front", "candidates' seconds"], rows),
-            "Claims, paired over seeds with 95 % intervals (not settled: the interval includes the target):",
+            f"Claims, paired over {pairs} with 95 % intervals (not settled: the interval includes the target):",
             claims_of(results),
         ]
     )
