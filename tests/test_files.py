@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -136,3 +137,15 @@ def test_a_folder_is_walked_in_order_and_a_whole_disk_is_not(tmp_path, monkeypat
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(UserError, match="is a device or a pipe"):
         files_below(tmp_path, lambda path: path.suffix == ".jpg")
+
+
+def test_a_full_disk_under_torchs_own_writer_is_one_line(tmp_path):
+    (tmp_path / "best.pt").write_bytes(b"the one before")
+    with (
+        pytest.raises(UserError, match=r"cannot write \S*best\.pt: the write failed"),
+        atomic_path(tmp_path / "best.pt"),
+    ):
+        torch.save({"a": torch.zeros(9)}, "/dev/full")
+    assert (tmp_path / "best.pt").read_bytes() == b"the one before" and len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(RuntimeError, match="of another kind"), atomic_path(tmp_path / "best.pt"):
+        raise RuntimeError("of another kind")

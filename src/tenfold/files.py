@@ -47,9 +47,18 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         raise UserError(f"cannot write {printable(path)}: {error.strerror or error}") from error
+    except RuntimeError as error:
+        if not is_failed_write(error):
+            raise
+        raise UserError(f"cannot write {printable(path)}: the write failed; is the disk full?") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def is_failed_write(error: RuntimeError) -> bool:
+    """Whether torch's own writer, which knows no ``OSError``, could not write: as on a full disk."""
+    return any(word in str(error) for word in ("inline_container", "PytorchStreamWriter", "iostream error"))
 
 
 def make_folder(path: str | Path) -> Path:
