@@ -64,7 +64,7 @@ def throughput(name: str, repeats: int) -> dict:
     """All ways to answer, at one size."""
     answerer, teacher, _ = make(name)
     batch = 32 if name == "toy" else 4
-    tensors = drawn_questions(answerer, batch)
+    tensors = drawn_questions(answerer, max(batch, 16))
     if name == "base":
         pixels = tensors.data.images.pixels
         tensors.data.images.pixels = torch.nn.functional.pad(pixels, (0, 512 - pixels.shape[-1]))

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,7 +67,13 @@ class Trials:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         fast = ["--quiet", "--workers", str(workers), *CASES[system].fast]
-        os._exit(main(["run", system, "--out", str(folder), *fast, *more]))
+        code = 1
+        try:
+            code = main(["run", system, "--out", str(folder), *fast, *more])
+        except BaseException:  # it must not go on into the trials themselves
+            traceback.print_exc()
+        finally:
+            os._exit(code)
 
     def finish(self, system, folder, log, workers=1):
         """A run that is left alone until it ends; gives what is wrong with its exit code and its results."""
@@ -100,8 +107,9 @@ class Trials:
     def kills(self, system, folder, log):
         """Killed again and again, each time resumed, until it is done."""
         more, workers = [], 2 if self.rng.random() < 0.25 else 1
+        killed = log.with_name("killed.log")  # workers that have lost their run end as they can
         for _ in range(5):
-            child = self.start(system, folder, *more, log=log, workers=workers)
+            child = self.start(system, folder, *more, log=killed, workers=workers)
             code = ended(child, self.rng.uniform(0.02, 0.9) * self.seconds[system])
             if code is not None:  # faster than the first run, which imports what it needs
                 self.seconds[system] *= 0.8

@@ -2,12 +2,15 @@
 
 import json
 import os
+import resource
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from tenfold.errors import UserError
 from tenfold.files import (
@@ -139,13 +142,18 @@ def test_a_folder_is_walked_in_order_and_a_whole_disk_is_not(tmp_path, monkeypat
         files_below(tmp_path, lambda path: path.suffix == ".jpg")
 
 
-def test_a_full_disk_under_torchs_own_writer_is_one_line(tmp_path):
-    (tmp_path / "best.pt").write_bytes(b"the one before")
-    with (
-        pytest.raises(UserError, match=r"cannot write \S*best\.pt: the write failed"),
-        atomic_path(tmp_path / "best.pt"),
-    ):
-        torch.save({"a": torch.zeros(9)}, "/dev/full")
-    assert (tmp_path / "best.pt").read_bytes() == b"the one before" and len(list(tmp_path.iterdir())) == 1
-    with pytest.raises(RuntimeError, match="of another kind"), atomic_path(tmp_path / "best.pt"):
-        raise RuntimeError("of another kind")
+def test_a_disk_that_fills_while_torch_writes_is_one_line(tmp_path):
+    """Torch's writer raises a RuntimeError of its own; the file that was there stays."""
+    target = tmp_path / "best.pt"
+    target.write_bytes(b"before")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        for write in (torch.save, lambda value, path: save_file({"value": value}, path)):
+            with pytest.raises(UserError, match=r"cannot write \S*best\.pt: [^\n]*$"), atomic_path(target) as temporary:
+                write(torch.zeros(100_000), temporary)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [path.name for path in tmp_path.iterdir()] == ["best.pt"] and target.read_bytes() == b"before"

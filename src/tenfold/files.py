@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -28,6 +29,15 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def reason_of_writer(error: Exception) -> str:
+    """Why a file could not be written; empty where an error is about something else. Writers raise their own kinds."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    of_torch = isinstance(error, RuntimeError) and re.search("inline_container|PytorchStreamWriter|iostream error", str(error))
+    of_safetensors = type(error).__name__ == "SafetensorError" and re.search(r"os error|I/O|No space", str(error))
+    return "the write failed; is the disk full?" if of_torch or of_safetensors else ""
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary name beside ``path``, for writers that want a path; renamed when the block ends well.
@@ -45,20 +55,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {printable(path)}: {error.strerror or error}") from error
-    except RuntimeError as error:
-        if not is_failed_write(error):
+    except Exception as error:
+        reason = reason_of_writer(error)
+        if not reason:
             raise
-        raise UserError(f"cannot write {printable(path)}: the write failed; is the disk full?") from error
+        raise UserError(f"cannot write {printable(path)}: {reason}") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-def is_failed_write(error: RuntimeError) -> bool:
-    """Whether torch's own writer, which knows no ``OSError``, could not write: as on a full disk."""
-    return any(word in str(error) for word in ("inline_container", "PytorchStreamWriter", "iostream error"))
 
 
 def make_folder(path: str | Path) -> Path:

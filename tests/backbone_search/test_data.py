@@ -125,6 +125,15 @@ def test_images_that_are_damaged_or_of_another_size_are_refused(tmp_path):
     assert "1 images are damaged" in problems and "another size" in problems and "category ids" in problems
 
 
+def test_an_image_that_is_cut_short_is_named_before_any_work(tmp_path):
+    folder = write_coco(tmp_path, 6)
+    whole = folder / "images" / f"{4:012d}.png"
+    whole.write_bytes(whole.read_bytes()[:-200])  # its header is right
+    options = DetectionOptions(name="coco", root=str(folder), train="instances.json", height=32, width=64)
+    with pytest.raises(UserError, match=r"1 of 6 images cannot be read, \S*000000000004\.png first"):
+        load_detection(options)
+
+
 def test_voc_folders_are_read_with_inclusive_corners(tmp_path):
     data = read_voc(write_voc(tmp_path / "VOC"), "trainval")
     assert data.classes == ("cat", "dog") and data.image_ids[0] == "i0"

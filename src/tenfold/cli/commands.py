@@ -8,6 +8,7 @@ import dataclasses
 import errno
 import json
 import os
+import shlex
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
@@ -28,7 +29,7 @@ from tenfold.cli.console import (
     warnings_in_one_line,
 )
 from tenfold.errors import RunStopped, UserError
-from tenfold.files import is_failed_write, printable
+from tenfold.files import printable, reason_of_writer
 from tenfold.settings import PositiveFloat, PositiveInt
 
 _DESCRIPTION = "Makes deep networks smaller, faster and more trustworthy; every run measures the baseline, too."
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         return say(f"{name}{error.strerror or error}{'; make room and try again' if full else ''}", 1 if full else 2)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and is_failed_write(error):
+        if isinstance(error, RuntimeError) and reason_of_writer(error):
             return say("stopped: a file could not be written: is the disk full? Make room and go on with --resume", 1)
         if isinstance(error, RuntimeError) and "allocate" not in str(error) and "out of memory" not in str(error):
             raise
@@ -136,9 +137,15 @@ def _run(arguments: list[str]) -> int:
         print(paragraph(f"usage: tenfold run SYSTEM {options}"))
         print(paragraph(f"systems: {', '.join(system.id for system in SYSTEMS)}; settings: tenfold run SYSTEM --help"))
         return 0 if arguments else 2
-    system = find_system(arguments[0])
-    options, config = parse_run(system, arguments[1:])
-    results = run_system(system, config, out=options.out, resume=options.resume, quiet=options.quiet)
+    try:
+        system = find_system(arguments[0])
+        options, config = parse_run(system, arguments[1:])
+        results = run_system(system, config, out=options.out, resume=options.resume, quiet=options.quiet)
+    except KeyboardInterrupt as interrupt:
+        if interrupt.args:
+            raise
+        again = arguments if "--resume" in arguments else [*arguments, "--resume"]  # of no run yet: starts afresh
+        raise type(interrupt)(f"continue with: tenfold run {shlex.join(again)}") from None
     if options.json:
         print(results.to_json(), end="")
     return 0
