@@ -33,7 +33,8 @@ def reason_of_writer(error: Exception) -> str:
     """Why a file could not be written; empty where an error is about something else. Writers raise their own kinds."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    of_torch = isinstance(error, RuntimeError) and re.search("inline_container|PytorchStreamWriter|iostream error", str(error))
+    words = "inline_container|PytorchStreamWriter|iostream error"
+    of_torch = isinstance(error, RuntimeError) and re.search(words, str(error))
     of_safetensors = type(error).__name__ == "SafetensorError" and re.search(r"os error|I/O|No space", str(error))
     return "the write failed; is the disk full?" if of_torch or of_safetensors else ""
 
