@@ -308,6 +308,13 @@ def test_too_little_memory_is_one_line(ask, monkeypatch, capsys):
     assert code == 1 and err.count("\n") == 1 and "not enough memory" in err
 
 
+def test_a_full_disk_under_torchs_own_writer_is_one_line(monkeypatch, capsys):
+    config = find_system("boosted-exits").settings.Config
+    monkeypatch.setattr(config, "check", lambda settings: torch.save({"a": torch.zeros(9)}, "/dev/full"))
+    code, _, err = call(capsys, "run", "boosted-exits")
+    assert code == 1 and err.count("\n") == 1 and "could not be written" in err
+
+
 def test_a_device_is_no_file(run, capsys):
     assert "/dev/zero is a device" in refused(capsys, "predict", run, "/dev/zero")
     assert "/dev/zero is a device" in refused(capsys, "run", "boosted-exits", "--config=/dev/zero")

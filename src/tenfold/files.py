@@ -29,11 +29,12 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def _reason_of_writer(error: Exception) -> str:
+def reason_of_writer(error: Exception) -> str:
     """Why a file could not be written; empty where an error is about something else. Writers raise their own kinds."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    of_torch = isinstance(error, RuntimeError) and re.search("inline_container|PytorchStreamWriter", str(error))
+    words = "inline_container|PytorchStreamWriter|iostream error"
+    of_torch = isinstance(error, RuntimeError) and re.search(words, str(error))
     of_safetensors = type(error).__name__ == "SafetensorError" and re.search(r"os error|I/O|No space", str(error))
     return "the write failed; is the disk full?" if of_torch or of_safetensors else ""
 
@@ -56,7 +57,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except Exception as error:
-        reason = _reason_of_writer(error)
+        reason = reason_of_writer(error)
         if not reason:
             raise
         raise UserError(f"cannot write {printable(path)}: {reason}") from error

@@ -29,7 +29,7 @@ from tenfold.cli.console import (
     warnings_in_one_line,
 )
 from tenfold.errors import RunStopped, UserError
-from tenfold.files import printable
+from tenfold.files import printable, reason_of_writer
 from tenfold.settings import PositiveFloat, PositiveInt
 
 _DESCRIPTION = "Makes deep networks smaller, faster and more trustworthy; every run measures the baseline, too."
@@ -62,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         return say(f"{name}{error.strerror or error}{'; make room and try again' if full else ''}", 1 if full else 2)
     except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and reason_of_writer(error):
+            return say("stopped: a file could not be written: is the disk full? Make room and go on with --resume", 1)
         if isinstance(error, RuntimeError) and "allocate" not in str(error) and "out of memory" not in str(error):
             raise
         return say("there is not enough memory for this; take smaller batches, images, networks or data", 1)
