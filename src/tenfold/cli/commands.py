@@ -32,6 +32,7 @@ from tenfold.errors import RunStopped, UserError
 from tenfold.files import printable, reason_of_writer
 from tenfold.settings import PositiveFloat, PositiveInt
 
+_NOT_WRITTEN = "stopped: a file could not be written: is the disk full? Make room and go on with --resume"
 _DESCRIPTION = "Makes deep networks smaller, faster and more trustworthy; every run measures the baseline, too."
 
 
@@ -62,13 +63,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         return say(f"{name}{error.strerror or error}{'; make room and try again' if full else ''}", 1 if full else 2)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and reason_of_writer(error):
-            return say("stopped: a file could not be written: is the disk full? Make room and go on with --resume", 1)
+        if reason_of_writer(error):
+            return say(_NOT_WRITTEN, 1)
         if isinstance(error, RuntimeError) and "allocate" not in str(error) and "out of memory" not in str(error):
             raise
         return say("there is not enough memory for this; take smaller batches, images, networks or data", 1)
     except SystemExit as leaving:  # --help and --version
         return int(leaving.code or 0)
+    except Exception as error:  # safetensors' writer has a kind of its own
+        if not reason_of_writer(error):
+            raise
+        return say(_NOT_WRITTEN, 1)
 
 
 def _refuse_devices(arguments: Sequence[str]) -> None:
