@@ -9,8 +9,11 @@ from tenfold.results import load_results
 def small() -> str:
     """Accuracies and claims of the preset small."""
     results = load_results(RESULTS / "dual-encoder-small.json")
+    arms = [name for name in results.metrics if name not in ("teacher", "majority answer", "served")]
+    seeds = len(results.metrics["teacher"]["accuracy_by_seed"] or [])  # type: ignore[arg-type]
     parts = [
-        f"`tenfold run dual-encoder --preset small`: {results.environment['data']}, "
+        f"`tenfold run dual-encoder --preset small`, {seeds} seed(s), arms {', '.join(arms)}: "
+        f"{results.environment['data']}, "
         f"{results.cost.seconds / 60:.1f} minutes "
         f"on {results.environment['threads']} threads. {results.summary}"
     ]
