@@ -11,11 +11,11 @@ def small() -> str:
     results = load_results(RESULTS / "dual-encoder-small.json")
     arms = [name for name in results.metrics if name not in ("teacher", "majority answer", "served")]
     seeds = len(results.metrics["teacher"]["accuracy_by_seed"] or [])  # type: ignore[arg-type]
+    trained = seeds * sum(float(row.get("train_seconds") or 0) for row in results.metrics.values())  # type: ignore[arg-type]
     parts = [
         f"`tenfold run dual-encoder --preset small`, {seeds} seed(s), arms {', '.join(arms)}: "
         f"{results.environment['data']}, "
-        f"{results.cost.seconds / 60:.1f} minutes "
-        f"on {results.environment['threads']} threads. {results.summary}"
+        f"{trained / 60:.1f} minutes of training, all networks together. {results.summary}"
     ]
     for found in results.tables:
         if found.id.startswith("accuracy") or found.id == "kinds":
